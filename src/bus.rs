@@ -1,0 +1,49 @@
+//! The bus, which only tells. Owns how a message gets from one replica to the others that have an audience.
+//!
+//! Layer 2. **The guarantee: none.** A message may be lost, repeated or reordered; what was lost is reported
+//! as a [`BusEvent::Gap`] where that can be known, and found by reconcile where it cannot. Everything sent
+//! over it is therefore whole in itself and carries a version. Cases in which messages are lost: Redis is
+//! away, a queue is full, this replica reads too slowly, a subscription is not confirmed yet.
+//!
+//! Nothing here waits for Redis: `publish` puts into a bounded queue, `subscribe` hands back a future that a
+//! caller may stop waiting for.
+
+pub mod memory;
+pub mod redis;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+use crate::domain::ids::RoomId;
+
+/// What the bus hands to a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusEvent {
+    /// A message of some room that this replica wants.
+    Message(Bytes),
+    /// Messages may have been lost: compare with PostgreSQL.
+    Gap,
+}
+
+/// Resolves when the subscription is in force, or when it is clear that it is not now.
+pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One replica's end of the bus.
+pub trait Bus: Send + Sync + 'static {
+    /// Sends to every replica that wants the room, this one too where the carrier echoes.
+    fn publish(&self, room: &RoomId, message: Bytes);
+
+    /// Wants a room. Repeating it does no harm.
+    fn subscribe(&self, room: &RoomId) -> Subscribing;
+
+    /// No longer wants a room.
+    fn unsubscribe(&self, room: &RoomId);
+
+    /// Whether messages flow, as far as this end knows. While they do not, reconcile looks every second.
+    fn healthy(&self) -> bool;
+
+    /// Stops, after what was published has gone out or a short wait.
+    fn close(&self) -> Subscribing;
+}

@@ -1,0 +1,315 @@
+//! Settings: from options and environment to checked values. Owns every variable's name, default and bounds.
+//!
+//! A bad setting ends the start with one line: the variable, the fault, the mend. Values of secrets are never
+//! in that line, in `--help`, or in a log.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory};
+
+use crate::auth::AuthMode;
+use crate::telemetry::LogFormat;
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// A setting that cannot be used: which, why, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {fault}; {mend}")]
+pub struct BadSetting {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// What is wrong with its value.
+    pub fault: String,
+    /// What to write instead.
+    pub mend: String,
+}
+
+impl BadSetting {
+    /// A fault and its mend.
+    pub fn new(variable: &'static str, fault: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { variable, fault: fault.into(), mend: mend.into() }
+    }
+}
+
+/// What `serve` can be told. Each option is an environment variable too; an empty value is the default.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where PostgreSQL 13 or newer is [required].
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// REST, Socket.IO and the pages.
+    #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:3000", hide_env_values = true, value_name = "ADDR:PORT")]
+    pub listen_addr: String,
+
+    /// Metrics and probes; never behind the public load balancer.
+    #[arg(long, env = "MANAGEMENT_ADDR", default_value = "0.0.0.0:9090", hide_env_values = true, value_name = "ADDR:PORT")]
+    pub management_addr: String,
+
+    /// Redis, which carries events between replicas: redis://, rediss:// (TLS), redis-sentinel:// or
+    /// redis-cluster:// [default: none: one replica works alone, and warns about it].
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<String>,
+
+    /// A lease ends this long after its holder's last activity.
+    #[arg(long, env = "LOCK_TTL", default_value = "5m", hide_env_values = true, value_name = "DURATION")]
+    pub lock_ttl: String,
+
+    /// The tick in which a room's cursors are gathered.
+    #[arg(long, env = "CURSOR_INTERVAL", default_value = "50ms", hide_env_values = true, value_name = "DURATION")]
+    pub cursor_interval: String,
+
+    /// Where identities come from: jwt (a signed token), or trusted (bodies and handshakes: for development,
+    /// or behind a back end that has checked them).
+    #[arg(long, env = "AUTH_MODE", default_value = "jwt", hide_env_values = true, value_name = "MODE")]
+    pub auth_mode: String,
+
+    /// How log lines look: json or pretty.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL 13 or newer: postgres://user:password@host:5432/database [required].
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// The most connections that this replica keeps open.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "10", hide_env_values = true, value_name = "N")]
+    pub database_max_connections: String,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// How log lines look: json or pretty [default: json; pretty in dev].
+    #[arg(long, env = "LOG_FORMAT", hide_env_values = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// What is logged: a level, or a filter such as info,apptlock=debug.
+    #[arg(long, env = "RUST_LOG", default_value = "info", hide_env_values = true, value_name = "FILTER")]
+    pub rust_log: String,
+}
+
+/// The database's settings, checked.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Where it is.
+    pub url: Secret,
+    /// The most connections to keep open.
+    pub max_connections: u32,
+}
+
+/// A replica's settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// REST, Socket.IO and the pages.
+    pub listen: SocketAddr,
+    /// Metrics and probes.
+    pub management: SocketAddr,
+    /// PostgreSQL.
+    pub database: Database,
+    /// Redis, where there is one.
+    pub redis: Option<Secret>,
+    /// How long a lease lasts without activity.
+    pub lock_ttl: Duration,
+    /// The cursor tick.
+    pub cursor_interval: Duration,
+    /// Where identities come from.
+    pub auth: AuthMode,
+    /// Whether the demo page is served at `/`.
+    pub demo: bool,
+}
+
+impl ServeArgs {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first [`BadSetting`].
+    pub fn check(&self) -> Result<Config, BadSetting> {
+        let auth = match given(&self.auth_mode, "jwt") {
+            "trusted" => AuthMode::Trusted,
+            "jwt" => {
+                return Err(BadSetting::new(
+                    "AUTH_MODE",
+                    "jwt is not available in this version",
+                    "set AUTH_MODE=trusted, behind a back end that has checked its users",
+                ));
+            }
+            other => {
+                return Err(BadSetting::new("AUTH_MODE", format!("\"{other}\" is not a mode"), "write jwt or trusted"));
+            }
+        };
+        Ok(Config {
+            listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
+            management: address("MANAGEMENT_ADDR", given(&self.management_addr, "0.0.0.0:9090"))?,
+            database: self.database.check()?,
+            redis: self.redis_url.as_deref().filter(|url| !url.is_empty()).map(Secret::new),
+            lock_ttl: duration(
+                "LOCK_TTL",
+                given(&self.lock_ttl, "5m"),
+                Duration::from_secs(1),
+                Duration::from_secs(24 * 3600),
+            )?,
+            cursor_interval: duration(
+                "CURSOR_INTERVAL",
+                given(&self.cursor_interval, "50ms"),
+                Duration::from_millis(10),
+                Duration::from_secs(5),
+            )?,
+            auth,
+            demo: false,
+        })
+    }
+}
+
+impl DatabaseArgs {
+    /// Checks the database's settings.
+    ///
+    /// # Errors
+    /// The first [`BadSetting`].
+    pub fn check(&self) -> Result<Database, BadSetting> {
+        let url = self.database_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
+            BadSetting::new("DATABASE_URL", "is not set", "write postgres://user:password@host:5432/database")
+        })?;
+        let text = given(&self.database_max_connections, "10");
+        let max_connections = text.parse().ok().filter(|n| (2..=1000).contains(n)).ok_or_else(|| {
+            BadSetting::new("DATABASE_MAX_CONNECTIONS", format!("\"{text}\" will not do"), "write a number from 2 to 1000")
+        })?;
+        Ok(Database { url: Secret::new(url), max_connections })
+    }
+}
+
+impl LogArgs {
+    /// Checks the log's settings; `usual` is the format where none was chosen.
+    ///
+    /// # Errors
+    /// The first [`BadSetting`].
+    pub fn check(&self, usual: &str) -> Result<(LogFormat, &str), BadSetting> {
+        let format = match self.log_format.as_deref().filter(|chosen| !chosen.is_empty()).unwrap_or(usual) {
+            "json" => LogFormat::Json,
+            "pretty" => LogFormat::Pretty,
+            other => {
+                return Err(BadSetting::new(
+                    "LOG_FORMAT",
+                    format!("\"{other}\" is not a format"),
+                    "write json or pretty",
+                ));
+            }
+        };
+        Ok((format, given(&self.rust_log, "info")))
+    }
+}
+
+fn given<'a>(value: &'a str, default: &'a str) -> &'a str {
+    if value.is_empty() { default } else { value }
+}
+
+fn address(variable: &'static str, text: &str) -> Result<SocketAddr, BadSetting> {
+    text.parse().map_err(|_| {
+        BadSetting::new(
+            variable,
+            format!("\"{text}\" is not an address with a port"),
+            "write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
+        )
+    })
+}
+
+fn duration(variable: &'static str, text: &str, min: Duration, max: Duration) -> Result<Duration, BadSetting> {
+    let parsed = humantime::parse_duration(text).map_err(|_| {
+        BadSetting::new(
+            variable,
+            format!("\"{text}\" is not a duration"),
+            "write a number with its unit, such as 5m, 45s or 50ms",
+        )
+    })?;
+    if (min..=max).contains(&parsed) {
+        return Ok(parsed);
+    }
+    let words = humantime::format_duration;
+    Err(BadSetting::new(
+        variable,
+        format!("{} is out of bounds", words(parsed)),
+        format!("write a duration from {} to {}", words(min), words(max)),
+    ))
+}
+
+#[derive(clap::Parser)]
+struct Probe {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Every setting of `serve`: variable, default, help. For `--help`, and for tests that hold the docs to it.
+#[must_use]
+pub fn settings() -> Vec<(String, Option<String>, String)> {
+    Probe::command()
+        .get_arguments()
+        .filter_map(|arg| {
+            let variable = arg.get_env()?.to_str()?.to_owned();
+            let default = arg.get_default_values().first().and_then(|value| value.to_str()).map(str::to_owned);
+            Some((variable, default, arg.get_help().map(ToString::to_string).unwrap_or_default()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn check(args: &[&str]) -> Result<Config, String> {
+        let args = ["apptlock", "--database-url", "postgres://x", "--auth-mode", "trusted"].iter().chain(args);
+        Probe::try_parse_from(args).map_err(|e| e.to_string())?.serve.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_bad_setting_is_one_line_with_variable_fault_and_mend() {
+        for (args, line) in [
+            (["--lock-ttl", "5x"], "LOCK_TTL: \"5x\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"),
+            (["--lock-ttl", "300"], "LOCK_TTL: \"300\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"),
+            (["--lock-ttl", "10ms"], "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1day"),
+            (["--listen-addr", "localhost"], "LISTEN_ADDR: \"localhost\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000"),
+            (["--database-max-connections", "0"], "DATABASE_MAX_CONNECTIONS: \"0\" will not do; write a number from 2 to 1000"),
+        ] {
+            assert_eq!(check(&args).unwrap_err(), line);
+        }
+    }
+
+    #[test]
+    fn an_empty_value_is_the_default() {
+        let config = check(&["--lock-ttl", "", "--redis-url", ""]).unwrap();
+        assert_eq!(config.lock_ttl, Duration::from_secs(300));
+        assert!(config.redis.is_none());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        assert_eq!(format!("{:?}", Secret::new("pw")), "[redacted]");
+    }
+}

@@ -1,0 +1,179 @@
+//! Names of things: appointments, people, tabs. Owns what a well-formed name is.
+//!
+//! A value of one of these types has been checked; nobody checks it again. A refusal is a sentence that
+//! completes "`field`: ...".
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest name of an appointment, a user, a session or a tenant, in bytes of UTF-8.
+pub const MAX_ID_BYTES: usize = 200;
+/// The longest name of a person, in bytes of UTF-8.
+pub const MAX_NAME_BYTES: usize = 200;
+/// The longest e-mail address, in bytes (RFC 5321: 64 + 1 + 255).
+pub const MAX_EMAIL_BYTES: usize = 320;
+/// The longest free text: an admin's reason, a message; in bytes of UTF-8.
+pub const MAX_NOTE_BYTES: usize = 1000;
+
+/// Why a name is not acceptable, as the end of a sentence that starts with the field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// Nothing in it.
+    #[error("must not be empty")]
+    Empty,
+    /// More bytes than its kind allows.
+    #[error("is {got} bytes long; at most {max} are allowed")]
+    TooLong {
+        /// Its length, in bytes.
+        got: usize,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// A control character, which no name needs and which logs and terminals act upon.
+    #[error("must not contain control characters (found U+{0:04X})")]
+    Control(u32),
+}
+
+fn check(text: &str, min: usize, max: usize, allow_lines: bool) -> Result<(), BadName> {
+    if text.len() < min || (min > 0 && text.trim().is_empty()) {
+        return Err(BadName::Empty);
+    }
+    if text.len() > max {
+        return Err(BadName::TooLong { got: text.len(), max });
+    }
+    match text.chars().find(|c| c.is_control() && !(allow_lines && matches!(c, '\n' | '\r' | '\t'))) {
+        Some(c) => Err(BadName::Control(u32::from(c))),
+        None => Ok(()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $min:expr, $max:expr, $lines:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks the text and keeps it.
+            ///
+            /// # Errors
+            /// [`BadName`] where it is empty, too long, or has control characters.
+            pub fn new(text: impl Into<Arc<str>>) -> Result<Self, BadName> {
+                let text = text.into();
+                check(&text, $min, $max, $lines)?;
+                Ok(Self(text))
+            }
+
+            /// The text as the client sent it.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(text: String) -> Result<Self, BadName> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+name!(
+    /// The client's own name for the record that people edit.
+    AppointmentId, 1, MAX_ID_BYTES, false
+);
+name!(
+    /// Who somebody is, as the application in front names its users.
+    UserId, 1, MAX_ID_BYTES, false
+);
+name!(
+    /// One browser tab, named by the client.
+    SessionId, 1, MAX_ID_BYTES, false
+);
+name!(
+    /// What a person is called on other people's screens.
+    Name, 1, MAX_NAME_BYTES, false
+);
+name!(
+    /// An e-mail address as given; it is shown, never written to. May be empty.
+    Email, 0, MAX_EMAIL_BYTES, false
+);
+name!(
+    /// Free text by a person: why an admin stepped in.
+    Note, 0, MAX_NOTE_BYTES, true
+);
+name!(
+    /// Whose data it is. Empty where tenants are not used.
+    TenantId, 0, MAX_ID_BYTES, false
+);
+
+impl Default for TenantId {
+    fn default() -> Self {
+        Self(Arc::from(""))
+    }
+}
+
+/// One appointment of one tenant: its row in PostgreSQL, its room on every replica, its channel on the bus.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct RoomId {
+    /// Whose appointment it is.
+    pub tenant: TenantId,
+    /// Which one.
+    pub appointment: AppointmentId,
+}
+
+impl RoomId {
+    /// One string for both parts. The separator is a control character, which neither part may contain, so
+    /// two rooms never share a name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}\u{1f}{}", self.tenant, self.appointment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_measured_in_bytes() {
+        assert!(AppointmentId::new("ü".repeat(100)).is_ok());
+        assert_eq!(AppointmentId::new("ü".repeat(101)), Err(BadName::TooLong { got: 202, max: 200 }));
+    }
+
+    #[test]
+    fn control_characters_and_blanks_are_refused() {
+        assert_eq!(UserId::new("a\0"), Err(BadName::Control(0)));
+        assert_eq!(UserId::new("a\u{85}"), Err(BadName::Control(0x85)));
+        assert_eq!(UserId::new(""), Err(BadName::Empty));
+        assert_eq!(Name::new("  "), Err(BadName::Empty));
+        assert!(Note::new("two\nlines").is_ok());
+        assert!(Email::new("").is_ok());
+    }
+
+    #[test]
+    fn two_rooms_never_share_a_name() {
+        let room = |t: &str, a: &str| {
+            RoomId { tenant: TenantId::new(t).unwrap(), appointment: AppointmentId::new(a).unwrap() }.name()
+        };
+        assert_ne!(room("a", "b/c"), room("a/b", "c"));
+        assert_ne!(room("", "ab"), room("a", "b"));
+    }
+}

@@ -1,0 +1,83 @@
+//! What a room last saw of its lock, and what a newer state means to it. Owns the rule that versions only
+//! rise, and which events a change becomes.
+//!
+//! The bus may lose, repeat and reorder: a state that is not newer is nothing, and one that is newer is
+//! shown whole, whatever was missed between.
+
+use super::lease::{LockState, Reason};
+
+/// Which event says what happened, next to the `lock-update` that says what is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// A lease began: `lock-acquired`.
+    Granted,
+    /// A lease ended: `lock-released`, with its reason.
+    Ended(Reason),
+    /// Neither: a renewal.
+    Same,
+}
+
+/// Compares a state with the last one seen. `None`: it is not newer, and nothing is to be shown.
+#[must_use]
+pub fn turn(last: &LockState, new: &LockState) -> Option<Turn> {
+    if new.version <= last.version {
+        return None;
+    }
+    let token = |state: &LockState| state.lease.as_ref().map(|lease| lease.fencing_token);
+    Some(match (&new.lease, new.reason) {
+        (Some(_), _) if token(new) != token(last) => Turn::Granted,
+        (Some(_), _) => Turn::Same,
+        (None, reason) => Turn::Ended(reason.unwrap_or(Reason::Released)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ids::{AppointmentId, Email, Name, RoomId, TenantId, UserId};
+    use super::super::lease::{Lease, UserInfo};
+    use super::*;
+    use time::OffsetDateTime;
+
+    fn state(version: i64, token: Option<i64>, reason: Reason) -> LockState {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        LockState {
+            room: RoomId { tenant: TenantId::default(), appointment: AppointmentId::new("a").unwrap() },
+            version,
+            reason: Some(reason),
+            lease: token.map(|fencing_token| Lease {
+                user_id: UserId::new("u").unwrap(),
+                user_info: UserInfo {
+                    name: Name::new("U").unwrap(),
+                    email: Email::new("").unwrap(),
+                    position: None,
+                },
+                session_id: None,
+                granted_at: now,
+                expires_at: now,
+                fencing_token,
+            }),
+            now,
+        }
+    }
+
+    #[test]
+    fn what_is_not_newer_is_nothing() {
+        let seen = state(5, Some(2), Reason::Renewed);
+        assert_eq!(turn(&seen, &state(5, Some(2), Reason::Renewed)), None);
+        assert_eq!(turn(&seen, &state(4, None, Reason::Released)), None);
+    }
+
+    #[test]
+    fn a_new_token_is_a_grant_even_where_the_grant_itself_was_missed() {
+        let seen = state(1, Some(1), Reason::Acquired);
+        assert_eq!(turn(&seen, &state(2, Some(1), Reason::Renewed)), Some(Turn::Same));
+        assert_eq!(turn(&seen, &state(4, Some(2), Reason::Renewed)), Some(Turn::Granted));
+        assert_eq!(turn(&seen, &state(2, Some(2), Reason::TakenOver)), Some(Turn::Granted));
+    }
+
+    #[test]
+    fn an_end_carries_its_reason() {
+        let seen = state(1, Some(1), Reason::Acquired);
+        assert_eq!(turn(&seen, &state(2, None, Reason::Expired)), Some(Turn::Ended(Reason::Expired)));
+    }
+}

@@ -1,0 +1,67 @@
+//! The one place where a refusal becomes an HTTP response.
+
+use std::any::Any;
+
+use axum::Json;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+
+use crate::locks::LockError;
+use crate::protocol::{Answer, Code, InvalidInput, Refusal};
+
+/// What is behind a failure, for the log; it rides on the response to the one place that logs.
+#[derive(Debug, Clone)]
+pub(super) struct Cause(pub(super) String);
+
+/// A request that was not granted.
+#[derive(Debug)]
+pub(super) struct Failure {
+    refusal: Refusal,
+    cause: Option<Cause>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, cause: None }
+    }
+}
+
+impl From<InvalidInput> for Failure {
+    fn from(input: InvalidInput) -> Self {
+        Refusal::from(input).into()
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let cause = Some(Cause(error.to_string()));
+        Self { refusal: error.into(), cause }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> axum::response::Response {
+        let code = self.refusal.code;
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(Answer::from(self.refusal))).into_response();
+        if let Some(seconds) = code.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
+        response
+    }
+}
+
+/// A panic in a handler: a bug of ours, answered in the envelope like everything else.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<axum::body::Body> {
+    let what = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    let refusal = Refusal::new(Code::Internal, "Something went wrong here; it was logged");
+    Failure { refusal, cause: Some(Cause(what.to_owned())) }.into_response()
+}

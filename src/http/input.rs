@@ -1,0 +1,104 @@
+//! From an HTTP request to checked values. Owns which content types a body may have, and that each fault has
+//! its own status: 400 malformed, 413 too large, 415 not JSON, 422 not what was expected.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::answer::Failure;
+use crate::auth::Principal;
+use crate::domain::ids::{AppointmentId, RoomId};
+use crate::protocol::{Code, Refusal, from_slice};
+
+/// Who asks.
+pub(super) struct Who(pub(super) Principal);
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = Failure;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(Self(Principal::trusted()))
+    }
+}
+
+/// Which appointment of whose: the path's id, of the tenant of the one who asks.
+pub(super) struct Of(pub(super) RoomId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Of {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Who(principal) = Who::from_request_parts(parts, state).await?;
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
+            Refusal::new(Code::Malformed, "id: is not percent-encoded UTF-8; encode it with encodeURIComponent")
+        })?;
+        let appointment = AppointmentId::new(id).map_err(|fault| Refusal::invalid("id", fault))?;
+        Ok(Self(RoomId { tenant: principal.tenant, appointment }))
+    }
+}
+
+/// A JSON body. An empty one without a type is `{}`, which is what a `DELETE` without a body is.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let kind = content_type(request.headers());
+        let json = kind.as_deref().is_some_and(is_json);
+        read(request, state, json, kind.is_none()).await.map(Self)
+    }
+}
+
+/// A JSON body that may also come as `text/plain`, which is what `sendBeacon` sends of a string.
+pub(super) struct BeaconBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let kind = content_type(request.headers());
+        let json = kind.as_deref().is_some_and(|kind| is_json(kind) || kind == "text/plain");
+        read(request, state, json, kind.is_none()).await.map(Self)
+    }
+}
+
+async fn read<S: Send + Sync, T: DeserializeOwned>(
+    request: Request,
+    state: &S,
+    json: bool,
+    untyped: bool,
+) -> Result<T, Failure> {
+    let unsupported =
+        || Refusal::new(Code::UnsupportedMediaType, "The body must be JSON: send Content-Type: application/json");
+    if !json && !untyped {
+        return Err(unsupported().into());
+    }
+    let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Refusal::new(Code::TooLarge, format!("The body is over {} KiB", super::MAX_BODY / 1024))
+        } else {
+            Refusal::new(Code::Malformed, "The body could not be read to its end")
+        }
+    })?;
+    if bytes.is_empty() {
+        return Ok(from_slice(b"{}")?);
+    }
+    if untyped {
+        return Err(unsupported().into());
+    }
+    Ok(from_slice(&bytes)?)
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?;
+    let text = String::from_utf8_lossy(value.as_bytes());
+    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn is_json(kind: &str) -> bool {
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}

@@ -1,0 +1,352 @@
+//! What one can do with a lock. Owns the order of things: PostgreSQL commits, then everybody is told.
+//!
+//! ```text
+//!   acquire · renew · release · force_release · take_over · sweep
+//!        └──▶ Store: one statement, committed ──▶ announce ──▶ Rooms::observe   (here, first)
+//!                                                        └──▶ Bus::publish     (there)
+//! ```
+//!
+//! Layer 3. Each transition runs in a task of its own: a client that hangs up cannot come between the commit
+//! and the announcement. On failure nothing is announced; if the commit happened all the same, reconcile
+//! shows it.
+
+mod activity;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::seen_as;
+use crate::bus::Bus;
+use crate::domain::ids::{Note, RoomId, SessionId, UserId};
+use crate::domain::lease::{Admin, Change, LockState, Person, Position};
+use crate::protocol::{Code, Envelope, Lock, Message, Refusal, held_by};
+use crate::rooms::Rooms;
+use crate::store::{Acquired, Refused, Store, StoreError};
+use crate::telemetry;
+
+pub use activity::Activity;
+
+/// How many leases one sweep ends at most, so that no statement holds many rows for long.
+const SWEEP_BATCH: i64 = 200;
+
+/// Why a wish was not granted.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else holds the lock.
+    #[error("held by somebody else")]
+    Held(LockState),
+    /// The same user holds it in another tab.
+    #[error("held by the same user in another session")]
+    HeldByYou(LockState),
+    /// Nobody holds it.
+    #[error("not locked")]
+    NotLocked,
+    /// Somebody else holds it, so the one who asks cannot release or renew it.
+    #[error("not the holder")]
+    NotHolder(LockState),
+    /// The token is not that of the lease in force.
+    #[error("stale token")]
+    StaleToken(LockState),
+    /// PostgreSQL did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The replica is stopping.
+    #[error("the replica is stopping")]
+    Stopping,
+}
+
+impl From<LockError> for Refusal {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::Held(state) => {
+                let lock = Lock::of(&state);
+                let message = match &lock {
+                    Some(lock) => held_by(&lock.user_info),
+                    // It came free while it was asked for, again and again.
+                    None => "Appointment is contended; try again".into(),
+                };
+                Self::conflict(Code::LockHeld, message, lock)
+            }
+            LockError::HeldByYou(state) => Self::conflict(
+                Code::HeldByYou,
+                "You hold this lock in another tab; send transfer: true to move it here",
+                Lock::of(&state),
+            ),
+            LockError::NotLocked => Self::new(Code::NotLocked, "Appointment is not locked"),
+            LockError::NotHolder(state) => {
+                let lock = Lock::of(&state);
+                let message = match &lock {
+                    Some(lock) => held_by(&lock.user_info),
+                    None => "Appointment is not locked by you".into(),
+                };
+                Self::conflict(Code::NotHolder, message, lock)
+            }
+            LockError::StaleToken(state) => Self::conflict(
+                Code::StaleToken,
+                "The fencing token is not that of the lease in force; acquire again before you save",
+                Lock::of(&state),
+            ),
+            LockError::Store(_) => Self::new(Code::Unavailable, "The database is not available; try again shortly"),
+            LockError::Stopping => Self::new(Code::Unavailable, "This replica is stopping; try again"),
+        }
+    }
+}
+
+/// What `acquire` did.
+#[derive(Debug)]
+pub struct Granted {
+    /// The state now.
+    pub state: LockState,
+    /// Whether this is a new grant; else the holder's own lease was renewed.
+    pub new: bool,
+}
+
+struct Shared {
+    store: Store,
+    rooms: Arc<Rooms>,
+    bus: Arc<dyn Bus>,
+    replica: String,
+    ttl: Duration,
+    tasks: TaskTracker,
+}
+
+/// The lock operations of one replica.
+#[derive(Clone)]
+pub struct Locks(Arc<Shared>);
+
+impl Locks {
+    /// Over that store, telling those rooms and that bus. `replica` signs what is sent.
+    pub fn new(store: Store, rooms: Arc<Rooms>, bus: Arc<dyn Bus>, replica: String, ttl: Duration) -> Self {
+        Self(Arc::new(Shared { store, rooms, bus, replica, ttl, tasks: TaskTracker::new() }))
+    }
+
+    /// How long a lease lasts without activity.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
+    }
+
+    /// Waits until every transition under way is announced. New ones are refused.
+    pub async fn finish(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// The state, now.
+    ///
+    /// # Errors
+    /// [`LockError::Store`].
+    pub async fn status(&self, room: &RoomId) -> Result<LockState, LockError> {
+        Ok(self.0.store.status(room).await?)
+    }
+
+    /// Takes a free lock, or renews the same holder's lease.
+    ///
+    /// # Errors
+    /// [`LockError::Held`], [`LockError::HeldByYou`], or the store's.
+    pub async fn acquire(
+        &self,
+        room: RoomId,
+        person: Person,
+        session: Option<SessionId>,
+        transfer: bool,
+    ) -> Result<Granted, LockError> {
+        self.carry_out("acquire", |locks| async move {
+            let taken = locks.store.acquire(&room, &person, session.as_ref(), locks.ttl, transfer).await?;
+            match taken {
+                Ok(acquired) => {
+                    let new = acquired.state.reason != Some(crate::domain::lease::Reason::Renewed);
+                    Ok(Granted { state: locks.announce_taken(acquired, None), new })
+                }
+                Err(Refused(state)) => {
+                    let own = state.live().is_some_and(|lease| lease.user_id == person.user_id);
+                    Err(if own { LockError::HeldByYou(state) } else { LockError::Held(state) })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Keeps the user's lease, as of an activity that was `ago`.
+    ///
+    /// # Errors
+    /// [`LockError::NotLocked`], [`LockError::NotHolder`], or the store's.
+    pub async fn renew(
+        &self,
+        room: RoomId,
+        user: UserId,
+        position: Option<Position>,
+        ago: Duration,
+    ) -> Result<LockState, LockError> {
+        self.carry_out("renew", |locks| async move {
+            let done = locks.store.renew(&room, &user, position, locks.ttl, ago).await?;
+            locks.changed(done.map_err(|Refused(state)| refuse(state, Some(&user), None)), None)
+        })
+        .await
+    }
+
+    /// The holder gives the lease up.
+    ///
+    /// # Errors
+    /// [`LockError::NotLocked`], [`LockError::NotHolder`], [`LockError::StaleToken`], or the store's.
+    pub async fn release(
+        &self,
+        room: RoomId,
+        user: UserId,
+        session: Option<SessionId>,
+        token: Option<i64>,
+    ) -> Result<LockState, LockError> {
+        self.carry_out("release", |locks| async move {
+            let done = locks.store.release(&room, &user, session.as_ref(), token).await?;
+            locks.changed(done.map_err(|Refused(state)| refuse(state, Some(&user), token)), None)
+        })
+        .await
+    }
+
+    /// An admin ends whatever lease there is.
+    ///
+    /// # Errors
+    /// [`LockError::NotLocked`], [`LockError::StaleToken`], or the store's.
+    pub async fn force_release(
+        &self,
+        room: RoomId,
+        admin: Admin,
+        why: Option<Note>,
+        token: Option<i64>,
+    ) -> Result<LockState, LockError> {
+        self.carry_out("force_release", |locks| async move {
+            let done = locks.store.force_release(&room, &admin, why.as_ref(), token).await?;
+            locks.changed(done.map_err(|Refused(state)| refuse(state, None, token)), Some(admin))
+        })
+        .await
+    }
+
+    /// An admin takes the lease, with never a free moment between. A free lock is taken too.
+    ///
+    /// # Errors
+    /// [`LockError::StaleToken`] where a token was named that is not in force, or the store's.
+    pub async fn take_over(
+        &self,
+        room: RoomId,
+        admin: Admin,
+        why: Option<Note>,
+        token: Option<i64>,
+    ) -> Result<LockState, LockError> {
+        self.carry_out("take_over", |locks| async move {
+            let seen_as = seen_as(&admin);
+            let taken = locks.store.take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl).await?;
+            match taken {
+                Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
+                Err(Refused(state)) => Err(LockError::StaleToken(state)),
+            }
+        })
+        .await
+    }
+
+    /// Whether the lease with that token is in force, for a back end about to save.
+    ///
+    /// # Errors
+    /// [`LockError::StaleToken`], or the store's.
+    pub async fn verify(&self, room: &RoomId, token: i64) -> Result<LockState, LockError> {
+        let state = self.0.store.status(room).await?;
+        let holds = state.live().is_some_and(|lease| lease.fencing_token == token);
+        let outcome = if holds { Ok(state) } else { Err(LockError::StaleToken(state)) };
+        count("verify", &outcome);
+        outcome
+    }
+
+    /// Ends leases that have run out, and tells. Returns how many, at most one batch.
+    ///
+    /// # Errors
+    /// [`LockError::Store`].
+    pub async fn sweep(&self, leader: &str, term: i64) -> Result<usize, LockError> {
+        let leader = leader.to_owned();
+        self.carry_out("sweep", |locks| async move {
+            let swept = locks.store.sweep(&leader, term, SWEEP_BATCH).await?;
+            let count = swept.len();
+            for lease in swept {
+                metrics::histogram!(telemetry::EXPIRY_LATENESS).record(lease.late.as_secs_f64());
+                locks.announce(&Change::from(lease.state));
+            }
+            Ok(count)
+        })
+        .await
+    }
+
+    /// Whether a sweep may leave leases that are due behind.
+    #[must_use]
+    pub fn is_full_batch(count: usize) -> bool {
+        i64::try_from(count).is_ok_and(|count| count >= SWEEP_BATCH)
+    }
+
+    /// How long until the next lease runs out; `None` where none is held.
+    ///
+    /// # Errors
+    /// [`LockError::Store`].
+    pub async fn next_expiry(&self) -> Result<Option<Duration>, LockError> {
+        Ok(self.0.store.next_expiry().await?)
+    }
+
+    async fn carry_out<T, F>(&self, operation: &'static str, transition: impl FnOnce(Arc<Shared>) -> F) -> Result<T, LockError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, LockError>> + Send + 'static,
+    {
+        if self.0.tasks.is_closed() {
+            return Err(LockError::Stopping);
+        }
+        let task = self.0.tasks.spawn(transition(self.0.clone()));
+        let outcome = task.await.unwrap_or(Err(LockError::Stopping));
+        count(operation, &outcome);
+        outcome
+    }
+}
+
+impl Shared {
+    fn changed(&self, done: Result<LockState, LockError>, admin: Option<Admin>) -> Result<LockState, LockError> {
+        let change = Change { state: done?, admin };
+        self.announce(&change);
+        Ok(change.state)
+    }
+
+    fn announce_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
+        if let Some(ended) = taken.ended {
+            self.announce(&Change::from(ended));
+        }
+        let change = Change { state: taken.state, admin };
+        self.announce(&change);
+        change.state
+    }
+
+    /// Local sockets first: they wait for nobody. Then the other replicas.
+    fn announce(&self, change: &Change) {
+        self.rooms.observe(change);
+        let message = Message::Change(Box::new(change.clone()));
+        let envelope = Envelope { from: self.replica.clone(), message };
+        self.bus.publish(&change.state.room, Bytes::from(envelope.encode()));
+    }
+}
+
+/// Reads a refusal off the state that stood in the way: first whether it is locked, then by whom, then the token.
+fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>) -> LockError {
+    match state.live() {
+        None => LockError::NotLocked,
+        Some(lease) if user.is_some_and(|user| *user != lease.user_id) => LockError::NotHolder(state),
+        Some(lease) if token.is_some_and(|token| token != lease.fencing_token) => LockError::StaleToken(state),
+        // The right user with the right token, or none: what differed was the tab.
+        Some(_) => LockError::NotHolder(state),
+    }
+}
+
+fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
+    let outcome = match outcome {
+        Ok(_) => "ok",
+        Err(LockError::Held(_) | LockError::HeldByYou(_)) => "conflict",
+        Err(LockError::NotLocked | LockError::NotHolder(_) | LockError::StaleToken(_)) => "refused",
+        Err(LockError::Store(_) | LockError::Stopping) => "failed",
+    };
+    metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome).increment(1);
+}

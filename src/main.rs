@@ -1,0 +1,257 @@
+//! The commands: `serve`, `migrate`, `dev`, `openapi`. Owns what a person at a terminal sees, and exit codes:
+//! 0 done or stopped in order, 1 failed, 2 a bad setting or option.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use apptlock::app::{App, StartError};
+use apptlock::auth::AuthMode;
+use apptlock::bus::memory::Hub as MemoryHub;
+use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, settings};
+use apptlock::store::Store;
+use apptlock::{dev, http, telemetry};
+
+/// Edit locks on records, with live cursors.
+#[derive(Parser)]
+#[command(version, about, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a replica.
+    Serve(Box<ServeArgs>),
+    /// Bring the database's schema up to date, then exit.
+    Migrate {
+        /// Which database.
+        #[command(flatten)]
+        database: DatabaseArgs,
+        /// What is logged.
+        #[command(flatten)]
+        logs: LogArgs,
+    },
+    /// Run everything on this machine, with nothing to configure: own PostgreSQL, own Redis where one is
+    /// installed, schema, trusted identities, demo page.
+    Dev(Box<DevArgs>),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+#[derive(clap::Args)]
+struct DevArgs {
+    /// How many replicas; the second listens one port further, and so on.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    replicas: u16,
+
+    /// Where the throw-away data lies while it runs.
+    #[arg(long, default_value = ".run", value_name = "DIR")]
+    data: PathBuf,
+
+    /// The settings of serve; the addresses are those of the first replica.
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// What ends a command early.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
+    #[error(transparent)]
+    Store(#[from] apptlock::store::StoreError),
+    #[error(transparent)]
+    Dev(#[from] dev::DevError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Setting(bad) => bad.into(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match cli() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(cli.command)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            if matches!(failure, Failure::Setting(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Reads the command line, with every setting in the help.
+fn cli() -> Result<Cli, ExitCode> {
+    for (variable, _, _) in settings() {
+        if std::env::var_os(&variable).is_some_and(|value| value.to_str().is_none()) {
+            complain(&format!("{variable}: is not UTF-8; write it in plain text"));
+            return Err(ExitCode::from(2));
+        }
+    }
+    let mut help = String::from("Settings (environment variables; options of serve and dev, too):\n");
+    for (variable, default, text) in settings() {
+        let text = text.split(" [").next().unwrap_or_default().trim_end_matches('.');
+        let default = default.map(|value| format!(" [default: {value}]")).unwrap_or_default();
+        let _ = writeln!(help, "  {variable:<25} {text}{default}");
+    }
+    help.push_str("\n`apptlock serve --help` explains each of them.");
+    let matches = Cli::command().after_help(help).get_matches();
+    Cli::from_arg_matches(&matches).map_err(|error| {
+        let _ = error.print();
+        ExitCode::from(2)
+    })
+}
+
+fn complain(line: &str) {
+    let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    eprintln!("{label} {}", line.replace('\n', " "));
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Openapi => print!("{}", http::openapi()),
+        Command::Migrate { database, logs } => {
+            start_log(&logs, "json")?;
+            let done = Store::new(&database.check()?)?.migrate().await?;
+            match done {
+                0 => println!("The schema is up to date."),
+                n => println!("The schema is up to date; {n} migration(s) were applied."),
+            }
+        }
+        Command::Serve(args) => {
+            start_log(&args.logs, "json")?;
+            let config = args.check()?;
+            let stop = stopped()?;
+            let app = App::start(config, None).await?;
+            stop.await;
+            app.stop().await;
+        }
+        Command::Dev(args) => develop(*args).await?,
+    }
+    Ok(())
+}
+
+fn start_log(logs: &LogArgs, usual: &str) -> Result<(), BadSetting> {
+    let (format, filter) = logs.check(usual)?;
+    telemetry::log(format, filter)
+        .map_err(|fault| BadSetting::new("RUST_LOG", fault, "write a level such as info, or a filter such as info,apptlock=debug"))
+}
+
+/// Resolves at the first SIGTERM or Ctrl-C. A second one ends the process at once.
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut first = Some(first);
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            match first.take() {
+                // Whoever waited for it is gone only when the process is.
+                Some(first) => drop(first.send(())),
+                None => std::process::exit(130),
+            }
+        }
+    });
+    Ok(async move {
+        let _ = stopped.await;
+    })
+}
+
+async fn develop(mut args: DevArgs) -> Result<(), Failure> {
+    start_log(&args.serve.logs, "pretty")?;
+    args.serve.auth_mode = "trusted".into();
+    let set = |value: &Option<String>| value.as_deref().is_some_and(|text| !text.is_empty());
+
+    // Servers are started before the first replica and dropped after the last.
+    let postgres = if set(&args.serve.database.database_url) { None } else { Some(dev::postgres(&args.data)?) };
+    if let Some(server) = &postgres {
+        args.serve.database.database_url = Some(server.url.clone());
+    }
+    let redis = if set(&args.serve.redis_url) { None } else { dev::redis(&args.data)? };
+    if let Some(server) = &redis {
+        args.serve.redis_url = Some(server.url.clone());
+    }
+    let config = Config { demo: true, ..args.serve.check()? };
+    Store::new(&config.database)?.migrate().await?;
+    let stop = stopped()?;
+
+    let neighbours = MemoryHub::default();
+    let mut apps = Vec::new();
+    for n in 0..args.replicas {
+        let here = Config {
+            listen: further(local(config.listen, 3000, "LISTEN_ADDR"), n, "LISTEN_ADDR")?,
+            management: further(local(config.management, 9090, "MANAGEMENT_ADDR"), n, "MANAGEMENT_ADDR")?,
+            auth: AuthMode::Trusted,
+            ..config.clone()
+        };
+        apps.push(App::start(here, Some(&neighbours)).await?);
+    }
+    welcome(&apps, postgres.as_ref(), redis.as_ref());
+    stop.await;
+    for app in apps {
+        app.stop().await;
+    }
+    Ok(())
+}
+
+/// Development stays on this machine, unless an address was chosen.
+fn local(address: SocketAddr, usual: u16, variable: &str) -> SocketAddr {
+    let chosen = std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    if !chosen && address.ip().is_unspecified() && address.port() == usual {
+        SocketAddr::from(([127, 0, 0, 1], usual))
+    } else {
+        address
+    }
+}
+
+fn further(address: SocketAddr, n: u16, variable: &'static str) -> Result<SocketAddr, BadSetting> {
+    let port = if address.port() == 0 { Some(0) } else { address.port().checked_add(n) };
+    let port = port.ok_or_else(|| BadSetting::new(variable, "there are too few ports after this one", "write a lower port"))?;
+    Ok(SocketAddr::new(address.ip(), port))
+}
+
+fn welcome(apps: &[App], postgres: Option<&dev::Server>, redis: Option<&dev::Server>) {
+    let colour = std::io::stdout().is_terminal();
+    let bold = |text: &str| if colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+    println!("\n{}", bold("apptlock is up. Everything here is thrown away when it stops (Ctrl-C)."));
+    for (n, app) in apps.iter().enumerate() {
+        println!("  replica {}   http://{}   metrics and probes http://{}", n + 1, app.address, app.management);
+    }
+    if let Some(server) = postgres {
+        println!("  PostgreSQL  {}", server.url);
+    }
+    match redis {
+        Some(server) => println!("  Redis       {}", server.url),
+        None if apps.len() > 1 => println!("  Redis       none of its own: REDIS_URL, or within this process where that is not set"),
+        None => {}
+    }
+    let Some(first) = apps.first() else { return };
+    let last = apps.last().unwrap_or(first);
+    println!("\n  demo page   http://{}/        API  http://{}/api/docs", first.address, first.address);
+    println!("\n{}", bold("Try it:"));
+    println!(
+        "  curl -X POST http://{}/api/appointments/42/acquire-lock -H 'content-type: application/json' \\\n    -d '{{\"userId\":\"ann\",\"userInfo\":{{\"name\":\"Ann\",\"email\":\"ann@example.com\"}}}}'",
+        first.address
+    );
+    println!("  curl http://{}/api/appointments/42/lock-status\n", last.address);
+}

@@ -1,0 +1,24 @@
+//! Every shape that crosses a wire, and nothing else: what REST takes and answers, what sockets send and
+//! hear, what replicas tell each other, and the error codes of all three.
+//!
+//! Layer 1: knows the domain, no transport. A field here is public; it changes only with a changelog entry,
+//! and the snapshot tests show it.
+
+mod input;
+mod socket;
+mod refusal;
+mod replicas;
+mod rest;
+
+pub use input::{InvalidInput, from_slice, from_value};
+pub use refusal::{Code, Refusal};
+pub use replicas::{CursorFrame, Envelope, Message};
+pub(crate) use rest::held_by;
+pub use rest::{
+    AcquireBody, Answer, ForceReleaseBody, Lock, LockAnswer, PositionBody, ReleaseBody, StatusAnswer, TakeOverBody,
+    UserInfoBody, VerifyBody, rfc3339_millis,
+};
+pub use socket::{
+    AdminTakeover, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired, LockReleased, LockUpdate,
+    Restarting, Room, Subscribed, ack,
+};

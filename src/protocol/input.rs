@@ -1,0 +1,101 @@
+//! From bytes to a checked value. Owns the difference between malformed (not JSON: 400) and invalid (JSON,
+//! but not what was expected: 422), and that the message names the field.
+
+use serde::de::DeserializeOwned;
+
+use super::refusal::{Code, Refusal};
+
+/// Input that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidInput {
+    /// Not JSON at all.
+    #[error("the body is not JSON: {0}")]
+    Malformed(String),
+    /// JSON with a field that is missing, of the wrong type, or not acceptable.
+    #[error("{field}: {fault}")]
+    Invalid {
+        /// The path of the field, or `body` for the whole.
+        field: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+}
+
+impl From<InvalidInput> for Refusal {
+    fn from(input: InvalidInput) -> Self {
+        let code = match input {
+            InvalidInput::Malformed(_) => Code::Malformed,
+            InvalidInput::Invalid { .. } => Code::Invalid,
+        };
+        Self::new(code, input.to_string())
+    }
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// [`InvalidInput`], which says where and what.
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(explain)?;
+    reader.end().map_err(|fault| InvalidInput::Malformed(fault.to_string()))?;
+    Ok(value)
+}
+
+/// Reads an event's payload, which is JSON already.
+///
+/// # Errors
+/// [`InvalidInput::Invalid`], which says where and what.
+pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, InvalidInput> {
+    serde_path_to_error::deserialize(value).map_err(explain)
+}
+
+fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput {
+    let path = error.path().to_string();
+    let fault = error.into_inner();
+    let whole = fault.to_string();
+    if matches!(fault.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof) {
+        return InvalidInput::Malformed(whole);
+    }
+    // serde_json ends a data error with its place in the text; the path says it better.
+    let fault = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(head, _)| head);
+    let inside = |field: &str| if path == "." { field.to_owned() } else { format!("{path}.{field}") };
+    let quoted = |prefix: &str| fault.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
+    if let Some(field) = quoted("missing field `") {
+        return InvalidInput::Invalid { field: inside(field), fault: "is missing".into() };
+    }
+    InvalidInput::Invalid { field: if path == "." { "body".into() } else { path }, fault: fault.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rest::AcquireBody;
+    use super::*;
+
+    fn fault(body: &str) -> String {
+        from_slice::<AcquireBody>(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_message_names_the_field_and_the_fault() {
+        assert_eq!(fault(r#"{"userId":7}"#), "userId: invalid type: integer `7`, expected a string");
+        assert_eq!(fault(r#"{"userId":""}"#), "userId: must not be empty");
+        assert_eq!(fault(r#"{"userInfo":{"name":"A"}}"#), "userInfo.email: is missing");
+        assert_eq!(fault(r#"{"userInfo":{"email":"","name":"a\u0000"}}"#).split(" (").next().unwrap(),
+            "userInfo.name: must not contain control characters");
+        assert_eq!(fault("[1]").split(',').next().unwrap(), "body: invalid type: sequence");
+        assert_eq!(fault("null").split(',').next().unwrap(), "body: invalid type: null");
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for body in ["", "{", "{]", "{\"userId\":\"a\"} x", "{\"userId\":1e999}", "\u{feff}{}"] {
+            assert!(
+                matches!(from_slice::<AcquireBody>(body.as_bytes()), Err(InvalidInput::Malformed(_))),
+                "{body:?} gave {:?}",
+                from_slice::<AcquireBody>(body.as_bytes())
+            );
+        }
+        assert!(matches!(from_slice::<AcquireBody>(b"{\"userId\":\"\xff\"}"), Err(InvalidInput::Malformed(_))));
+    }
+}

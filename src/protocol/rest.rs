@@ -1,0 +1,264 @@
+//! What REST takes and answers.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::domain::ids::{Email, Name, Note, SessionId, UserId};
+use crate::domain::lease::{Lease, LockState, Position, UserInfo};
+
+use super::refusal::{Code, Refusal};
+
+/// Time as clients read it: RFC 3339, UTC, milliseconds.
+pub fn rfc3339_millis<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let text = at.to_offset(time::UtcOffset::UTC).format(&format).map_err(serde::ser::Error::custom)?;
+    to.serialize_str(&text)
+}
+
+/// A person, as a client names one. Other fields are ignored.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[schema(as = UserInfoInput)]
+#[serde(expecting = "an object with name and email")]
+pub struct UserInfoBody {
+    /// What the person is called.
+    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    pub name: Name,
+    /// How to reach them; may be empty.
+    #[schema(value_type = String, max_length = 320)]
+    pub email: Email,
+}
+
+impl From<UserInfoBody> for UserInfo {
+    fn from(body: UserInfoBody) -> Self {
+        Self { name: body.name, email: body.email, position: None }
+    }
+}
+
+/// Body of `acquire-lock`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct AcquireBody {
+    /// Who wants to edit. Required where identities are trusted; with a token it may be left out.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub user_id: Option<UserId>,
+    /// How others see this person. Required where identities are trusted.
+    pub user_info: Option<UserInfoBody>,
+    /// The tab that wants to edit, named by the client.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub session_id: Option<SessionId>,
+    /// Move the lease here if the same user holds it in another tab.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub transfer: bool,
+}
+
+/// Body of `release-lock`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct ReleaseBody {
+    /// Who holds the lease. Required where identities are trusted.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub user_id: Option<UserId>,
+    /// Release only a lease of this tab.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub session_id: Option<SessionId>,
+    /// Release only the lease with this token.
+    pub fencing_token: Option<i64>,
+}
+
+/// Body of `force-release-lock`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct ForceReleaseBody {
+    /// The admin. Required where identities are trusted.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub admin_id: Option<UserId>,
+    /// How others see the admin.
+    pub admin_info: Option<UserInfoBody>,
+    /// A user who is no admin, where identities are trusted: refused.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub user_id: Option<UserId>,
+    /// Why; kept in the history.
+    #[schema(value_type = Option<String>, max_length = 1000)]
+    pub reason: Option<Note>,
+    /// Only the lease with this token.
+    pub fencing_token: Option<i64>,
+}
+
+/// Body of `take-over`: the same as that of `force-release-lock`.
+pub type TakeOverBody = ForceReleaseBody;
+
+/// Body of `update-position`.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct PositionBody {
+    /// Who holds the lease. Required where identities are trusted.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    pub user_id: Option<UserId>,
+    /// Where the holder points.
+    pub position: Position,
+}
+
+/// Body of `verify`.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct VerifyBody {
+    /// The token that came with the lease.
+    pub fencing_token: i64,
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// A lease in force.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lock {
+    /// Which appointment.
+    #[schema(value_type = String)]
+    pub appointment_id: String,
+    /// Who holds it.
+    #[schema(value_type = String)]
+    pub user_id: UserId,
+    /// The holder as others see them.
+    pub user_info: UserInfo,
+    /// The tab that it belongs to, where it was taken for one.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// When the lease began.
+    #[serde(serialize_with = "rfc3339_millis")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: OffsetDateTime,
+    /// When it runs out unless it is renewed.
+    #[serde(serialize_with = "rfc3339_millis")]
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: OffsetDateTime,
+    /// Milliseconds until then, by the server's clock when this was made.
+    pub expires_in_ms: i64,
+    /// The version of the lock's state that this shows.
+    pub version: i64,
+    /// Rises with every grant; a save that carries it can be checked.
+    pub fencing_token: i64,
+}
+
+impl Lock {
+    /// The lease in force, as clients see it; `None` where the lock is free.
+    #[must_use]
+    pub fn of(state: &LockState) -> Option<Self> {
+        state.live().map(|lease| Self::with(state, lease))
+    }
+
+    fn with(state: &LockState, lease: &Lease) -> Self {
+        let left = (lease.expires_at - state.now).whole_milliseconds();
+        Self {
+            appointment_id: state.room.appointment.to_string(),
+            user_id: lease.user_id.clone(),
+            user_info: lease.user_info.clone(),
+            session_id: lease.session_id.clone(),
+            created_at: lease.granted_at,
+            expires_at: lease.expires_at,
+            expires_in_ms: i64::try_from(left).unwrap_or(i64::MAX),
+            version: state.version,
+            fencing_token: lease.fencing_token,
+        }
+    }
+}
+
+/// The answer to a change, and to `verify`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LockAnswer {
+    /// True.
+    pub success: bool,
+    /// What happened, for people.
+    pub message: String,
+    /// The lease, where one is in force now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+    /// The version of the lock's state.
+    pub version: i64,
+}
+
+impl LockAnswer {
+    /// What happened, and the state that it led to.
+    #[must_use]
+    pub fn new(message: impl Into<String>, state: &LockState) -> Self {
+        Self { success: true, message: message.into(), lock: Lock::of(state), version: state.version }
+    }
+}
+
+/// The answer of `lock-status`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusAnswer {
+    /// True.
+    pub success: bool,
+    /// For people.
+    pub message: String,
+    /// Whether a lease is in force.
+    pub locked: bool,
+    /// That lease, or null.
+    pub lock: Option<Lock>,
+    /// The version of the lock's state; 0 where it was never locked.
+    pub version: i64,
+    /// The server's clock, which is PostgreSQL's.
+    #[serde(serialize_with = "rfc3339_millis")]
+    #[schema(value_type = String, format = DateTime)]
+    pub server_time: OffsetDateTime,
+}
+
+impl StatusAnswer {
+    /// The state, as `lock-status` shows it.
+    #[must_use]
+    pub fn of(state: &LockState) -> Self {
+        let lock = Lock::of(state);
+        let message = match &lock {
+            Some(lock) => held_by(&lock.user_info),
+            None => "Appointment is not locked".into(),
+        };
+        Self {
+            success: true,
+            message,
+            locked: lock.is_some(),
+            lock,
+            version: state.version,
+            server_time: state.now,
+        }
+    }
+}
+
+/// The sentence that a conflict says.
+#[must_use]
+pub(crate) fn held_by(holder: &UserInfo) -> String {
+    format!("Appointment is currently locked by {}", holder.name)
+}
+
+/// The envelope of a refusal, and of any answer that says no more than that.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Whether the wish was granted.
+    pub success: bool,
+    /// For people.
+    pub message: String,
+    /// For programs, in a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// In a conflict: the lease that stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Lock>,
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            success: false,
+            message: refusal.message,
+            code: Some(refusal.code),
+            lock: refusal.lock.map(|lock| *lock),
+        }
+    }
+}

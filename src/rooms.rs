@@ -1,0 +1,253 @@
+//! The local rooms: who on this replica watches which appointment, what each room last saw of its lock, and
+//! the ONE door to the sockets.
+//!
+//! ```text
+//!            enter                  admit (snapshot)
+//!   nobody ─────────▶ subscribing ───────────────────▶ watching ◀──┐
+//!      ▲                                                │   observe: compare, hand over, advance
+//!      └── empty for a while ◀── leave (the last one) ──┘
+//! ```
+//!
+//! Layer 2. PostgreSQL decides what a version is; a room only compares. `observe` compares, hands over and
+//! only then advances the version it has seen, under one short mutex: so the order of the outlet is the
+//! order of versions, and a snapshot handed out through it lies between what came before and what follows.
+//! On failure: where the outlet is full the version does not advance, and reconcile finds the room behind.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc};
+
+use crate::bus::{Bus, Subscribing};
+use crate::domain::ids::{RoomId, SessionId, UserId};
+use crate::domain::lease::{Change, LockState, Reason};
+use crate::domain::sighting::{Turn, turn};
+use crate::protocol::{AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate};
+use crate::telemetry;
+
+/// What waits for the pump; beyond that, changes are repaired later and cursors are dropped.
+const OUTLET: usize = 8192;
+/// How long a room without audience keeps its channel: a reloaded page comes back within it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// One event for the sockets of a room, encoded once.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Its name.
+    pub name: &'static str,
+    /// Its payload.
+    pub payload: Box<RawValue>,
+    /// The socket that caused it and does not hear it.
+    pub except: Option<Arc<str>>,
+}
+
+impl Event {
+    fn new(name: &'static str, payload: &impl Serialize) -> Self {
+        let payload = serde_json::value::to_raw_value(payload)
+            .expect("our payloads are structs of strings and finite numbers, which JSON can say");
+        Self { name, payload, except: None }
+    }
+}
+
+/// What the pump hands to the sockets, in this order.
+pub enum Outlet {
+    /// Events for a room; all of one change together.
+    Events(RoomId, Vec<Event>),
+    /// A socket joins: it gets this state, and every later event of its room.
+    Admit(Ticket, LockState),
+}
+
+/// What lets one socket in, once.
+pub type Ticket = Box<dyn FnOnce(&LockState) + Send>;
+
+/// Whose lease a room sees in force.
+#[derive(Debug, Clone)]
+pub struct SeenHolder {
+    /// Who.
+    pub user_id: UserId,
+    /// In which tab, where it was taken for one.
+    pub session_id: Option<SessionId>,
+    /// When this replica saw its newest version.
+    pub seen_at: Instant,
+}
+
+struct Seen {
+    state: LockState,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Room {
+    members: usize,
+    emptied: Option<Instant>,
+    seen: Option<Seen>,
+}
+
+/// The local rooms of one replica.
+pub struct Rooms {
+    /// A std mutex: held for a comparison and a hand-over, never across an await.
+    rooms: Mutex<HashMap<RoomId, Room>>,
+    outlet: mpsc::Sender<Outlet>,
+    bus: Arc<dyn Bus>,
+    /// Rung when a room could not be shown a change.
+    behind: Notify,
+}
+
+impl Rooms {
+    /// No rooms yet, and the outlet that the pump empties.
+    pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<Outlet>) {
+        let (outlet, pumped) = mpsc::channel(OUTLET);
+        (Self { rooms: Mutex::default(), outlet, bus, behind: Notify::new() }, pumped)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Room>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more member. Await the result before reading the state, so that no change falls between the two.
+    /// Each `enter` is answered by one [`Rooms::leave`].
+    pub fn enter(&self, id: &RoomId) -> Subscribing {
+        let mut rooms = self.rooms();
+        let room = rooms.entry(id.clone()).or_default();
+        room.members += 1;
+        room.emptied = None;
+        metrics::gauge!(telemetry::ROOMS).set(rooms.len() as f64);
+        // Under the mutex, so that it cannot be overtaken by the unsubscribe of a room that is dropped now.
+        self.bus.subscribe(id)
+    }
+
+    /// One member less. The channel is kept for a while.
+    pub fn leave(&self, id: &RoomId) {
+        if let Some(room) = self.rooms().get_mut(id) {
+            room.members = room.members.saturating_sub(1);
+            if room.members == 0 {
+                room.emptied = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Drops rooms that have been empty for a while.
+    pub fn prune(&self) {
+        let mut rooms = self.rooms();
+        rooms.retain(|id, room| {
+            let keep = room.emptied.is_none_or(|since| since.elapsed() < LINGER);
+            if !keep {
+                self.bus.unsubscribe(id);
+            }
+            keep
+        });
+        metrics::gauge!(telemetry::ROOMS).set(rooms.len() as f64);
+    }
+
+    /// A change was committed, here or elsewhere: shows it, if it is news. Returns whether it was.
+    pub fn observe(&self, change: &Change) -> bool {
+        let state = &change.state;
+        let mut rooms = self.rooms();
+        let Some(room) = rooms.get_mut(&state.room) else { return false };
+        if let Some(seen) = &room.seen {
+            let Some(turn) = turn(&seen.state, state) else { return false };
+            if room.members > 0 {
+                let events = Outlet::Events(state.room.clone(), events(change, turn));
+                if self.outlet.try_send(events).is_err() {
+                    metrics::counter!(telemetry::OUTLET_FULL).increment(1);
+                    self.behind.notify_one();
+                    return false;
+                }
+            }
+        }
+        room.seen = Some(Seen { state: state.clone(), at: Instant::now() });
+        true
+    }
+
+    /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what
+    /// PostgreSQL said after [`Rooms::enter`] was awaited.
+    pub async fn admit(&self, read: LockState, ticket: Ticket) {
+        let Ok(place) = self.outlet.reserve().await else { return };
+        self.observe(&Change::from(read.clone()));
+        let rooms = self.rooms();
+        let seen = rooms.get(&read.room).and_then(|room| room.seen.as_ref());
+        // At the same version the fresh reading knows better whether the lease has run out.
+        let state = match seen {
+            Some(seen) if seen.state.version > read.version => seen.state.clone(),
+            _ => read,
+        };
+        place.send(Outlet::Admit(ticket, state));
+    }
+
+    /// Cursors that moved, as they were encoded by the replica that heard them.
+    pub fn show_cursors(&self, id: &RoomId, frames: impl Iterator<Item = (CursorFrame, Option<Arc<str>>)>) {
+        // Nobody hears oneself: alone in the room there is nothing to show.
+        let members = self.rooms().get(id).map_or(0, |room| room.members);
+        let events: Vec<Event> = frames
+            .filter(|(_, except)| members > usize::from(except.is_some()))
+            .map(|(frame, except)| Event { name: "cursor-update", payload: frame.0, except })
+            .collect();
+        self.hand_over(id, events);
+    }
+
+    /// A cursor to take off the screens.
+    pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
+        if self.rooms().get(id).is_some_and(|room| room.members > 0) {
+            let left = CursorLeft { appointment_id: &id.appointment, user_id };
+            self.hand_over(id, vec![Event::new("cursor-left", &left)]);
+        }
+    }
+
+    fn hand_over(&self, id: &RoomId, events: Vec<Event>) {
+        if !events.is_empty() && self.outlet.try_send(Outlet::Events(id.clone(), events)).is_err() {
+            metrics::counter!(telemetry::OUTLET_FULL).increment(1);
+        }
+    }
+
+    /// Whose lease the room saw last, whether or not it has run out since.
+    pub fn holder(&self, id: &RoomId) -> Option<SeenHolder> {
+        let rooms = self.rooms();
+        let seen = rooms.get(id)?.seen.as_ref()?;
+        let lease = seen.state.lease.as_ref()?;
+        Some(SeenHolder {
+            user_id: lease.user_id.clone(),
+            session_id: lease.session_id.clone(),
+            seen_at: seen.at,
+        })
+    }
+
+    /// The versions that the rooms saw last, for reconcile.
+    pub fn seen_versions(&self) -> Vec<(RoomId, i64)> {
+        self.rooms()
+            .iter()
+            .filter_map(|(id, room)| Some((id.clone(), room.seen.as_ref()?.state.version)))
+            .collect()
+    }
+
+    /// Resolves when a room could not be shown a change.
+    pub async fn behind(&self) {
+        self.behind.notified().await;
+    }
+}
+
+/// What a change is to the sockets: who stepped in, what happened, what is.
+fn events(change: &Change, turn: Turn) -> Vec<Event> {
+    let state = &change.state;
+    let (appointment_id, version) = (&state.room.appointment, state.version);
+    let lock = Lock::of(state);
+    let mut events = Vec::with_capacity(3);
+    if let Some(admin) = &change.admin {
+        let (admin_id, admin_info) = (&admin.admin_id, admin.admin_info.as_ref());
+        events.push(Event::new("admin-takeover", &AdminTakeover { appointment_id, admin_id, admin_info, version }));
+    }
+    let reason = state.reason.unwrap_or(Reason::Released);
+    events.push(Event::new("lock-update", &LockUpdate { appointment_id, lock: lock.as_ref(), version, reason }));
+    match turn {
+        Turn::Granted => {
+            events.push(Event::new("lock-acquired", &LockAcquired { appointment_id, lock: lock.as_ref(), version }));
+        }
+        Turn::Ended(reason) => {
+            events.push(Event::new("lock-released", &LockReleased { appointment_id, version, reason }));
+        }
+        Turn::Same => {}
+    }
+    events
+}

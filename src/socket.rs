@@ -1,0 +1,263 @@
+//! The Socket.IO interface: who connects, what sockets ask, what they hear.
+//!
+//! ```text
+//!   connect ──▶ Session ── subscribe ──▶ Rooms::enter … read the state … Rooms::admit ─┐
+//!                  │                                                                   ▼
+//!                  ├── cursor-position ──▶ Cursors::move_to, Activity::moved     outlet ──▶ pump ──▶ sockets
+//!                  └── gone ──▶ Rooms::leave, Cursors::leave
+//! ```
+//!
+//! Layer 5. Each event's handler does what must keep the order of a socket's events before it awaits
+//! anything: socketioxide calls handlers in that order and spawns only their futures. A malformed payload is
+//! answered where there is an acknowledgement, counted in any case, and harms nobody. On failure of the
+//! database `subscribe` says so, and the client asks again.
+
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use socketioxide::SocketIo;
+use socketioxide::extract::{AckSender, SocketRef, TryData};
+use socketioxide::handler::ConnectHandler;
+use socketioxide::layer::SocketIoLayer;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::auth::Principal;
+use crate::cursors::Cursors;
+use crate::domain::ids::{AppointmentId, RoomId};
+use crate::domain::lease::Person;
+use crate::locks::{Activity, Locks};
+use crate::protocol::{Code, CursorPosition, Handshake, Refusal, Restarting, Room, Subscribed, ack, from_value};
+use crate::rooms::{Outlet, Rooms};
+use crate::telemetry;
+
+use session::{Entry, Session};
+
+/// The largest message of a socket, in bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// Packets that wait for one slow socket.
+const SOCKET_QUEUE: usize = 1024;
+/// How long all sockets may take to close at a stop.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// What the handlers need.
+pub struct Hub {
+    /// Snapshots.
+    pub locks: Locks,
+    /// Who watches what.
+    pub rooms: Arc<Rooms>,
+    /// Where people point.
+    pub cursors: Arc<Cursors>,
+    /// What renews a lease.
+    pub activity: Activity,
+}
+
+/// The layer that answers `/socket.io`, and the handle to its sockets.
+pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
+    let (layer, io) = SocketIo::builder()
+        .max_buffer_size(SOCKET_QUEUE)
+        .ws_max_message_size(MAX_MESSAGE)
+        .ws_max_frame_size(MAX_MESSAGE)
+        .ws_read_buffer_size(4096)
+        .build_layer();
+    // Handlers are registered in the middleware, which runs before the client hears that it is connected:
+    // what a client sends right after that would be lost otherwise.
+    let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| connect(&hub, &socket, auth.ok());
+    io.ns("/", (async || {}).with(connect));
+    (layer, io)
+}
+
+/// Reads who connects, and registers what it may ask.
+///
+/// An `Err` is a `connect_error` for the client: one line that names the field.
+fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
+    let handshake: Handshake = match auth {
+        None | Some(Value::Null) => Handshake::default(),
+        Some(auth) => from_value(auth).map_err(|fault| {
+            metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
+            Refused(format!("auth.{fault}"))
+        })?,
+    };
+    let principal = Principal::trusted();
+    let person = match handshake.user_id {
+        None => None,
+        Some(user_id) => Some(
+            principal
+                .person(Some(user_id), handshake.user_info.map(Into::into))
+                .map_err(|refusal| Refused(format!("auth.{}", refusal.message)))?,
+        ),
+    };
+    let session = Arc::new(Session::new(socket, principal, person, handshake.session_id));
+    socket.extensions.insert(session.clone());
+    metrics::gauge!(telemetry::SOCKETS).increment(1.0);
+
+    let (h, s) = (hub.clone(), session.clone());
+    socket.on("subscribe", move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+        let begun = begin_subscribe(&h, &s, data.ok());
+        finish_subscribe(h, s, socket, begun, ack)
+    });
+    let (h, s) = (hub.clone(), session.clone());
+    socket.on("unsubscribe", move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+        answer("unsubscribe", ack, unsubscribe(&h, &s, &socket, data.ok()));
+        std::future::ready(())
+    });
+    let (h, s) = (hub.clone(), session.clone());
+    socket.on("cursor-position", move |TryData(data): TryData<Value>, ack: AckSender| {
+        answer("cursor-position", ack, cursor_position(&h, &s, data.ok()));
+        std::future::ready(())
+    });
+    let h = hub.clone();
+    socket.on_disconnect(move || {
+        metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
+        session.close(&h.rooms, &h.cursors);
+        std::future::ready(())
+    });
+    Ok(())
+}
+
+/// Why a connection was refused.
+#[derive(Debug)]
+struct Refused(String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads an event's payload. One that is no JSON, or missing, is null, which no event takes.
+fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Result<T, Refusal> {
+    from_value(data.unwrap_or(Value::Null)).map_err(|fault| {
+        metrics::counter!(telemetry::BAD_PAYLOADS, "event" => event).increment(1);
+        fault.into()
+    })
+}
+
+fn answer(event: &'static str, sender: AckSender, outcome: Result<&str, Refusal>) {
+    if let Err(refusal) = &outcome {
+        debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
+    }
+    send(sender, &ack(outcome));
+}
+
+fn send(sender: AckSender, answer: &impl serde::Serialize) {
+    if let Err(error) = sender.send(answer) {
+        // The socket is gone, or does not read; it will ask again when it is back.
+        debug!(%error, "an acknowledgement did not get out");
+        metrics::counter!(telemetry::SOCKET_FULL).increment(1);
+    }
+}
+
+fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
+    RoomId { tenant: session.principal.tenant.clone(), appointment }
+}
+
+fn begin_subscribe(hub: &Hub, session: &Session, data: Option<Value>) -> Result<(RoomId, Entry), Refusal> {
+    let Room { appointment_id } = payload("subscribe", data)?;
+    let room = room_of(session, appointment_id);
+    let entry = session
+        .enter(&room, &hub.rooms)
+        .ok_or_else(|| Refusal::new(Code::Unavailable, "This connection is closing"))?;
+    Ok((room, entry))
+}
+
+async fn finish_subscribe(
+    hub: Arc<Hub>,
+    session: Arc<Session>,
+    socket: SocketRef,
+    begun: Result<(RoomId, Entry), Refusal>,
+    ack: AckSender,
+) {
+    let (room, entry) = match begun {
+        Ok(begun) => begun,
+        Err(refusal) => return answer("subscribe", ack, Err(refusal)),
+    };
+    // First the channel, then the state: a change between the two would be seen by neither.
+    if let Some(subscribing) = entry.subscribing {
+        subscribing.await;
+    }
+    match hub.locks.status(&room).await {
+        Ok(state) => {
+            let ticket = Box::new(move |state: &crate::domain::lease::LockState| {
+                session.join(&state.room, &socket);
+                send(ack, &Subscribed::of(state));
+            });
+            hub.rooms.admit(state, ticket).await;
+        }
+        Err(error) => {
+            warn!(appointment = %room.appointment, %error, "a subscription could not be answered: {error}");
+            session.abandon(&room, entry.number, &hub.rooms);
+            answer("subscribe", ack, Err(error.into()));
+        }
+    }
+}
+
+fn unsubscribe(
+    hub: &Hub,
+    session: &Session,
+    socket: &SocketRef,
+    data: Option<Value>,
+) -> Result<&'static str, Refusal> {
+    let Room { appointment_id } = payload("unsubscribe", data)?;
+    session.leave(&room_of(session, appointment_id), &hub.rooms, &hub.cursors, socket);
+    Ok("Unsubscribed")
+}
+
+fn cursor_position(hub: &Hub, session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {
+    let CursorPosition { appointment_id, position, user_id, user_info } = payload("cursor-position", data)?;
+    let person: Person = match (user_id, &session.person) {
+        (Some(named), Some(known)) if named == known.user_id && user_info.is_none() => known.clone(),
+        (None, Some(known)) => known.clone(),
+        (named, _) => session.principal.person(named, user_info.map(Into::into))?,
+    };
+    let room = room_of(session, appointment_id);
+    if !session.shows(&room, &person.user_id, &hub.cursors) {
+        return Err(Refusal::new(Code::NotSubscribed, "Subscribe to the appointment first"));
+    }
+    hub.cursors.move_to(&room, &person, position, &session.socket);
+    hub.activity.moved(&room, &person.user_id, session.session_id.as_ref(), position);
+    Ok("Shown")
+}
+
+/// Hands what the rooms put out to the sockets, in order, until the rooms are gone.
+pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>) {
+    while let Some(item) = outlet.recv().await {
+        match item {
+            Outlet::Admit(ticket, state) => ticket(&state),
+            Outlet::Events(room, events) => {
+                let name = room.name();
+                for event in events {
+                    let mut to = io.to(name.clone()).local();
+                    if let Some(socket) = &event.except {
+                        to = to.except(socket.to_string());
+                    }
+                    metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
+                    if let Err(error) = to.emit(event.name, &*event.payload).await {
+                        debug!(event = event.name, appointment = %room.appointment, %error, "a socket does not keep up");
+                        metrics::counter!(telemetry::SOCKET_FULL).increment(1);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells every socket that this replica goes, and closes them. socketioxide calls no disconnect handler then,
+/// so what they would do is done here first.
+pub async fn close(io: &SocketIo, hub: &Hub) {
+    let sockets = io.sockets();
+    for socket in &sockets {
+        // A client that is gone already needs no word.
+        let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms: 0 });
+    }
+    for session in sockets.iter().filter_map(|socket| socket.extensions.get::<Arc<Session>>()) {
+        session.close(&hub.rooms, &hub.cursors);
+    }
+    if tokio::time::timeout(CLOSING, io.close()).await.is_err() {
+        warn!("some sockets did not close in time");
+    }
+}

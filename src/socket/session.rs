@@ -1,0 +1,140 @@
+//! One socket: who it is, which rooms it is in, whose cursors it has shown.
+//!
+//! Owns that every `enter` has its `leave`, whatever order subscribe, unsubscribe and disconnect come in. The
+//! mutex also covers joining the socket's room: a socket that has been closed is never joined again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use socketioxide::extract::SocketRef;
+
+use crate::auth::Principal;
+use crate::bus::Subscribing;
+use crate::cursors::Cursors;
+use crate::domain::ids::{RoomId, SessionId, UserId};
+use crate::domain::lease::Person;
+use crate::rooms::Rooms;
+
+/// People that one socket may speak for in one room, where identities are trusted.
+const MAX_SHOWN: usize = 64;
+
+#[derive(Default)]
+struct Membership {
+    closed: bool,
+    entries: u64,
+    rooms: HashMap<RoomId, Member>,
+}
+
+struct Member {
+    number: u64,
+    shown: HashSet<UserId>,
+}
+
+/// A room that was entered, or entered again.
+pub(super) struct Entry {
+    /// Which entering this was.
+    pub(super) number: u64,
+    /// What to await before the state is read.
+    pub(super) subscribing: Option<Subscribing>,
+}
+
+/// One socket.
+pub(super) struct Session {
+    /// The socket's name, and that of the room in which it is alone.
+    pub(super) socket: Arc<str>,
+    /// Who asks.
+    pub(super) principal: Principal,
+    /// Who the handshake said it is.
+    pub(super) person: Option<Person>,
+    /// Which tab the handshake said it is.
+    pub(super) session_id: Option<SessionId>,
+    /// A std mutex: held for a change of a map, never across an await.
+    membership: Mutex<Membership>,
+}
+
+impl Session {
+    pub(super) fn new(
+        socket: &SocketRef,
+        principal: Principal,
+        person: Option<Person>,
+        session_id: Option<SessionId>,
+    ) -> Self {
+        let name = socket.id.to_string();
+        Self { socket: name.into(), principal, person, session_id, membership: Mutex::default() }
+    }
+
+    fn membership(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is in the room from now on, as far as counting goes; it hears nothing before [`Session::join`].
+    /// `None`: the socket is closed.
+    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Option<Entry> {
+        let mut membership = self.membership();
+        if membership.closed {
+            return None;
+        }
+        if let Some(member) = membership.rooms.get(room) {
+            return Some(Entry { number: member.number, subscribing: None });
+        }
+        membership.entries += 1;
+        let number = membership.entries;
+        membership.rooms.insert(room.clone(), Member { number, shown: HashSet::new() });
+        Some(Entry { number, subscribing: Some(rooms.enter(room)) })
+    }
+
+    /// Hears the room from now on, unless it has left meanwhile.
+    pub(super) fn join(&self, room: &RoomId, socket: &SocketRef) {
+        let membership = self.membership();
+        if !membership.closed && membership.rooms.contains_key(room) {
+            socket.join([room.name(), self.socket.to_string()]);
+        }
+    }
+
+    /// Takes back an entering that failed, unless the room was left and entered anew since.
+    pub(super) fn abandon(&self, room: &RoomId, number: u64, rooms: &Rooms) {
+        let mut membership = self.membership();
+        if membership.rooms.get(room).is_some_and(|member| member.number == number) {
+            membership.rooms.remove(room);
+            rooms.leave(room);
+        }
+    }
+
+    /// Leaves the room, and takes its cursors off the screens.
+    pub(super) fn leave(&self, room: &RoomId, rooms: &Rooms, cursors: &Cursors, socket: &SocketRef) {
+        let mut membership = self.membership();
+        socket.leave(room.name());
+        if let Some(member) = membership.rooms.remove(room) {
+            rooms.leave(room);
+            for user in member.shown {
+                cursors.leave(room, &user);
+            }
+        }
+    }
+
+    /// Notes that this socket shows that user's cursor. False: it is not in the room.
+    pub(super) fn shows(&self, room: &RoomId, user: &UserId, cursors: &Cursors) -> bool {
+        let mut membership = self.membership();
+        let Some(member) = membership.rooms.get_mut(room) else { return false };
+        if !member.shown.contains(user) {
+            if member.shown.len() >= MAX_SHOWN {
+                return false;
+            }
+            member.shown.insert(user.clone());
+            cursors.appear(room, user);
+        }
+        true
+    }
+
+    /// The socket is gone: leaves every room, and enters none any more.
+    pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
+        let mut membership = self.membership();
+        membership.closed = true;
+        for (room, member) in std::mem::take(&mut membership.rooms) {
+            rooms.leave(&room);
+            for user in member.shown {
+                cursors.leave(&room, &user);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The leader's row: who sweeps, and in which term.
+
+use std::time::Duration;
+
+use super::{Store, StoreError, sql};
+
+/// A replica that stands for the sweeper's duty.
+#[derive(Debug, Clone)]
+pub struct Candidate<'a> {
+    /// Its name, unique among replicas and starts.
+    pub name: &'a str,
+    /// How long the duty is its own before it must ask again.
+    pub ttl: Duration,
+}
+
+impl Store {
+    /// Takes the duty if it is free, or keeps it. `None`: another replica has it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn campaign(&self, candidate: &Candidate<'_>) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar(sql::CAMPAIGN)
+            .bind(candidate.name)
+            .bind(candidate.ttl.as_secs_f64())
+            .fetch_optional(&self.pool)
+            .await?)
+    }
+
+    /// Gives the duty of that term up, so that another replica need not wait.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn resign(&self, name: &str, term: i64) -> Result<(), StoreError> {
+        sqlx::query(sql::RESIGN).bind(name).bind(term).execute(&self.pool).await?;
+        Ok(())
+    }
+}

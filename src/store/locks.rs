@@ -1,0 +1,241 @@
+//! The transitions of a lock, as PostgreSQL does them. Owns what each statement's result means.
+
+use std::time::Duration;
+
+use sqlx::types::Json;
+
+use crate::domain::ids::{AppointmentId, Note, RoomId, SessionId, TenantId, UserId};
+use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
+
+use super::row::{state, unreadable};
+use super::{Store, StoreError, sql};
+
+/// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
+/// one repeat is rare and more are a storm.
+const REPEATS: usize = 5;
+
+/// The state that stands in the way; the rules of who may what read it.
+#[derive(Debug)]
+pub struct Refused(pub LockState);
+
+/// A lock that was taken or kept.
+#[derive(Debug)]
+pub struct Acquired {
+    /// The state now.
+    pub state: LockState,
+    /// The end of a lease that had run out and was still in the row.
+    pub ended: Option<LockState>,
+}
+
+/// A lease that the sweep ended.
+#[derive(Debug)]
+pub struct Swept {
+    /// The state now.
+    pub state: LockState,
+    /// How long after its deadline.
+    pub late: Duration,
+}
+
+/// The end of a lease at one version.
+fn ended(state: &LockState, version: i64, reason: Reason) -> LockState {
+    LockState { room: state.room.clone(), version, reason: Some(reason), lease: None, now: state.now }
+}
+
+impl Store {
+    /// The state, as a look: nothing is locked.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn status(&self, room: &RoomId) -> Result<LockState, StoreError> {
+        let row = sqlx::query(sql::STATUS)
+            .bind(room.tenant.as_str())
+            .bind(room.appointment.as_str())
+            .fetch_one(&self.pool)
+            .await?;
+        state(room, &row)
+    }
+
+    /// Takes a free lock, or renews the same holder's lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn acquire(
+        &self,
+        room: &RoomId,
+        person: &Person,
+        session: Option<&SessionId>,
+        ttl: Duration,
+        transfer: bool,
+    ) -> Result<Result<Acquired, Refused>, StoreError> {
+        self.take(room, || {
+            sqlx::query(sql::ACQUIRE)
+                .bind(room.tenant.as_str())
+                .bind(room.appointment.as_str())
+                .bind(person.user_id.as_str())
+                .bind(Json(&person.user_info))
+                .bind(session.map(SessionId::as_str))
+                .bind(ttl.as_secs_f64())
+                .bind(transfer)
+        })
+        .await
+    }
+
+    /// Gives the lease to an admin, with never a free moment between.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn take_over(
+        &self,
+        room: &RoomId,
+        admin: &Admin,
+        seen_as: &UserInfo,
+        why: Option<&Note>,
+        token: Option<i64>,
+        ttl: Duration,
+    ) -> Result<Result<Acquired, Refused>, StoreError> {
+        self.take(room, || {
+            sqlx::query(sql::TAKE_OVER)
+                .bind(room.tenant.as_str())
+                .bind(room.appointment.as_str())
+                .bind(token)
+                .bind(admin.admin_id.as_str())
+                .bind(admin.admin_info.as_ref().map(Json))
+                .bind(why.map(Note::as_str))
+                .bind(Json(seen_as))
+                .bind(ttl.as_secs_f64())
+        })
+        .await
+    }
+
+    async fn take<'q>(
+        &self,
+        room: &RoomId,
+        query: impl Fn() -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ) -> Result<Result<Acquired, Refused>, StoreError> {
+        use sqlx::Row;
+        for _ in 0..REPEATS {
+            let Some(row) = query().fetch_optional(&self.pool).await? else { continue };
+            let now = state(room, &row)?;
+            if !row.try_get::<bool, _>("changed")? {
+                return Ok(Err(Refused(now)));
+            }
+            let ran_out: bool = row.try_get("ran_out")?;
+            let ended = ran_out.then(|| ended(&now, now.version - 1, Reason::Expired));
+            return Ok(Ok(Acquired { state: now, ended }));
+        }
+        Ok(Err(Refused(self.status(room).await?)))
+    }
+
+    /// Keeps the user's lease, as of an activity that was `ago`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn renew(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        position: Option<Position>,
+        ttl: Duration,
+        ago: Duration,
+    ) -> Result<Result<LockState, Refused>, StoreError> {
+        let query = sqlx::query(sql::RENEW)
+            .bind(room.tenant.as_str())
+            .bind(room.appointment.as_str())
+            .bind(user.as_str())
+            .bind(position.map(Json))
+            .bind(ttl.as_secs_f64())
+            .bind(ago.as_secs_f64());
+        self.change(room, query).await
+    }
+
+    /// Ends the user's lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        session: Option<&SessionId>,
+        token: Option<i64>,
+    ) -> Result<Result<LockState, Refused>, StoreError> {
+        let query = sqlx::query(sql::RELEASE)
+            .bind(room.tenant.as_str())
+            .bind(room.appointment.as_str())
+            .bind(user.as_str())
+            .bind(session.map(SessionId::as_str))
+            .bind(token);
+        let done = self.change(room, query).await?;
+        Ok(done.map(|was| ended(&was, was.version, Reason::Released)))
+    }
+
+    /// Ends whatever lease there is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn force_release(
+        &self,
+        room: &RoomId,
+        admin: &Admin,
+        why: Option<&Note>,
+        token: Option<i64>,
+    ) -> Result<Result<LockState, Refused>, StoreError> {
+        let query = sqlx::query(sql::FORCE_RELEASE)
+            .bind(room.tenant.as_str())
+            .bind(room.appointment.as_str())
+            .bind(token)
+            .bind(admin.admin_id.as_str())
+            .bind(admin.admin_info.as_ref().map(Json))
+            .bind(why.map(Note::as_str));
+        let done = self.change(room, query).await?;
+        Ok(done.map(|was| ended(&was, was.version, Reason::Forced)))
+    }
+
+    async fn change(
+        &self,
+        room: &RoomId,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+    ) -> Result<Result<LockState, Refused>, StoreError> {
+        use sqlx::Row;
+        let row = query.fetch_one(&self.pool).await?;
+        let found = state(room, &row)?;
+        Ok(if row.try_get("changed")? { Ok(found) } else { Err(Refused(found)) })
+    }
+
+    /// Ends leases that have run out, at most `batch`, if `holder` still leads in `term`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn sweep(&self, holder: &str, term: i64, batch: i64) -> Result<Vec<Swept>, StoreError> {
+        use sqlx::Row;
+        let rows = sqlx::query(sql::SWEEP).bind(holder).bind(term).bind(batch).fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let room = RoomId {
+                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
+                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?).map_err(unreadable)?,
+                };
+                let late: f64 = row.try_get("late")?;
+                Ok(Swept {
+                    state: LockState {
+                        room,
+                        version: row.try_get("version")?,
+                        reason: Some(Reason::Expired),
+                        lease: None,
+                        now: row.try_get("now")?,
+                    },
+                    late: Duration::try_from_secs_f64(late).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// How long until the next lease runs out; zero where one is due, `None` where none is held.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
+        let seconds: Option<f64> = sqlx::query_scalar(sql::NEXT_EXPIRY).fetch_one(&self.pool).await?;
+        Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
+    }
+}

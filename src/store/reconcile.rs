@@ -1,0 +1,36 @@
+//! What rooms have missed.
+
+use sqlx::Row;
+
+use crate::domain::ids::{AppointmentId, RoomId, TenantId};
+use crate::domain::lease::LockState;
+
+use super::row::{state, unreadable};
+use super::{Store, StoreError, sql};
+
+impl Store {
+    /// The states that are newer than the versions seen, of the rooms named. One statement for all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn newer(&self, seen: &[(RoomId, i64)]) -> Result<Vec<LockState>, StoreError> {
+        let tenants: Vec<&str> = seen.iter().map(|(room, _)| room.tenant.as_str()).collect();
+        let appointments: Vec<&str> = seen.iter().map(|(room, _)| room.appointment.as_str()).collect();
+        let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
+        let rows = sqlx::query(sql::NEWER)
+            .bind(tenants)
+            .bind(appointments)
+            .bind(versions)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let room = RoomId {
+                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
+                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?).map_err(unreadable)?,
+                };
+                state(&room, row)
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,43 @@
+//! From a row to a [`LockState`]. Owns how columns are read.
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use time::OffsetDateTime;
+
+use crate::domain::ids::{RoomId, SessionId, UserId};
+use crate::domain::lease::{Lease, LockState, Reason, UserInfo};
+
+use super::StoreError;
+
+/// Reads the state columns of any statement. All are NULL where there is no row: version 0, never locked.
+pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError> {
+    let now: OffsetDateTime = row.try_get("now")?;
+    let version: Option<i64> = row.try_get("version")?;
+    let reason: Option<&str> = row.try_get("reason")?;
+    let user_id: Option<String> = row.try_get("user_id")?;
+    let lease = match user_id {
+        None => None,
+        Some(user_id) => Some(Lease {
+            user_id: UserId::new(user_id).map_err(unreadable)?,
+            user_info: row.try_get::<Json<UserInfo>, _>("user_info")?.0,
+            session_id: row
+                .try_get::<Option<String>, _>("session_id")?
+                .map(SessionId::new)
+                .transpose()
+                .map_err(unreadable)?,
+            granted_at: row.try_get("granted_at")?,
+            expires_at: row.try_get("expires_at")?,
+            fencing_token: row.try_get("fencing_token")?,
+        }),
+    };
+    // A word of a newer release, while replicas are being updated: what it did is in the other columns.
+    let nearest = if lease.is_some() { Reason::Renewed } else { Reason::Released };
+    let reason = reason.map(|word| Reason::parse(word).unwrap_or(nearest));
+    Ok(LockState { room: room.clone(), version: version.unwrap_or(0), reason, lease, now })
+}
+
+/// A column that holds what no statement of ours writes.
+pub(super) fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
+    StoreError::Unavailable(sqlx::Error::Decode(Box::new(fault)))
+}

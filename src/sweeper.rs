@@ -1,0 +1,71 @@
+//! Makes expiry prompt. Owns when to look: at the next deadline, not on a fixed beat.
+//!
+//! Layer 4. Nothing needs the sweeper to be right: a lease that has run out is free everywhere already. It
+//! only records the end and tells the room. On failure it looks again soon; leadership decides whether it
+//! works at all.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::leadership::Term;
+use crate::locks::Locks;
+
+/// The longest sleep. A lease granted after the last look cannot end before its TTL has passed, so sleeping
+/// no longer than a TTL misses none; this bounds it further for replicas that are configured differently.
+const LONGEST: Duration = Duration::from_secs(15);
+/// After a failure, and where a due lease is held by somebody's open transaction.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Beyond the deadline, so that the lease is surely due when it is looked at.
+const MARGIN: Duration = Duration::from_millis(2);
+
+/// Sweeps while this replica leads, until stopped.
+pub async fn run(locks: Locks, name: String, mut elected: watch::Receiver<Option<Term>>, stop: CancellationToken) {
+    let sweep = async {
+        loop {
+            let term = *elected.borrow_and_update();
+            let pause = match term.filter(Term::is_trusted) {
+                Some(term) => turn(&locks, &name, term).await,
+                None => LONGEST,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = elected.wait_for(|now| now.map(|t| t.number) != term.map(|t| t.number)) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(sweep).await;
+}
+
+/// Ends what is due, and says how long there is nothing to do.
+async fn turn(locks: &Locks, name: &str, term: Term) -> Duration {
+    let mut found;
+    loop {
+        found = match locks.sweep(name, term.number).await {
+            Ok(count) => count,
+            Err(error) => {
+                warn!(%error, "could not sweep; trying again");
+                return AGAIN;
+            }
+        };
+        if !Locks::is_full_batch(found) || !term.is_trusted() {
+            break;
+        }
+    }
+    let longest = LONGEST.min(locks.ttl());
+    match locks.next_expiry().await {
+        Ok(None) => longest,
+        Ok(Some(Duration::ZERO)) if found == 0 => AGAIN,
+        Ok(Some(wait)) => (wait + MARGIN).min(longest),
+        Err(error) => {
+            warn!(%error, "could not ask for the next expiry; trying again");
+            AGAIN
+        }
+    }
+}

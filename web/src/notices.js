@@ -1,0 +1,67 @@
+// Owns the notices at the edge of the window: what happened to you, said once, in words.
+
+const STAYS_MS = 9000;
+
+export class Notices {
+  #list;
+
+  constructor(list) {
+    this.#list = list;
+  }
+
+  /**
+   * `tone`: "good", "warn" or "bad". With a button (`label`, `run`) it stays until it is answered. A notice
+   * replaces an earlier one of the same `key`, which is the title where none is given.
+   */
+  say(tone, title, text, { key = title, label, run } = {}) {
+    this.unsay(key);
+    const item = document.createElement("div");
+    item.className = `notice ${tone}`;
+    item.dataset.key = key;
+    const words = document.createElement("div");
+    const heading = document.createElement("strong");
+    heading.textContent = title;
+    words.append(heading);
+    if (text) {
+      const more = document.createElement("p");
+      more.textContent = text;
+      words.append(more);
+    }
+    item.append(words);
+    if (label) item.append(button("button small", label, () => (item.remove(), run())));
+    const close = button("icon-button", "×", () => item.remove());
+    close.setAttribute("aria-label", "Dismiss");
+    item.append(close);
+    this.#list.append(item);
+    while (this.#list.children.length > 3) this.#list.firstElementChild.remove();
+    if (!label) fade(item);
+  }
+
+  /** Takes back a notice that is no longer true. */
+  unsay(key) {
+    for (const old of [...this.#list.children]) if (old.dataset.key === key) old.remove();
+  }
+}
+
+function button(className, label, run) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.className = className;
+  element.textContent = label;
+  element.addEventListener("click", run);
+  return element;
+}
+
+function fade(item) {
+  let timer = setTimeout(() => item.remove(), STAYS_MS);
+  // Whoever is reading it decides how long that takes.
+  const hold = () => clearTimeout(timer);
+  const go = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => item.remove(), STAYS_MS);
+  };
+  item.addEventListener("pointerenter", hold);
+  item.addEventListener("pointerleave", go);
+  item.addEventListener("focusin", hold);
+  item.addEventListener("focusout", go);
+}
