@@ -86,23 +86,36 @@ impl App {
             }
             None => {
                 if neighbours.is_none() {
-                    warn!("REDIS_URL is not set: this replica works alone; a second one would not hear of its locks at once");
+                    warn!(
+                        "REDIS_URL is not set: this replica works alone; a second one would not hear of its locks at once"
+                    );
                 }
                 let (bus, events) = neighbours.cloned().unwrap_or_default().join();
                 (Arc::new(bus), events)
             }
         };
         if config.auth == AuthMode::Trusted {
-            warn!("AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development");
+            warn!(
+                "AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development"
+            );
         }
         let listener = bind("LISTEN_ADDR", config.listen).await?;
         let managing = bind("MANAGEMENT_ADDR", config.management).await?;
-        let (address, management) = (local(&listener, config.listen), local(&managing, config.management));
+        let (address, management) = (
+            local(&listener, config.listen),
+            local(&managing, config.management),
+        );
 
         let name = format!("{}-{}", host(), uuid::Uuid::new_v4().simple());
         let (rooms, outlet) = Rooms::new(bus.clone());
         let rooms = Arc::new(rooms);
-        let locks = Locks::new(store.clone(), rooms.clone(), bus.clone(), name.clone(), config.lock_ttl);
+        let locks = Locks::new(
+            store.clone(),
+            rooms.clone(),
+            bus.clone(),
+            name.clone(),
+            config.lock_ttl,
+        );
         let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
         let hub = Arc::new(Hub {
             locks: locks.clone(),
@@ -111,12 +124,26 @@ impl App {
             activity: Activity::new(locks.clone(), rooms.clone()),
         });
         let (layer, io) = socket::layer(hub.clone());
-        let (resign, quit, finish) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (resign, quit, finish) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
 
         let duty = TaskTracker::new();
         let (elected, term) = watch::channel(None);
-        duty.spawn(leadership::campaign(store.clone(), name.clone(), elected, resign.clone()));
-        duty.spawn(sweeper::run(locks.clone(), name.clone(), term, resign.clone()));
+        duty.spawn(leadership::campaign(
+            store.clone(),
+            name.clone(),
+            elected,
+            resign.clone(),
+        ));
+        duty.spawn(sweeper::run(
+            locks.clone(),
+            name.clone(),
+            term,
+            resign.clone(),
+        ));
         duty.close();
 
         let background = TaskTracker::new();
@@ -137,8 +164,16 @@ impl App {
         background.close();
 
         let draining = Arc::new(AtomicBool::new(false));
-        let ops = ops::Ops { store: store.clone(), draining: draining.clone(), metrics: telemetry::metrics() };
-        let router = http::router(Web { locks: locks.clone(), demo: config.demo }).layer(layer);
+        let ops = ops::Ops {
+            store: store.clone(),
+            draining: draining.clone(),
+            metrics: telemetry::metrics(),
+        };
+        let router = http::router(Web {
+            locks: locks.clone(),
+            demo: config.demo,
+        })
+        .layer(layer);
         let public = serve(listener, router, finish.clone());
         let managing = serve(managing, ops::router(ops), finish.clone());
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
@@ -190,7 +225,11 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) {
 
 async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadSetting> {
     TcpListener::bind(address).await.map_err(|error| {
-        BadSetting::new(variable, format!("cannot listen on {address}: {error}"), "write an address and port that are free")
+        BadSetting::new(
+            variable,
+            format!("cannot listen on {address}: {error}"),
+            "write an address and port that are free",
+        )
     })
 }
 
@@ -199,14 +238,18 @@ fn local(listener: &TcpListener, wanted: SocketAddr) -> SocketAddr {
 }
 
 fn host() -> String {
-    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "replica".into())
+    std::env::var("HOSTNAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "replica".into())
 }
 
 fn serve(listener: TcpListener, router: Router, finish: CancellationToken) -> JoinHandle<()> {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let listener = listener.tap_io(|stream| tune(stream));
     tokio::spawn(async move {
-        let serving = axum::serve(listener, service).with_graceful_shutdown(finish.cancelled_owned());
+        let serving =
+            axum::serve(listener, service).with_graceful_shutdown(finish.cancelled_owned());
         if let Err(error) = serving.await {
             warn!(%error, "the listener ended");
         }

@@ -61,8 +61,14 @@ impl Principal {
         user: Option<UserId>,
     ) -> Result<Admin, Refusal> {
         match (named, user) {
-            (Some(admin_id), _) => Ok(Admin { admin_id, admin_info: info }),
-            (None, Some(user)) => Err(Refusal::new(Code::NotAdmin, format!("{user} is not an admin"))),
+            (Some(admin_id), _) => Ok(Admin {
+                admin_id,
+                admin_info: info,
+            }),
+            (None, Some(user)) => Err(Refusal::new(
+                Code::NotAdmin,
+                format!("{user} is not an admin"),
+            )),
             (None, None) => Err(Refusal::invalid("adminId", "is missing")),
         }
     }
@@ -72,7 +78,8 @@ impl Principal {
 #[must_use]
 pub fn seen_as(admin: &Admin) -> UserInfo {
     admin.admin_info.clone().unwrap_or_else(|| UserInfo {
-        name: Name::new(admin.admin_id.as_str()).expect("an id is a well-formed name: same length, same characters"),
+        name: Name::new(admin.admin_id.as_str())
+            .expect("an id is a well-formed name: same length, same characters"),
         email: crate::domain::ids::Email::new("").expect("an address may be empty"),
         position: None,
     })
@@ -86,14 +93,30 @@ mod tests {
     fn where_identities_are_trusted_an_admin_is_who_the_body_calls_one() {
         let principal = Principal::trusted();
         let id = |text: &str| Some(UserId::new(text).unwrap());
-        assert_eq!(principal.admin(id("root"), None, id("u")).unwrap().admin_id.as_str(), "root");
-        assert_eq!(principal.admin(None, None, id("u")).unwrap_err().code, Code::NotAdmin);
-        assert_eq!(principal.admin(None, None, None).unwrap_err().message, "adminId: is missing");
+        assert_eq!(
+            principal
+                .admin(id("root"), None, id("u"))
+                .unwrap()
+                .admin_id
+                .as_str(),
+            "root"
+        );
+        assert_eq!(
+            principal.admin(None, None, id("u")).unwrap_err().code,
+            Code::NotAdmin
+        );
+        assert_eq!(
+            principal.admin(None, None, None).unwrap_err().message,
+            "adminId: is missing"
+        );
     }
 
     #[test]
     fn every_id_can_be_shown_as_a_name() {
-        let admin = Admin { admin_id: UserId::new("ü".repeat(100)).unwrap(), admin_info: None };
+        let admin = Admin {
+            admin_id: UserId::new("ü".repeat(100)).unwrap(),
+            admin_info: None,
+        };
         assert_eq!(seen_as(&admin).name.as_str(), "ü".repeat(100));
     }
 }

@@ -50,7 +50,11 @@ pub struct BadSetting {
 impl BadSetting {
     /// A fault and its mend.
     pub fn new(variable: &'static str, fault: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { variable, fault: fault.into(), mend: mend.into() }
+        Self {
+            variable,
+            fault: fault.into(),
+            mend: mend.into(),
+        }
     }
 }
 
@@ -62,11 +66,23 @@ pub struct ServeArgs {
     pub database: DatabaseArgs,
 
     /// REST, Socket.IO and the pages.
-    #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:3000", hide_env_values = true, value_name = "ADDR:PORT")]
+    #[arg(
+        long,
+        env = "LISTEN_ADDR",
+        default_value = "0.0.0.0:3000",
+        hide_env_values = true,
+        value_name = "ADDR:PORT"
+    )]
     pub listen_addr: String,
 
     /// Metrics and probes; never behind the public load balancer.
-    #[arg(long, env = "MANAGEMENT_ADDR", default_value = "0.0.0.0:9090", hide_env_values = true, value_name = "ADDR:PORT")]
+    #[arg(
+        long,
+        env = "MANAGEMENT_ADDR",
+        default_value = "0.0.0.0:9090",
+        hide_env_values = true,
+        value_name = "ADDR:PORT"
+    )]
     pub management_addr: String,
 
     /// Redis, which carries events between replicas: redis://, rediss:// (TLS), redis-sentinel:// or
@@ -75,16 +91,34 @@ pub struct ServeArgs {
     pub redis_url: Option<String>,
 
     /// A lease ends this long after its holder's last activity.
-    #[arg(long, env = "LOCK_TTL", default_value = "5m", hide_env_values = true, value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "LOCK_TTL",
+        default_value = "5m",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
     pub lock_ttl: String,
 
     /// The tick in which a room's cursors are gathered.
-    #[arg(long, env = "CURSOR_INTERVAL", default_value = "50ms", hide_env_values = true, value_name = "DURATION")]
+    #[arg(
+        long,
+        env = "CURSOR_INTERVAL",
+        default_value = "50ms",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
     pub cursor_interval: String,
 
     /// Where identities come from: jwt (a signed token), or trusted (bodies and handshakes: for development,
     /// or behind a back end that has checked them).
-    #[arg(long, env = "AUTH_MODE", default_value = "jwt", hide_env_values = true, value_name = "MODE")]
+    #[arg(
+        long,
+        env = "AUTH_MODE",
+        default_value = "jwt",
+        hide_env_values = true,
+        value_name = "MODE"
+    )]
     pub auth_mode: String,
 
     /// How log lines look: json or pretty.
@@ -100,7 +134,13 @@ pub struct DatabaseArgs {
     pub database_url: Option<String>,
 
     /// The most connections that this replica keeps open.
-    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "10", hide_env_values = true, value_name = "N")]
+    #[arg(
+        long,
+        env = "DATABASE_MAX_CONNECTIONS",
+        default_value = "10",
+        hide_env_values = true,
+        value_name = "N"
+    )]
     pub database_max_connections: String,
 }
 
@@ -108,11 +148,22 @@ pub struct DatabaseArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// How log lines look: json or pretty [default: json; pretty in dev].
-    #[arg(long, env = "LOG_FORMAT", hide_env_values = true, value_name = "FORMAT")]
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT"
+    )]
     pub log_format: Option<String>,
 
     /// What is logged: a level, or a filter such as info,apptlock=debug.
-    #[arg(long, env = "RUST_LOG", default_value = "info", hide_env_values = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "RUST_LOG",
+        default_value = "info",
+        hide_env_values = true,
+        value_name = "FILTER"
+    )]
     pub rust_log: String,
 }
 
@@ -162,14 +213,25 @@ impl ServeArgs {
                 ));
             }
             other => {
-                return Err(BadSetting::new("AUTH_MODE", format!("\"{other}\" is not a mode"), "write jwt or trusted"));
+                return Err(BadSetting::new(
+                    "AUTH_MODE",
+                    format!("\"{other}\" is not a mode"),
+                    "write jwt or trusted",
+                ));
             }
         };
         Ok(Config {
             listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
-            management: address("MANAGEMENT_ADDR", given(&self.management_addr, "0.0.0.0:9090"))?,
+            management: address(
+                "MANAGEMENT_ADDR",
+                given(&self.management_addr, "0.0.0.0:9090"),
+            )?,
             database: self.database.check()?,
-            redis: self.redis_url.as_deref().filter(|url| !url.is_empty()).map(Secret::new),
+            redis: self
+                .redis_url
+                .as_deref()
+                .filter(|url| !url.is_empty())
+                .map(Secret::new),
             lock_ttl: duration(
                 "LOCK_TTL",
                 given(&self.lock_ttl, "5m"),
@@ -194,14 +256,33 @@ impl DatabaseArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Database, BadSetting> {
-        let url = self.database_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
-            BadSetting::new("DATABASE_URL", "is not set", "write postgres://user:password@host:5432/database")
-        })?;
+        let url = self
+            .database_url
+            .as_deref()
+            .filter(|url| !url.is_empty())
+            .ok_or_else(|| {
+                BadSetting::new(
+                    "DATABASE_URL",
+                    "is not set",
+                    "write postgres://user:password@host:5432/database",
+                )
+            })?;
         let text = given(&self.database_max_connections, "10");
-        let max_connections = text.parse().ok().filter(|n| (2..=1000).contains(n)).ok_or_else(|| {
-            BadSetting::new("DATABASE_MAX_CONNECTIONS", format!("\"{text}\" will not do"), "write a number from 2 to 1000")
-        })?;
-        Ok(Database { url: Secret::new(url), max_connections })
+        let max_connections = text
+            .parse()
+            .ok()
+            .filter(|n| (2..=1000).contains(n))
+            .ok_or_else(|| {
+                BadSetting::new(
+                    "DATABASE_MAX_CONNECTIONS",
+                    format!("\"{text}\" will not do"),
+                    "write a number from 2 to 1000",
+                )
+            })?;
+        Ok(Database {
+            url: Secret::new(url),
+            max_connections,
+        })
     }
 }
 
@@ -211,7 +292,12 @@ impl LogArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self, usual: &str) -> Result<(LogFormat, &str), BadSetting> {
-        let format = match self.log_format.as_deref().filter(|chosen| !chosen.is_empty()).unwrap_or(usual) {
+        let format = match self
+            .log_format
+            .as_deref()
+            .filter(|chosen| !chosen.is_empty())
+            .unwrap_or(usual)
+        {
             "json" => LogFormat::Json,
             "pretty" => LogFormat::Pretty,
             other => {
@@ -240,7 +326,12 @@ fn address(variable: &'static str, text: &str) -> Result<SocketAddr, BadSetting>
     })
 }
 
-fn duration(variable: &'static str, text: &str, min: Duration, max: Duration) -> Result<Duration, BadSetting> {
+fn duration(
+    variable: &'static str,
+    text: &str,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, BadSetting> {
     let parsed = humantime::parse_duration(text).map_err(|_| {
         BadSetting::new(
             variable,
@@ -272,8 +363,16 @@ pub fn settings() -> Vec<(String, Option<String>, String)> {
         .get_arguments()
         .filter_map(|arg| {
             let variable = arg.get_env()?.to_str()?.to_owned();
-            let default = arg.get_default_values().first().and_then(|value| value.to_str()).map(str::to_owned);
-            Some((variable, default, arg.get_help().map(ToString::to_string).unwrap_or_default()))
+            let default = arg
+                .get_default_values()
+                .first()
+                .and_then(|value| value.to_str())
+                .map(str::to_owned);
+            Some((
+                variable,
+                default,
+                arg.get_help().map(ToString::to_string).unwrap_or_default(),
+            ))
         })
         .collect()
 }
@@ -284,18 +383,45 @@ mod tests {
     use clap::Parser;
 
     fn check(args: &[&str]) -> Result<Config, String> {
-        let args = ["apptlock", "--database-url", "postgres://x", "--auth-mode", "trusted"].iter().chain(args);
-        Probe::try_parse_from(args).map_err(|e| e.to_string())?.serve.check().map_err(|e| e.to_string())
+        let args = [
+            "apptlock",
+            "--database-url",
+            "postgres://x",
+            "--auth-mode",
+            "trusted",
+        ]
+        .iter()
+        .chain(args);
+        Probe::try_parse_from(args)
+            .map_err(|e| e.to_string())?
+            .serve
+            .check()
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn a_bad_setting_is_one_line_with_variable_fault_and_mend() {
         for (args, line) in [
-            (["--lock-ttl", "5x"], "LOCK_TTL: \"5x\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"),
-            (["--lock-ttl", "300"], "LOCK_TTL: \"300\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"),
-            (["--lock-ttl", "10ms"], "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1day"),
-            (["--listen-addr", "localhost"], "LISTEN_ADDR: \"localhost\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000"),
-            (["--database-max-connections", "0"], "DATABASE_MAX_CONNECTIONS: \"0\" will not do; write a number from 2 to 1000"),
+            (
+                ["--lock-ttl", "5x"],
+                "LOCK_TTL: \"5x\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms",
+            ),
+            (
+                ["--lock-ttl", "300"],
+                "LOCK_TTL: \"300\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms",
+            ),
+            (
+                ["--lock-ttl", "10ms"],
+                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1day",
+            ),
+            (
+                ["--listen-addr", "localhost"],
+                "LISTEN_ADDR: \"localhost\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
+            ),
+            (
+                ["--database-max-connections", "0"],
+                "DATABASE_MAX_CONNECTIONS: \"0\" will not do; write a number from 2 to 1000",
+            ),
         ] {
             assert_eq!(check(&args).unwrap_err(), line);
         }

@@ -42,7 +42,14 @@ pub struct Cursors {
 impl Cursors {
     /// Shows cursors in those rooms, and on that bus. `replica` signs what is sent.
     pub fn new(rooms: Arc<Rooms>, bus: Arc<dyn Bus>, replica: String) -> Self {
-        Self { gathered: Mutex::default(), shown: Mutex::default(), something: Notify::new(), rooms, bus, replica }
+        Self {
+            gathered: Mutex::default(),
+            shown: Mutex::default(),
+            something: Notify::new(),
+            rooms,
+            bus,
+            replica,
+        }
     }
 
     fn gathered(&self) -> MutexGuard<'_, HashMap<RoomId, HashMap<UserId, Moved>>> {
@@ -64,7 +71,10 @@ impl Cursors {
         };
         let frame = serde_json::value::to_raw_value(&update)
             .expect("a cursor is strings and finite numbers, which JSON can say");
-        let moved = Moved { frame: CursorFrame(frame), by: by.clone() };
+        let moved = Moved {
+            frame: CursorFrame(frame),
+            by: by.clone(),
+        };
         let mut gathered = self.gathered();
         let quiet = gathered.is_empty();
         let users = gathered.entry(room.clone()).or_default();
@@ -78,7 +88,10 @@ impl Cursors {
 
     /// One more socket shows that user's cursor. Each call is answered by one [`Cursors::leave`].
     pub fn appear(&self, room: &RoomId, user_id: &UserId) {
-        *self.shown().entry((room.clone(), user_id.clone())).or_default() += 1;
+        *self
+            .shown()
+            .entry((room.clone(), user_id.clone()))
+            .or_default() += 1;
     }
 
     /// A socket no longer shows that user's cursor. With the last one it is taken off the screens, here and
@@ -97,7 +110,13 @@ impl Cursors {
             users.remove(user_id);
         }
         self.rooms.show_cursor_left(room, user_id);
-        self.tell(room, Message::CursorLeft { room: room.clone(), user_id: user_id.clone() });
+        self.tell(
+            room,
+            Message::CursorLeft {
+                room: room.clone(),
+                user_id: user_id.clone(),
+            },
+        );
     }
 
     /// The tick. Sleeps while nobody moves.
@@ -121,13 +140,27 @@ impl Cursors {
                 continue;
             }
             let frames = users.values().map(|moved| moved.frame.clone()).collect();
-            self.rooms.show_cursors(&room, users.into_values().map(|moved| (moved.frame, Some(moved.by))));
-            self.tell(&room, Message::Cursors { room: room.clone(), frames });
+            self.rooms.show_cursors(
+                &room,
+                users
+                    .into_values()
+                    .map(|moved| (moved.frame, Some(moved.by))),
+            );
+            self.tell(
+                &room,
+                Message::Cursors {
+                    room: room.clone(),
+                    frames,
+                },
+            );
         }
     }
 
     fn tell(&self, room: &RoomId, message: Message) {
-        let envelope = Envelope { from: self.replica.clone(), message };
+        let envelope = Envelope {
+            from: self.replica.clone(),
+            message,
+        };
         self.bus.publish(room, Bytes::from(envelope.encode()));
     }
 }

@@ -75,17 +75,35 @@ pub fn postgres(under: &Path) -> Result<Server, DevError> {
     let (home, owner) = home(under, "postgres")?;
     let data = home.join("data");
     let mut init = Command::new(&initdb);
-    init.args(["--auth=trust", "--username=apptlock", "--encoding=UTF8", "--locale=C", "-D"]).arg(&data);
-    let made = lower(&mut init, owner).current_dir(&home).stdin(Stdio::null()).output()?;
+    init.args([
+        "--auth=trust",
+        "--username=apptlock",
+        "--encoding=UTF8",
+        "--locale=C",
+        "-D",
+    ])
+    .arg(&data);
+    let made = lower(&mut init, owner)
+        .current_dir(&home)
+        .stdin(Stdio::null())
+        .output()?;
     if !made.status.success() {
-        return Err(DevError::Failed { what: "initdb", why: String::from_utf8_lossy(&made.stderr).trim().to_owned() });
+        return Err(DevError::Failed {
+            what: "initdb",
+            why: String::from_utf8_lossy(&made.stderr).trim().to_owned(),
+        });
     }
     let port = free_port()?;
-let run = r#"exec "$1" -D "$2/data" -h 127.0.0.1 -p "$3" -k "" -c max_connections=400 \
+    let run = r#"exec "$1" -D "$2/data" -h 127.0.0.1 -p "$3" -k "" -c max_connections=400 \
         -c log_min_messages=warning 2>>"$2/log""#;
 
     let leash = leash(run, "INT", &program, &home, port, owner)?;
-    let server = Server { url: format!("postgres://apptlock@127.0.0.1:{port}/postgres"), port, home: home.clone(), leash };
+    let server = Server {
+        url: format!("postgres://apptlock@127.0.0.1:{port}/postgres"),
+        port,
+        home: home.clone(),
+        leash,
+    };
     await_ready("PostgreSQL", server, |port| {
         Command::new(initdb.with_file_name("pg_isready"))
             .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
@@ -100,15 +118,25 @@ let run = r#"exec "$1" -D "$2/data" -h 127.0.0.1 -p "$3" -k "" -c max_connection
 /// # Errors
 /// [`DevError`] where it is installed and does not start.
 pub fn redis(under: &Path) -> Result<Option<Server>, DevError> {
-    let Some(program) = find("redis-server").or_else(|| find("valkey-server")) else { return Ok(None) };
+    let Some(program) = find("redis-server").or_else(|| find("valkey-server")) else {
+        return Ok(None);
+    };
     let (home, owner) = home(under, "redis")?;
     let port = free_port()?;
-let run = r#"exec "$1" --bind 127.0.0.1 --port "$3" --dir "$2" --save "" --appendonly no \
+    let run = r#"exec "$1" --bind 127.0.0.1 --port "$3" --dir "$2" --save "" --appendonly no \
         --daemonize no >>"$2/log" 2>&1"#;
 
     let leash = leash(run, "TERM", &program, &home, port, owner)?;
-    let server = Server { url: format!("redis://127.0.0.1:{port}"), port, home: home.clone(), leash };
-    await_ready("Redis", server, |port| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()).map(Some)
+    let server = Server {
+        url: format!("redis://127.0.0.1:{port}"),
+        port,
+        home: home.clone(),
+        leash,
+    };
+    await_ready("Redis", server, |port| {
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+    })
+    .map(Some)
 }
 
 /// A program, on the PATH or where distributions put PostgreSQL; the newest where there are several.
@@ -116,21 +144,45 @@ let run = r#"exec "$1" --bind 127.0.0.1 --port "$3" --dir "$2" --save "" --appen
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    for parent in ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"] {
+    for parent in [
+        "/usr/lib/postgresql",
+        "/opt/homebrew/opt",
+        "/usr/local/opt",
+        "/home/linuxbrew/.linuxbrew/opt",
+    ] {
         let mut below: Vec<PathBuf> = fs::read_dir(parent)
-            .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path().join("bin")).collect())
+            .map(|entries| {
+                entries
+                    .filter_map(Result::ok)
+                    .map(|entry| entry.path().join("bin"))
+                    .collect()
+            })
             .unwrap_or_default();
         below.sort_by_key(|bin| std::cmp::Reverse(version(bin)));
         places.extend(below);
     }
-    places.extend(["/usr/sbin".into(), "/opt/homebrew/bin".into(), "/usr/local/bin".into()]);
-    places.into_iter().map(|place| place.join(program)).find(|file| file.is_file())
+    places.extend([
+        "/usr/sbin".into(),
+        "/opt/homebrew/bin".into(),
+        "/usr/local/bin".into(),
+    ]);
+    places
+        .into_iter()
+        .map(|place| place.join(program))
+        .find(|file| file.is_file())
 }
 
 /// The number in a path such as `/usr/lib/postgresql/15/bin`, so that 15 comes before 9.
 fn version(bin: &Path) -> u32 {
-    let name = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
-    name.rsplit(['@', '/']).next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    let name = bin
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.rsplit(['@', '/'])
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The user that a server runs as: PostgreSQL refuses to run as root.
@@ -138,7 +190,11 @@ type Owner = Option<(u32, u32)>;
 
 fn owner() -> Result<Owner, DevError> {
     let id = |args: &[&str]| -> Option<u32> {
-        let out = Command::new("id").args(args).stderr(Stdio::null()).output().ok()?;
+        let out = Command::new("id")
+            .args(args)
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
         String::from_utf8(out.stdout).ok()?.trim().parse().ok()
     };
     if id(&["-u"]) != Some(0) {
@@ -148,7 +204,10 @@ fn owner() -> Result<Owner, DevError> {
         .iter()
         .find_map(|user| Some((id(&["-u", user])?, id(&["-g", user])?)))
         .map(Some)
-        .ok_or(DevError::Failed { what: "PostgreSQL", why: "it does not run as root, and there is no other user".into() })
+        .ok_or(DevError::Failed {
+            what: "PostgreSQL",
+            why: "it does not run as root, and there is no other user".into(),
+        })
 }
 
 fn lower(command: &mut Command, owner: Owner) -> &mut Command {
@@ -166,12 +225,19 @@ fn home(under: &Path, kind: &str) -> Result<(PathBuf, Owner), DevError> {
     let under = fs::canonicalize(under)?;
     // A leash empties a directory whose process was killed, and may not remove it. A young one may be in use.
     for left in fs::read_dir(&under)?.filter_map(Result::ok) {
-        let old = left.metadata().and_then(|data| data.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|age| age > START));
+        let old = left
+            .metadata()
+            .and_then(|data| data.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > START));
         if old && left.file_name().to_string_lossy().starts_with("apptlock-") {
             let _ = fs::remove_dir(left.path());
         }
     }
-    let name = format!("{kind}-{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
+    let name = format!(
+        "{kind}-{}-{}",
+        std::process::id(),
+        uuid::Uuid::new_v4().simple()
+    );
     for place in [under.clone(), std::env::temp_dir()] {
         let home = place.join(format!("apptlock-{name}"));
         fs::DirBuilder::new().mode(0o700).create(&home)?;
@@ -180,12 +246,19 @@ fn home(under: &Path, kind: &str) -> Result<(PathBuf, Owner), DevError> {
         }
         let mut probe = Command::new("test");
         probe.arg("-w").arg(&home);
-        if lower(&mut probe, owner).current_dir("/").status()?.success() {
+        if lower(&mut probe, owner)
+            .current_dir("/")
+            .status()?
+            .success()
+        {
             return Ok((home, owner));
         }
         fs::remove_dir(&home)?;
     }
-    Err(DevError::Failed { what: "a server's data directory", why: format!("{} cannot be entered", under.display()) })
+    Err(DevError::Failed {
+        what: "a server's data directory",
+        why: format!("{} cannot be entered", under.display()),
+    })
 }
 
 /// Runs the server until standard input ends, then stops it with that signal; or until it ends by itself.
@@ -207,7 +280,13 @@ fn leash(
         kill $hand"#
     );
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).arg("leash").arg(program).arg(home).arg(port.to_string());
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg("leash")
+        .arg(program)
+        .arg(home)
+        .arg(port.to_string());
     // A group of its own: Ctrl-C in a terminal is for us, who then stop the replicas before the database.
     let spawned = lower(&mut shell, owner)
         .current_dir("/")

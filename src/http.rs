@@ -18,7 +18,9 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::request_id::{
+    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
 use tracing::{error, warn};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -70,7 +72,9 @@ fn api() -> OpenApiRouter<Arc<Web>> {
 #[must_use]
 pub fn openapi() -> String {
     let document = api().into_openapi();
-    let mut text = document.to_pretty_json().expect("an OpenAPI document is strings and lists, which JSON can say");
+    let mut text = document
+        .to_pretty_json()
+        .expect("an OpenAPI document is strings and lists, which JSON can say");
     text.push('\n');
     text
 }
@@ -80,19 +84,30 @@ pub fn router(web: Web) -> Router {
     let document: Arc<str> = openapi().into();
     let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
     let (api, _) = api().split_for_parts();
-    api.route("/api/openapi.json", get(move || async move { (json, document.to_string()) }))
-        .merge(pages::router(web.demo))
-        .fallback(|| async { Failure::from(Refusal::new(Code::NotFound, "There is no such route; /api/docs lists them")) })
-        .method_not_allowed_fallback(|| async {
-            Failure::from(Refusal::new(Code::MethodNotAllowed, "This route has no such method; /api/docs lists them"))
-        })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(CatchPanicLayer::custom(answer::panicked))
-        .layer(middleware::from_fn(deadline))
-        .layer(middleware::from_fn(log_failures))
-        .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .with_state(Arc::new(web))
+    api.route(
+        "/api/openapi.json",
+        get(move || async move { (json, document.to_string()) }),
+    )
+    .merge(pages::router(web.demo))
+    .fallback(|| async {
+        Failure::from(Refusal::new(
+            Code::NotFound,
+            "There is no such route; /api/docs lists them",
+        ))
+    })
+    .method_not_allowed_fallback(|| async {
+        Failure::from(Refusal::new(
+            Code::MethodNotAllowed,
+            "This route has no such method; /api/docs lists them",
+        ))
+    })
+    .layer(DefaultBodyLimit::max(MAX_BODY))
+    .layer(CatchPanicLayer::custom(answer::panicked))
+    .layer(middleware::from_fn(deadline))
+    .layer(middleware::from_fn(log_failures))
+    .layer(PropagateRequestIdLayer::x_request_id())
+    .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+    .with_state(Arc::new(web))
 }
 
 /// Nobody waits longer than the deadline, whatever the database does.
@@ -110,8 +125,14 @@ async fn log_failures(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status().as_u16();
     if status >= 500 {
-        let request_id = id.as_ref().and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
-        let cause = response.extensions().get::<Cause>().map_or("none given", |cause| cause.0.as_str());
+        let request_id = id
+            .as_ref()
+            .and_then(|id| id.header_value().to_str().ok())
+            .unwrap_or_default();
+        let cause = response
+            .extensions()
+            .get::<Cause>()
+            .map_or("none given", |cause| cause.0.as_str());
         if status == 503 {
             warn!(%method, path, status, request_id, cause, "a request was put off: {method} {path}: {cause}");
         } else {

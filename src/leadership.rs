@@ -44,12 +44,26 @@ impl Term {
 }
 
 /// Stands for the duty until stopped, then gives it up. What it holds is in `elected`.
-pub async fn campaign(store: Store, name: String, elected: watch::Sender<Option<Term>>, stop: CancellationToken) {
+pub async fn campaign(
+    store: Store,
+    name: String,
+    elected: watch::Sender<Option<Term>>,
+    stop: CancellationToken,
+) {
     let mut was = None;
     loop {
         let asked = Instant::now();
-        let term = match store.campaign(&Candidate { name: &name, ttl: LEASE }).await {
-            Ok(number) => number.map(|number| Term { number, trusted_until: asked + LEASE }),
+        let term = match store
+            .campaign(&Candidate {
+                name: &name,
+                ttl: LEASE,
+            })
+            .await
+        {
+            Ok(number) => number.map(|number| Term {
+                number,
+                trusted_until: asked + LEASE,
+            }),
             Err(error) => {
                 if was.is_some() {
                     warn!(%error, "could not keep the sweeper's duty");
@@ -67,7 +81,11 @@ pub async fn campaign(store: Store, name: String, elected: watch::Sender<Option<
         }
         metrics::gauge!(telemetry::LEADER).set(if term.is_some() { 1.0 } else { 0.0 });
         elected.send_replace(term);
-        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(PAUSE))
+            .await
+            .is_none()
+        {
             break;
         }
     }

@@ -89,8 +89,13 @@ impl From<LockError> for Refusal {
                 "The fencing token is not that of the lease in force; acquire again before you save",
                 Lock::of(&state),
             ),
-            LockError::Store(_) => Self::new(Code::Unavailable, "The database is not available; try again shortly"),
-            LockError::Stopping => Self::new(Code::Unavailable, "This replica is stopping; try again"),
+            LockError::Store(_) => Self::new(
+                Code::Unavailable,
+                "The database is not available; try again shortly",
+            ),
+            LockError::Stopping => {
+                Self::new(Code::Unavailable, "This replica is stopping; try again")
+            }
         }
     }
 }
@@ -119,8 +124,21 @@ pub struct Locks(Arc<Shared>);
 
 impl Locks {
     /// Over that store, telling those rooms and that bus. `replica` signs what is sent.
-    pub fn new(store: Store, rooms: Arc<Rooms>, bus: Arc<dyn Bus>, replica: String, ttl: Duration) -> Self {
-        Self(Arc::new(Shared { store, rooms, bus, replica, ttl, tasks: TaskTracker::new() }))
+    pub fn new(
+        store: Store,
+        rooms: Arc<Rooms>,
+        bus: Arc<dyn Bus>,
+        replica: String,
+        ttl: Duration,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            rooms,
+            bus,
+            replica,
+            ttl,
+            tasks: TaskTracker::new(),
+        }))
     }
 
     /// How long a lease lasts without activity.
@@ -155,15 +173,27 @@ impl Locks {
         transfer: bool,
     ) -> Result<Granted, LockError> {
         self.carry_out("acquire", |locks| async move {
-            let taken = locks.store.acquire(&room, &person, session.as_ref(), locks.ttl, transfer).await?;
+            let taken = locks
+                .store
+                .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
+                .await?;
             match taken {
                 Ok(acquired) => {
                     let new = acquired.state.reason != Some(crate::domain::lease::Reason::Renewed);
-                    Ok(Granted { state: locks.announce_taken(acquired, None), new })
+                    Ok(Granted {
+                        state: locks.announce_taken(acquired, None),
+                        new,
+                    })
                 }
                 Err(Refused(state)) => {
-                    let own = state.live().is_some_and(|lease| lease.user_id == person.user_id);
-                    Err(if own { LockError::HeldByYou(state) } else { LockError::Held(state) })
+                    let own = state
+                        .live()
+                        .is_some_and(|lease| lease.user_id == person.user_id);
+                    Err(if own {
+                        LockError::HeldByYou(state)
+                    } else {
+                        LockError::Held(state)
+                    })
                 }
             }
         })
@@ -182,8 +212,14 @@ impl Locks {
         ago: Duration,
     ) -> Result<LockState, LockError> {
         self.carry_out("renew", |locks| async move {
-            let done = locks.store.renew(&room, &user, position, locks.ttl, ago).await?;
-            locks.changed(done.map_err(|Refused(state)| refuse(state, Some(&user), None)), None)
+            let done = locks
+                .store
+                .renew(&room, &user, position, locks.ttl, ago)
+                .await?;
+            locks.changed(
+                done.map_err(|Refused(state)| refuse(state, Some(&user), None)),
+                None,
+            )
         })
         .await
     }
@@ -200,8 +236,14 @@ impl Locks {
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
         self.carry_out("release", |locks| async move {
-            let done = locks.store.release(&room, &user, session.as_ref(), token).await?;
-            locks.changed(done.map_err(|Refused(state)| refuse(state, Some(&user), token)), None)
+            let done = locks
+                .store
+                .release(&room, &user, session.as_ref(), token)
+                .await?;
+            locks.changed(
+                done.map_err(|Refused(state)| refuse(state, Some(&user), token)),
+                None,
+            )
         })
         .await
     }
@@ -218,8 +260,14 @@ impl Locks {
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
         self.carry_out("force_release", |locks| async move {
-            let done = locks.store.force_release(&room, &admin, why.as_ref(), token).await?;
-            locks.changed(done.map_err(|Refused(state)| refuse(state, None, token)), Some(admin))
+            let done = locks
+                .store
+                .force_release(&room, &admin, why.as_ref(), token)
+                .await?;
+            locks.changed(
+                done.map_err(|Refused(state)| refuse(state, None, token)),
+                Some(admin),
+            )
         })
         .await
     }
@@ -237,7 +285,10 @@ impl Locks {
     ) -> Result<LockState, LockError> {
         self.carry_out("take_over", |locks| async move {
             let seen_as = seen_as(&admin);
-            let taken = locks.store.take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl).await?;
+            let taken = locks
+                .store
+                .take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl)
+                .await?;
             match taken {
                 Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
                 Err(Refused(state)) => Err(LockError::StaleToken(state)),
@@ -252,8 +303,14 @@ impl Locks {
     /// [`LockError::StaleToken`], or the store's.
     pub async fn verify(&self, room: &RoomId, token: i64) -> Result<LockState, LockError> {
         let state = self.0.store.status(room).await?;
-        let holds = state.live().is_some_and(|lease| lease.fencing_token == token);
-        let outcome = if holds { Ok(state) } else { Err(LockError::StaleToken(state)) };
+        let holds = state
+            .live()
+            .is_some_and(|lease| lease.fencing_token == token);
+        let outcome = if holds {
+            Ok(state)
+        } else {
+            Err(LockError::StaleToken(state))
+        };
         count("verify", &outcome);
         outcome
     }
@@ -290,7 +347,11 @@ impl Locks {
         Ok(self.0.store.next_expiry().await?)
     }
 
-    async fn carry_out<T, F>(&self, operation: &'static str, transition: impl FnOnce(Arc<Shared>) -> F) -> Result<T, LockError>
+    async fn carry_out<T, F>(
+        &self,
+        operation: &'static str,
+        transition: impl FnOnce(Arc<Shared>) -> F,
+    ) -> Result<T, LockError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, LockError>> + Send + 'static,
@@ -306,8 +367,15 @@ impl Locks {
 }
 
 impl Shared {
-    fn changed(&self, done: Result<LockState, LockError>, admin: Option<Admin>) -> Result<LockState, LockError> {
-        let change = Change { state: done?, admin };
+    fn changed(
+        &self,
+        done: Result<LockState, LockError>,
+        admin: Option<Admin>,
+    ) -> Result<LockState, LockError> {
+        let change = Change {
+            state: done?,
+            admin,
+        };
         self.announce(&change);
         Ok(change.state)
     }
@@ -316,7 +384,10 @@ impl Shared {
         if let Some(ended) = taken.ended {
             self.announce(&Change::from(ended));
         }
-        let change = Change { state: taken.state, admin };
+        let change = Change {
+            state: taken.state,
+            admin,
+        };
         self.announce(&change);
         change.state
     }
@@ -325,8 +396,12 @@ impl Shared {
     fn announce(&self, change: &Change) {
         self.rooms.observe(change);
         let message = Message::Change(Box::new(change.clone()));
-        let envelope = Envelope { from: self.replica.clone(), message };
-        self.bus.publish(&change.state.room, Bytes::from(envelope.encode()));
+        let envelope = Envelope {
+            from: self.replica.clone(),
+            message,
+        };
+        self.bus
+            .publish(&change.state.room, Bytes::from(envelope.encode()));
     }
 }
 
@@ -334,8 +409,12 @@ impl Shared {
 fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>) -> LockError {
     match state.live() {
         None => LockError::NotLocked,
-        Some(lease) if user.is_some_and(|user| *user != lease.user_id) => LockError::NotHolder(state),
-        Some(lease) if token.is_some_and(|token| token != lease.fencing_token) => LockError::StaleToken(state),
+        Some(lease) if user.is_some_and(|user| *user != lease.user_id) => {
+            LockError::NotHolder(state)
+        }
+        Some(lease) if token.is_some_and(|token| token != lease.fencing_token) => {
+            LockError::StaleToken(state)
+        }
         // The right user with the right token, or none: what differed was the tab.
         Some(_) => LockError::NotHolder(state),
     }
@@ -348,5 +427,6 @@ fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
         Err(LockError::NotLocked | LockError::NotHolder(_) | LockError::StaleToken(_)) => "refused",
         Err(LockError::Store(_) | LockError::Stopping) => "failed",
     };
-    metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome).increment(1);
+    metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
+        .increment(1);
 }

@@ -18,7 +18,12 @@ use apptlock::{dev, http, telemetry};
 
 /// Edit locks on records, with live cursors.
 #[derive(Parser)]
-#[command(version, about, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    version,
+    about,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -94,7 +99,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure.to_string());
-            if matches!(failure, Failure::Setting(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if matches!(failure, Failure::Setting(_)) {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -107,10 +116,17 @@ fn cli() -> Result<Cli, ExitCode> {
             return Err(ExitCode::from(2));
         }
     }
-    let mut help = String::from("Settings (environment variables; options of serve and dev, too):\n");
+    let mut help =
+        String::from("Settings (environment variables; options of serve and dev, too):\n");
     for (variable, default, text) in settings() {
-        let text = text.split(" [").next().unwrap_or_default().trim_end_matches('.');
-        let default = default.map(|value| format!(" [default: {value}]")).unwrap_or_default();
+        let text = text
+            .split(" [")
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('.');
+        let default = default
+            .map(|value| format!(" [default: {value}]"))
+            .unwrap_or_default();
         let _ = writeln!(help, "  {variable:<25} {text}{default}");
     }
     help.push_str("\n`apptlock serve --help` explains each of them.");
@@ -122,7 +138,11 @@ fn cli() -> Result<Cli, ExitCode> {
 }
 
 fn complain(line: &str) {
-    let label = if std::io::stderr().is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+    let label = if std::io::stderr().is_terminal() {
+        "\x1b[1;31merror:\x1b[0m"
+    } else {
+        "error:"
+    };
     eprintln!("{label} {}", line.replace('\n', " "));
 }
 
@@ -152,14 +172,22 @@ async fn run(command: Command) -> Result<(), Failure> {
 
 fn start_log(logs: &LogArgs, usual: &str) -> Result<(), BadSetting> {
     let (format, filter) = logs.check(usual)?;
-    telemetry::log(format, filter)
-        .map_err(|fault| BadSetting::new("RUST_LOG", fault, "write a level such as info, or a filter such as info,apptlock=debug"))
+    telemetry::log(format, filter).map_err(|fault| {
+        BadSetting::new(
+            "RUST_LOG",
+            fault,
+            "write a level such as info, or a filter such as info,apptlock=debug",
+        )
+    })
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C. A second one ends the process at once.
 fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let (first, stopped) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let mut first = Some(first);
@@ -183,15 +211,26 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     let set = |value: &Option<String>| value.as_deref().is_some_and(|text| !text.is_empty());
 
     // Servers are started before the first replica and dropped after the last.
-    let postgres = if set(&args.serve.database.database_url) { None } else { Some(dev::postgres(&args.data)?) };
+    let postgres = if set(&args.serve.database.database_url) {
+        None
+    } else {
+        Some(dev::postgres(&args.data)?)
+    };
     if let Some(server) = &postgres {
         args.serve.database.database_url = Some(server.url.clone());
     }
-    let redis = if set(&args.serve.redis_url) { None } else { dev::redis(&args.data)? };
+    let redis = if set(&args.serve.redis_url) {
+        None
+    } else {
+        dev::redis(&args.data)?
+    };
     if let Some(server) = &redis {
         args.serve.redis_url = Some(server.url.clone());
     }
-    let config = Config { demo: true, ..args.serve.check()? };
+    let config = Config {
+        demo: true,
+        ..args.serve.check()?
+    };
     Store::new(&config.database)?.migrate().await?;
     let stop = stopped()?;
 
@@ -200,7 +239,11 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     for n in 0..args.replicas {
         let here = Config {
             listen: further(local(config.listen, 3000, "LISTEN_ADDR"), n, "LISTEN_ADDR")?,
-            management: further(local(config.management, 9090, "MANAGEMENT_ADDR"), n, "MANAGEMENT_ADDR")?,
+            management: further(
+                local(config.management, 9090, "MANAGEMENT_ADDR"),
+                n,
+                "MANAGEMENT_ADDR",
+            )?,
             auth: AuthMode::Trusted,
             ..config.clone()
         };
@@ -225,33 +268,65 @@ fn local(address: SocketAddr, usual: u16, variable: &str) -> SocketAddr {
 }
 
 fn further(address: SocketAddr, n: u16, variable: &'static str) -> Result<SocketAddr, BadSetting> {
-    let port = if address.port() == 0 { Some(0) } else { address.port().checked_add(n) };
-    let port = port.ok_or_else(|| BadSetting::new(variable, "there are too few ports after this one", "write a lower port"))?;
+    let port = if address.port() == 0 {
+        Some(0)
+    } else {
+        address.port().checked_add(n)
+    };
+    let port = port.ok_or_else(|| {
+        BadSetting::new(
+            variable,
+            "there are too few ports after this one",
+            "write a lower port",
+        )
+    })?;
     Ok(SocketAddr::new(address.ip(), port))
 }
 
 fn welcome(apps: &[App], postgres: Option<&dev::Server>, redis: Option<&dev::Server>) {
     let colour = std::io::stdout().is_terminal();
-    let bold = |text: &str| if colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
-    println!("\n{}", bold("apptlock is up. Everything here is thrown away when it stops (Ctrl-C)."));
+    let bold = |text: &str| {
+        if colour {
+            format!("\x1b[1m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    };
+    println!(
+        "\n{}",
+        bold("apptlock is up. Everything here is thrown away when it stops (Ctrl-C).")
+    );
     for (n, app) in apps.iter().enumerate() {
-        println!("  replica {}   http://{}   metrics and probes http://{}", n + 1, app.address, app.management);
+        println!(
+            "  replica {}   http://{}   metrics and probes http://{}",
+            n + 1,
+            app.address,
+            app.management
+        );
     }
     if let Some(server) = postgres {
         println!("  PostgreSQL  {}", server.url);
     }
     match redis {
         Some(server) => println!("  Redis       {}", server.url),
-        None if apps.len() > 1 => println!("  Redis       none of its own: REDIS_URL, or within this process where that is not set"),
+        None if apps.len() > 1 => println!(
+            "  Redis       none of its own: REDIS_URL, or within this process where that is not set"
+        ),
         None => {}
     }
     let Some(first) = apps.first() else { return };
     let last = apps.last().unwrap_or(first);
-    println!("\n  demo page   http://{}/        API  http://{}/api/docs", first.address, first.address);
+    println!(
+        "\n  demo page   http://{}/        API  http://{}/api/docs",
+        first.address, first.address
+    );
     println!("\n{}", bold("Try it:"));
     println!(
         "  curl -X POST http://{}/api/appointments/42/acquire-lock -H 'content-type: application/json' \\\n    -d '{{\"userId\":\"ann\",\"userInfo\":{{\"name\":\"Ann\",\"email\":\"ann@example.com\"}}}}'",
         first.address
     );
-    println!("  curl http://{}/api/appointments/42/lock-status\n", last.address);
+    println!(
+        "  curl http://{}/api/appointments/42/lock-status\n",
+        last.address
+    );
 }

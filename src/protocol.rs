@@ -5,20 +5,20 @@
 //! and the snapshot tests show it.
 
 mod input;
-mod socket;
 mod refusal;
 mod replicas;
 mod rest;
+mod socket;
 
-pub use input::{InvalidInput, from_slice, from_value};
+pub use input::{InvalidInput, Object, from_slice, from_value};
 pub use refusal::{Code, Refusal};
 pub use replicas::{CursorFrame, Envelope, Message};
 pub(crate) use rest::held_by;
 pub use rest::{
-    AcquireBody, Answer, ForceReleaseBody, Lock, LockAnswer, PositionBody, ReleaseBody, StatusAnswer, TakeOverBody,
-    UserInfoBody, VerifyBody, rfc3339_millis,
+    AcquireBody, Answer, ForceReleaseBody, Lock, LockAnswer, PositionBody, ReleaseBody,
+    StatusAnswer, TakeOverBody, UserInfoBody, VerifyBody, rfc3339_millis,
 };
 pub use socket::{
-    AdminTakeover, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired, LockReleased, LockUpdate,
-    Restarting, Room, Subscribed, ack,
+    AdminTakeover, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired, LockReleased,
+    LockUpdate, Restarting, Room, Subscribed, ack,
 };

@@ -74,7 +74,8 @@ impl Replication {
                 }
             }
             Message::Cursors { room, frames } => {
-                self.rooms.show_cursors(&room, frames.into_iter().map(|frame| (frame, None)));
+                self.rooms
+                    .show_cursors(&room, frames.into_iter().map(|frame| (frame, None)));
             }
             Message::CursorLeft { room, user_id } => self.rooms.show_cursor_left(&room, &user_id),
         }

@@ -25,7 +25,9 @@ use crate::bus::{Bus, Subscribing};
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::{Change, LockState, Reason};
 use crate::domain::sighting::{Turn, turn};
-use crate::protocol::{AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate};
+use crate::protocol::{
+    AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate,
+};
 use crate::telemetry;
 
 /// What waits for the pump; beyond that, changes are repaired later and cursors are dropped.
@@ -48,7 +50,11 @@ impl Event {
     fn new(name: &'static str, payload: &impl Serialize) -> Self {
         let payload = serde_json::value::to_raw_value(payload)
             .expect("our payloads are structs of strings and finite numbers, which JSON can say");
-        Self { name, payload, except: None }
+        Self {
+            name,
+            payload,
+            except: None,
+        }
     }
 }
 
@@ -100,7 +106,15 @@ impl Rooms {
     /// No rooms yet, and the outlet that the pump empties.
     pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<Outlet>) {
         let (outlet, pumped) = mpsc::channel(OUTLET);
-        (Self { rooms: Mutex::default(), outlet, bus, behind: Notify::new() }, pumped)
+        (
+            Self {
+                rooms: Mutex::default(),
+                outlet,
+                bus,
+                behind: Notify::new(),
+            },
+            pumped,
+        )
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Room>> {
@@ -146,9 +160,13 @@ impl Rooms {
     pub fn observe(&self, change: &Change) -> bool {
         let state = &change.state;
         let mut rooms = self.rooms();
-        let Some(room) = rooms.get_mut(&state.room) else { return false };
+        let Some(room) = rooms.get_mut(&state.room) else {
+            return false;
+        };
         if let Some(seen) = &room.seen {
-            let Some(turn) = turn(&seen.state, state) else { return false };
+            let Some(turn) = turn(&seen.state, state) else {
+                return false;
+            };
             if room.members > 0 {
                 let events = Outlet::Events(state.room.clone(), events(change, turn));
                 if self.outlet.try_send(events).is_err() {
@@ -158,14 +176,19 @@ impl Rooms {
                 }
             }
         }
-        room.seen = Some(Seen { state: state.clone(), at: Instant::now() });
+        room.seen = Some(Seen {
+            state: state.clone(),
+            at: Instant::now(),
+        });
         true
     }
 
     /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what
     /// PostgreSQL said after [`Rooms::enter`] was awaited.
     pub async fn admit(&self, read: LockState, ticket: Ticket) {
-        let Ok(place) = self.outlet.reserve().await else { return };
+        let Ok(place) = self.outlet.reserve().await else {
+            return;
+        };
         self.observe(&Change::from(read.clone()));
         let rooms = self.rooms();
         let seen = rooms.get(&read.room).and_then(|room| room.seen.as_ref());
@@ -178,12 +201,20 @@ impl Rooms {
     }
 
     /// Cursors that moved, as they were encoded by the replica that heard them.
-    pub fn show_cursors(&self, id: &RoomId, frames: impl Iterator<Item = (CursorFrame, Option<Arc<str>>)>) {
+    pub fn show_cursors(
+        &self,
+        id: &RoomId,
+        frames: impl Iterator<Item = (CursorFrame, Option<Arc<str>>)>,
+    ) {
         // Nobody hears oneself: alone in the room there is nothing to show.
         let members = self.rooms().get(id).map_or(0, |room| room.members);
         let events: Vec<Event> = frames
             .filter(|(_, except)| members > usize::from(except.is_some()))
-            .map(|(frame, except)| Event { name: "cursor-update", payload: frame.0, except })
+            .map(|(frame, except)| Event {
+                name: "cursor-update",
+                payload: frame.0,
+                except,
+            })
             .collect();
         self.hand_over(id, events);
     }
@@ -191,13 +222,21 @@ impl Rooms {
     /// A cursor to take off the screens.
     pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
         if self.rooms().get(id).is_some_and(|room| room.members > 0) {
-            let left = CursorLeft { appointment_id: &id.appointment, user_id };
+            let left = CursorLeft {
+                appointment_id: &id.appointment,
+                user_id,
+            };
             self.hand_over(id, vec![Event::new("cursor-left", &left)]);
         }
     }
 
     fn hand_over(&self, id: &RoomId, events: Vec<Event>) {
-        if !events.is_empty() && self.outlet.try_send(Outlet::Events(id.clone(), events)).is_err() {
+        if !events.is_empty()
+            && self
+                .outlet
+                .try_send(Outlet::Events(id.clone(), events))
+                .is_err()
+        {
             metrics::counter!(telemetry::OUTLET_FULL).increment(1);
         }
     }
@@ -236,16 +275,46 @@ fn events(change: &Change, turn: Turn) -> Vec<Event> {
     let mut events = Vec::with_capacity(3);
     if let Some(admin) = &change.admin {
         let (admin_id, admin_info) = (&admin.admin_id, admin.admin_info.as_ref());
-        events.push(Event::new("admin-takeover", &AdminTakeover { appointment_id, admin_id, admin_info, version }));
+        events.push(Event::new(
+            "admin-takeover",
+            &AdminTakeover {
+                appointment_id,
+                admin_id,
+                admin_info,
+                version,
+            },
+        ));
     }
     let reason = state.reason.unwrap_or(Reason::Released);
-    events.push(Event::new("lock-update", &LockUpdate { appointment_id, lock: lock.as_ref(), version, reason }));
+    events.push(Event::new(
+        "lock-update",
+        &LockUpdate {
+            appointment_id,
+            lock: lock.as_ref(),
+            version,
+            reason,
+        },
+    ));
     match turn {
         Turn::Granted => {
-            events.push(Event::new("lock-acquired", &LockAcquired { appointment_id, lock: lock.as_ref(), version }));
+            events.push(Event::new(
+                "lock-acquired",
+                &LockAcquired {
+                    appointment_id,
+                    lock: lock.as_ref(),
+                    version,
+                },
+            ));
         }
         Turn::Ended(reason) => {
-            events.push(Event::new("lock-released", &LockReleased { appointment_id, version, reason }));
+            events.push(Event::new(
+                "lock-released",
+                &LockReleased {
+                    appointment_id,
+                    version,
+                    reason,
+                },
+            ));
         }
         Turn::Same => {}
     }

@@ -31,7 +31,9 @@ use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::locks::{Activity, Locks};
-use crate::protocol::{Code, CursorPosition, Handshake, Refusal, Restarting, Room, Subscribed, ack, from_value};
+use crate::protocol::{
+    Code, CursorPosition, Handshake, Object, Refusal, Restarting, Room, Subscribed, ack, from_value,
+};
 use crate::rooms::{Outlet, Rooms};
 use crate::telemetry;
 
@@ -66,7 +68,9 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
         .build_layer();
     // Handlers are registered in the middleware, which runs before the client hears that it is connected:
     // what a client sends right after that would be lost otherwise.
-    let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| connect(&hub, &socket, auth.ok());
+    let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
+        connect(&hub, &socket, auth.ok())
+    };
     io.ns("/", (async || {}).with(connect));
     (layer, io)
 }
@@ -77,7 +81,7 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
 fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
-        Some(auth) => from_value(auth).map_err(|fault| {
+        Some(auth) => from_value(auth).map(|Object(it)| it).map_err(|fault| {
             metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
             Refused(format!("auth.{fault}"))
         })?,
@@ -91,25 +95,39 @@ fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<()
                 .map_err(|refusal| Refused(format!("auth.{}", refusal.message)))?,
         ),
     };
-    let session = Arc::new(Session::new(socket, principal, person, handshake.session_id));
+    let session = Arc::new(Session::new(
+        socket,
+        principal,
+        person,
+        handshake.session_id,
+    ));
     socket.extensions.insert(session.clone());
     metrics::gauge!(telemetry::SOCKETS).increment(1.0);
 
     let (h, s) = (hub.clone(), session.clone());
-    socket.on("subscribe", move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
-        let begun = begin_subscribe(&h, &s, data.ok());
-        finish_subscribe(h, s, socket, begun, ack)
-    });
+    socket.on(
+        "subscribe",
+        move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+            let begun = begin_subscribe(&h, &s, data.ok());
+            finish_subscribe(h, s, socket, begun, ack)
+        },
+    );
     let (h, s) = (hub.clone(), session.clone());
-    socket.on("unsubscribe", move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
-        answer("unsubscribe", ack, unsubscribe(&h, &s, &socket, data.ok()));
-        std::future::ready(())
-    });
+    socket.on(
+        "unsubscribe",
+        move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+            answer("unsubscribe", ack, unsubscribe(&h, &s, &socket, data.ok()));
+            std::future::ready(())
+        },
+    );
     let (h, s) = (hub.clone(), session.clone());
-    socket.on("cursor-position", move |TryData(data): TryData<Value>, ack: AckSender| {
-        answer("cursor-position", ack, cursor_position(&h, &s, data.ok()));
-        std::future::ready(())
-    });
+    socket.on(
+        "cursor-position",
+        move |TryData(data): TryData<Value>, ack: AckSender| {
+            answer("cursor-position", ack, cursor_position(&h, &s, data.ok()));
+            std::future::ready(())
+        },
+    );
     let h = hub.clone();
     socket.on_disconnect(move || {
         metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
@@ -153,10 +171,17 @@ fn send(sender: AckSender, answer: &impl serde::Serialize) {
 }
 
 fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
-    RoomId { tenant: session.principal.tenant.clone(), appointment }
+    RoomId {
+        tenant: session.principal.tenant.clone(),
+        appointment,
+    }
 }
 
-fn begin_subscribe(hub: &Hub, session: &Session, data: Option<Value>) -> Result<(RoomId, Entry), Refusal> {
+fn begin_subscribe(
+    hub: &Hub,
+    session: &Session,
+    data: Option<Value>,
+) -> Result<(RoomId, Entry), Refusal> {
     let Room { appointment_id } = payload("subscribe", data)?;
     let room = room_of(session, appointment_id);
     let entry = session
@@ -203,23 +228,48 @@ fn unsubscribe(
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
     let Room { appointment_id } = payload("unsubscribe", data)?;
-    session.leave(&room_of(session, appointment_id), &hub.rooms, &hub.cursors, socket);
+    session.leave(
+        &room_of(session, appointment_id),
+        &hub.rooms,
+        &hub.cursors,
+        socket,
+    );
     Ok("Unsubscribed")
 }
 
-fn cursor_position(hub: &Hub, session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {
-    let CursorPosition { appointment_id, position, user_id, user_info } = payload("cursor-position", data)?;
+fn cursor_position(
+    hub: &Hub,
+    session: &Session,
+    data: Option<Value>,
+) -> Result<&'static str, Refusal> {
+    let Object(CursorPosition {
+        appointment_id,
+        position,
+        user_id,
+        user_info,
+    }) = payload("cursor-position", data)?;
     let person: Person = match (user_id, &session.person) {
-        (Some(named), Some(known)) if named == known.user_id && user_info.is_none() => known.clone(),
+        (Some(named), Some(known)) if named == known.user_id && user_info.is_none() => {
+            known.clone()
+        }
         (None, Some(known)) => known.clone(),
         (named, _) => session.principal.person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
     if !session.shows(&room, &person.user_id, &hub.cursors) {
-        return Err(Refusal::new(Code::NotSubscribed, "Subscribe to the appointment first"));
+        return Err(Refusal::new(
+            Code::NotSubscribed,
+            "Subscribe to the appointment first",
+        ));
     }
-    hub.cursors.move_to(&room, &person, position, &session.socket);
-    hub.activity.moved(&room, &person.user_id, session.session_id.as_ref(), position);
+    hub.cursors
+        .move_to(&room, &person, position, &session.socket);
+    hub.activity.moved(
+        &room,
+        &person.user_id,
+        session.session_id.as_ref(),
+        position,
+    );
     Ok("Shown")
 }
 
@@ -254,7 +304,10 @@ pub async fn close(io: &SocketIo, hub: &Hub) {
         // A client that is gone already needs no word.
         let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms: 0 });
     }
-    for session in sockets.iter().filter_map(|socket| socket.extensions.get::<Arc<Session>>()) {
+    for session in sockets
+        .iter()
+        .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
+    {
         session.close(&hub.rooms, &hub.cursors);
     }
     if tokio::time::timeout(CLOSING, io.close()).await.is_err() {

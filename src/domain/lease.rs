@@ -139,7 +139,9 @@ impl LockState {
     /// The lease in force. One that has run out is none, swept or not.
     #[must_use]
     pub fn live(&self) -> Option<&Lease> {
-        self.lease.as_ref().filter(|lease| lease.expires_at > self.now)
+        self.lease
+            .as_ref()
+            .filter(|lease| lease.expires_at > self.now)
     }
 }
 

@@ -41,7 +41,10 @@ mod tests {
     fn state(version: i64, token: Option<i64>, reason: Reason) -> LockState {
         let now = OffsetDateTime::UNIX_EPOCH;
         LockState {
-            room: RoomId { tenant: TenantId::default(), appointment: AppointmentId::new("a").unwrap() },
+            room: RoomId {
+                tenant: TenantId::default(),
+                appointment: AppointmentId::new("a").unwrap(),
+            },
             version,
             reason: Some(reason),
             lease: token.map(|fencing_token| Lease {
@@ -70,14 +73,26 @@ mod tests {
     #[test]
     fn a_new_token_is_a_grant_even_where_the_grant_itself_was_missed() {
         let seen = state(1, Some(1), Reason::Acquired);
-        assert_eq!(turn(&seen, &state(2, Some(1), Reason::Renewed)), Some(Turn::Same));
-        assert_eq!(turn(&seen, &state(4, Some(2), Reason::Renewed)), Some(Turn::Granted));
-        assert_eq!(turn(&seen, &state(2, Some(2), Reason::TakenOver)), Some(Turn::Granted));
+        assert_eq!(
+            turn(&seen, &state(2, Some(1), Reason::Renewed)),
+            Some(Turn::Same)
+        );
+        assert_eq!(
+            turn(&seen, &state(4, Some(2), Reason::Renewed)),
+            Some(Turn::Granted)
+        );
+        assert_eq!(
+            turn(&seen, &state(2, Some(2), Reason::TakenOver)),
+            Some(Turn::Granted)
+        );
     }
 
     #[test]
     fn an_end_carries_its_reason() {
         let seen = state(1, Some(1), Reason::Acquired);
-        assert_eq!(turn(&seen, &state(2, None, Reason::Expired)), Some(Turn::Ended(Reason::Expired)));
+        assert_eq!(
+            turn(&seen, &state(2, None, Reason::Expired)),
+            Some(Turn::Ended(Reason::Expired))
+        );
     }
 }

@@ -23,7 +23,10 @@ pub(super) struct Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, cause: None }
+        Self {
+            refusal,
+            cause: None,
+        }
     }
 }
 
@@ -36,17 +39,23 @@ impl From<InvalidInput> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let cause = Some(Cause(error.to_string()));
-        Self { refusal: error.into(), cause }
+        Self {
+            refusal: error.into(),
+            cause,
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
         let code = self.refusal.code;
-        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(Answer::from(self.refusal))).into_response();
         if let Some(seconds) = code.retry_after() {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
@@ -63,5 +72,9 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<axum::b
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words");
     let refusal = Refusal::new(Code::Internal, "Something went wrong here; it was logged");
-    Failure { refusal, cause: Some(Cause(what.to_owned())) }.into_response()
+    Failure {
+        refusal,
+        cause: Some(Cause(what.to_owned())),
+    }
+    .into_response()
 }

@@ -32,11 +32,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let Who(principal) = Who::from_request_parts(parts, state).await?;
-        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
-            Refusal::new(Code::Malformed, "id: is not percent-encoded UTF-8; encode it with encodeURIComponent")
-        })?;
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| {
+                Refusal::new(
+                    Code::Malformed,
+                    "id: is not percent-encoded UTF-8; encode it with encodeURIComponent",
+                )
+            })?;
         let appointment = AppointmentId::new(id).map_err(|fault| Refusal::invalid("id", fault))?;
-        Ok(Self(RoomId { tenant: principal.tenant, appointment }))
+        Ok(Self(RoomId {
+            tenant: principal.tenant,
+            appointment,
+        }))
     }
 }
 
@@ -61,7 +69,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let kind = content_type(request.headers());
-        let json = kind.as_deref().is_some_and(|kind| is_json(kind) || kind == "text/plain");
+        let json = kind
+            .as_deref()
+            .is_some_and(|kind| is_json(kind) || kind == "text/plain");
         read(request, state, json, kind.is_none()).await.map(Self)
     }
 }
@@ -72,18 +82,27 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
     json: bool,
     untyped: bool,
 ) -> Result<T, Failure> {
-    let unsupported =
-        || Refusal::new(Code::UnsupportedMediaType, "The body must be JSON: send Content-Type: application/json");
+    let unsupported = || {
+        Refusal::new(
+            Code::UnsupportedMediaType,
+            "The body must be JSON: send Content-Type: application/json",
+        )
+    };
     if !json && !untyped {
         return Err(unsupported().into());
     }
-    let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Refusal::new(Code::TooLarge, format!("The body is over {} KiB", super::MAX_BODY / 1024))
-        } else {
-            Refusal::new(Code::Malformed, "The body could not be read to its end")
-        }
-    })?;
+    let bytes = Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Refusal::new(
+                    Code::TooLarge,
+                    format!("The body is over {} KiB", super::MAX_BODY / 1024),
+                )
+            } else {
+                Refusal::new(Code::Malformed, "The body could not be read to its end")
+            }
+        })?;
     if bytes.is_empty() {
         return Ok(from_slice(b"{}")?);
     }
@@ -96,7 +115,13 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
 fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(CONTENT_TYPE)?;
     let text = String::from_utf8_lossy(value.as_bytes());
-    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+    Some(
+        text.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase(),
+    )
 }
 
 fn is_json(kind: &str) -> bool {

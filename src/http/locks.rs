@@ -12,8 +12,8 @@ use super::Web;
 use super::answer::Failure;
 use super::input::{BeaconBody, Body, Of, Who};
 use crate::protocol::{
-    AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer, TakeOverBody,
-    VerifyBody,
+    AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
+    TakeOverBody, VerifyBody,
 };
 
 type Answered = Result<Json<LockAnswer>, Failure>;
@@ -29,7 +29,10 @@ type Answered = Result<Json<LockAnswer>, Failure>;
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
-pub(super) async fn lock_status(State(web): State<Arc<Web>>, Of(room): Of) -> Result<Json<StatusAnswer>, Failure> {
+pub(super) async fn lock_status(
+    State(web): State<Arc<Web>>,
+    Of(room): Of,
+) -> Result<Json<StatusAnswer>, Failure> {
     Ok(Json(StatusAnswer::of(&web.locks.status(&room).await?)))
 }
 
@@ -55,7 +58,10 @@ pub(super) async fn acquire_lock(
     Body(body): Body<AcquireBody>,
 ) -> Result<(StatusCode, Json<LockAnswer>), Failure> {
     let person = who.person(body.user_id, body.user_info.map(Into::into))?;
-    let granted = web.locks.acquire(room, person, body.session_id, body.transfer).await?;
+    let granted = web
+        .locks
+        .acquire(room, person, body.session_id, body.transfer)
+        .await?;
     let (status, message) = if granted.new {
         (StatusCode::CREATED, "Lock acquired")
     } else {
@@ -115,9 +121,17 @@ pub(super) async fn release_lock_by_beacon(
     release(state, who, room, body).await
 }
 
-async fn release(State(web): State<Arc<Web>>, Who(who): Who, Of(room): Of, body: ReleaseBody) -> Answered {
+async fn release(
+    State(web): State<Arc<Web>>,
+    Who(who): Who,
+    Of(room): Of,
+    body: ReleaseBody,
+) -> Answered {
     let user = who.user(body.user_id)?;
-    let state = web.locks.release(room, user, body.session_id, body.fencing_token).await?;
+    let state = web
+        .locks
+        .release(room, user, body.session_id, body.fencing_token)
+        .await?;
     Ok(Json(LockAnswer::new("Lock released", &state)))
 }
 
@@ -144,7 +158,10 @@ pub(super) async fn force_release_lock(
     Body(body): Body<ForceReleaseBody>,
 ) -> Answered {
     let admin = who.admin(body.admin_id, body.admin_info.map(Into::into), body.user_id)?;
-    let state = web.locks.force_release(room, admin, body.reason, body.fencing_token).await?;
+    let state = web
+        .locks
+        .force_release(room, admin, body.reason, body.fencing_token)
+        .await?;
     Ok(Json(LockAnswer::new("Lock released by an admin", &state)))
 }
 
@@ -170,7 +187,10 @@ pub(super) async fn take_over(
     Body(body): Body<TakeOverBody>,
 ) -> Answered {
     let admin = who.admin(body.admin_id, body.admin_info.map(Into::into), body.user_id)?;
-    let state = web.locks.take_over(room, admin, body.reason, body.fencing_token).await?;
+    let state = web
+        .locks
+        .take_over(room, admin, body.reason, body.fencing_token)
+        .await?;
     Ok(Json(LockAnswer::new("Lock taken over", &state)))
 }
 
@@ -196,7 +216,10 @@ pub(super) async fn update_position(
     Body(body): Body<PositionBody>,
 ) -> Answered {
     let user = who.user(body.user_id)?;
-    let state = web.locks.renew(room, user, Some(body.position), Duration::ZERO).await?;
+    let state = web
+        .locks
+        .renew(room, user, Some(body.position), Duration::ZERO)
+        .await?;
     Ok(Json(LockAnswer::new("Position updated", &state)))
 }
 

@@ -35,7 +35,10 @@ pub fn router(ops: Ops) -> Router {
 }
 
 async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], ops.metrics.render())
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        ops.metrics.render(),
+    )
 }
 
 /// Whether a load balancer should send traffic here. Redis is not asked: locks are right without it.
@@ -47,8 +50,9 @@ async fn readyz(State(ops): State<Ops>) -> (StatusCode, Json<serde_json::Value>)
     };
     match why {
         None => (StatusCode::OK, Json(json!({ "status": "ok" }))),
-        Some(reason) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "unavailable", "reason": reason })))
-        }
+        Some(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "status": "unavailable", "reason": reason })),
+        ),
     }
 }

@@ -28,10 +28,15 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> 
     };
     Router::new()
         .route("/", home)
-        .route("/api/docs", get(|headers: HeaderMap| async move { page(&headers, "docs.html") }))
+        .route(
+            "/api/docs",
+            get(|headers: HeaderMap| async move { page(&headers, "docs.html") }),
+        )
         .route(
             "/assets/{*path}",
-            get(|Path(path): Path<String>, headers: HeaderMap| async move { file(&headers, &format!("assets/{path}")) }),
+            get(|Path(path): Path<String>, headers: HeaderMap| async move {
+                file(&headers, &format!("assets/{path}"))
+            }),
         )
         .layer(CompressionLayer::new())
 }
@@ -39,16 +44,28 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> 
 fn page(headers: &HeaderMap, name: &str) -> Response {
     if Dist::get(name).is_none() {
         let text = "This binary was built without its pages: run `make web`, then build again.\n";
-        return (StatusCode::NOT_FOUND, [(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response();
+        return (
+            StatusCode::NOT_FOUND,
+            [(CONTENT_TYPE, "text/plain; charset=utf-8")],
+            text,
+        )
+            .into_response();
     }
     file(headers, name)
 }
 
 fn file(headers: &HeaderMap, name: &str) -> Response {
     let Some(file) = Dist::get(name) else {
-        return Failure::from(Refusal::new(Code::NotFound, "There is no such file")).into_response();
+        return Failure::from(Refusal::new(Code::NotFound, "There is no such file"))
+            .into_response();
     };
-    let tag: String = file.metadata.sha256_hash().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let tag: String = file
+        .metadata
+        .sha256_hash()
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let tag = format!("\"{tag}\"");
     let kind = match name.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
@@ -63,7 +80,9 @@ fn file(headers: &HeaderMap, name: &str) -> Response {
     // Names do not change with content, so a browser asks each time and mostly hears "not modified".
     let common = [(ETAG, tag.as_str()), (CACHE_CONTROL, "no-cache")];
     let weak = format!("W/{tag}");
-    let known = headers.get(IF_NONE_MATCH).is_some_and(|known| *known == tag || *known == weak);
+    let known = headers
+        .get(IF_NONE_MATCH)
+        .is_some_and(|known| *known == tag || *known == weak);
     if known {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }

@@ -35,7 +35,11 @@ pub struct Activity {
 impl Activity {
     /// Renews through `locks` where `rooms` sees the mover hold the lease.
     pub fn new(locks: Locks, rooms: Arc<Rooms>) -> Self {
-        Self { locks, rooms, pending: Arc::default() }
+        Self {
+            locks,
+            rooms,
+            pending: Arc::default(),
+        }
     }
 
     fn pending(&self) -> MutexGuard<'_, HashMap<RoomId, Last>> {
@@ -43,15 +47,29 @@ impl Activity {
     }
 
     /// Somebody moved. Where that is the holder, the lease is renewed, now or soon.
-    pub fn moved(&self, room: &RoomId, user: &UserId, session: Option<&SessionId>, position: Position) {
-        let Some(holder) = self.rooms.holder(room) else { return };
-        let other_tab = matches!((&holder.session_id, session), (Some(theirs), Some(own)) if theirs != own);
+    pub fn moved(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        session: Option<&SessionId>,
+        position: Position,
+    ) {
+        let Some(holder) = self.rooms.holder(room) else {
+            return;
+        };
+        let other_tab =
+            matches!((&holder.session_id, session), (Some(theirs), Some(own)) if theirs != own);
         if holder.user_id != *user || other_tab {
             return;
         }
-        let last = Last { user: user.clone(), position, at: Instant::now() };
+        let last = Last {
+            user: user.clone(),
+            position,
+            at: Instant::now(),
+        };
         if self.pending().insert(room.clone(), last).is_none() {
-            let pause = (holder.seen_at + self.locks.ttl() / 10).saturating_duration_since(Instant::now());
+            let pause =
+                (holder.seen_at + self.locks.ttl() / 10).saturating_duration_since(Instant::now());
             let (this, room) = (self.clone(), room.clone());
             tokio::spawn(async move { this.renew_after(pause, room).await });
         }
@@ -60,11 +78,23 @@ impl Activity {
     async fn renew_after(self, mut pause: std::time::Duration, room: RoomId) {
         loop {
             tokio::time::sleep(pause).await;
-            let Some(last) = self.pending().get(&room).cloned() else { return };
-            let renewed = self.locks.renew(room.clone(), last.user, Some(last.position), last.at.elapsed()).await;
+            let Some(last) = self.pending().get(&room).cloned() else {
+                return;
+            };
+            let renewed = self
+                .locks
+                .renew(
+                    room.clone(),
+                    last.user,
+                    Some(last.position),
+                    last.at.elapsed(),
+                )
+                .await;
             match renewed {
                 Ok(_) | Err(LockError::NotLocked | LockError::NotHolder(_)) => {}
-                Err(error) => debug!(appointment = %room.appointment, %error, "an activity was not written"),
+                Err(error) => {
+                    debug!(appointment = %room.appointment, %error, "an activity was not written")
+                }
             }
             let mut pending = self.pending();
             if pending.get(&room).is_none_or(|newer| newer.at == last.at) {

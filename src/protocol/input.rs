@@ -1,7 +1,12 @@
 //! From bytes to a checked value. Owns the difference between malformed (not JSON: 400) and invalid (JSON,
 //! but not what was expected: 422), and that the message names the field.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::refusal::{Code, Refusal};
 
@@ -31,14 +36,51 @@ impl From<InvalidInput> for Refusal {
     }
 }
 
-/// Reads a body.
+/// A value that comes as a JSON object. serde's derived structs would take a list too, by position, which
+/// no client means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Fields(PhantomData))
+    }
+}
+
+/// For a field that is an object: `#[serde(deserialize_with = "object")]`.
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
+    Object::deserialize(from).map(|Object(value)| value)
+}
+
+/// For a field that is an object, null, or not there: `#[serde(default, deserialize_with = "maybe_object")]`.
+pub(super) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(from)?.map(|Object(value)| value))
+}
+
+/// Reads a body, which is an object.
 ///
 /// # Errors
 /// [`InvalidInput`], which says where and what.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(explain)?;
-    reader.end().map_err(|fault| InvalidInput::Malformed(fault.to_string()))?;
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(explain)?;
+    reader
+        .end()
+        .map_err(|fault| InvalidInput::Malformed(fault.to_string()))?;
     Ok(value)
 }
 
@@ -54,17 +96,38 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     let path = error.path().to_string();
     let fault = error.into_inner();
     let whole = fault.to_string();
-    if matches!(fault.classify(), serde_json::error::Category::Syntax | serde_json::error::Category::Eof) {
+    if matches!(
+        fault.classify(),
+        serde_json::error::Category::Syntax | serde_json::error::Category::Eof
+    ) {
         return InvalidInput::Malformed(whole);
     }
     // serde_json ends a data error with its place in the text; the path says it better.
-    let fault = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(head, _)| head);
-    let inside = |field: &str| if path == "." { field.to_owned() } else { format!("{path}.{field}") };
-    let quoted = |prefix: &str| fault.strip_prefix(prefix).and_then(|rest| rest.strip_suffix('`'));
+    let fault = whole
+        .rsplit_once(" at line ")
+        .map_or(whole.as_str(), |(head, _)| head);
+    let inside = |field: &str| {
+        if path == "." {
+            field.to_owned()
+        } else {
+            format!("{path}.{field}")
+        }
+    };
+    let quoted = |prefix: &str| {
+        fault
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_suffix('`'))
+    };
     if let Some(field) = quoted("missing field `") {
-        return InvalidInput::Invalid { field: inside(field), fault: "is missing".into() };
+        return InvalidInput::Invalid {
+            field: inside(field),
+            fault: "is missing".into(),
+        };
     }
-    InvalidInput::Invalid { field: if path == "." { "body".into() } else { path }, fault: fault.to_owned() }
+    InvalidInput::Invalid {
+        field: if path == "." { "body".into() } else { path },
+        fault: fault.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -73,29 +136,73 @@ mod tests {
     use super::*;
 
     fn fault(body: &str) -> String {
-        from_slice::<AcquireBody>(body.as_bytes()).unwrap_err().to_string()
+        from_slice::<AcquireBody>(body.as_bytes())
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn the_message_names_the_field_and_the_fault() {
-        assert_eq!(fault(r#"{"userId":7}"#), "userId: invalid type: integer `7`, expected a string");
+        assert_eq!(
+            fault(r#"{"userId":7}"#),
+            "userId: invalid type: integer `7`, expected a string"
+        );
         assert_eq!(fault(r#"{"userId":""}"#), "userId: must not be empty");
-        assert_eq!(fault(r#"{"userInfo":{"name":"A"}}"#), "userInfo.email: is missing");
-        assert_eq!(fault(r#"{"userInfo":{"email":"","name":"a\u0000"}}"#).split(" (").next().unwrap(),
-            "userInfo.name: must not contain control characters");
-        assert_eq!(fault("[1]").split(',').next().unwrap(), "body: invalid type: sequence");
-        assert_eq!(fault("null").split(',').next().unwrap(), "body: invalid type: null");
+        assert_eq!(
+            fault(r#"{"userInfo":{"name":"A"}}"#),
+            "userInfo.email: is missing"
+        );
+        assert_eq!(
+            fault(r#"{"userInfo":{"email":"","name":"a\u0000"}}"#)
+                .split(" (")
+                .next()
+                .unwrap(),
+            "userInfo.name: must not contain control characters"
+        );
+        assert_eq!(
+            fault("[1]").split(',').next().unwrap(),
+            "body: invalid type: sequence"
+        );
+        assert_eq!(
+            fault("null").split(',').next().unwrap(),
+            "body: invalid type: null"
+        );
+    }
+
+    #[test]
+    fn a_list_is_not_an_object() {
+        assert_eq!(
+            fault(r#"{"userInfo":["Ann","a@example.com"]}"#),
+            "userInfo: invalid type: sequence, expected a JSON object"
+        );
+        assert_eq!(
+            fault("[]"),
+            "body: invalid type: sequence, expected a JSON object"
+        );
     }
 
     #[test]
     fn what_is_not_json_is_malformed() {
-        for body in ["", "{", "{]", "{\"userId\":\"a\"} x", "{\"userId\":1e999}", "\u{feff}{}"] {
+        for body in [
+            "",
+            "{",
+            "{]",
+            "{\"userId\":\"a\"} x",
+            "{\"userId\":1e999}",
+            "\u{feff}{}",
+        ] {
             assert!(
-                matches!(from_slice::<AcquireBody>(body.as_bytes()), Err(InvalidInput::Malformed(_))),
+                matches!(
+                    from_slice::<AcquireBody>(body.as_bytes()),
+                    Err(InvalidInput::Malformed(_))
+                ),
                 "{body:?} gave {:?}",
                 from_slice::<AcquireBody>(body.as_bytes())
             );
         }
-        assert!(matches!(from_slice::<AcquireBody>(b"{\"userId\":\"\xff\"}"), Err(InvalidInput::Malformed(_))));
+        assert!(matches!(
+            from_slice::<AcquireBody>(b"{\"userId\":\"\xff\"}"),
+            Err(InvalidInput::Malformed(_))
+        ));
     }
 }

@@ -87,13 +87,21 @@ impl Refusal {
     /// A refusal without a lock.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), lock: None }
+        Self {
+            code,
+            message: message.into(),
+            lock: None,
+        }
     }
 
     /// A conflict, with the lock that stands in the way.
     #[must_use]
     pub fn conflict(code: Code, message: impl Into<String>, lock: Option<Lock>) -> Self {
-        Self { code, message: message.into(), lock: lock.map(Box::new) }
+        Self {
+            code,
+            message: message.into(),
+            lock: lock.map(Box::new),
+        }
     }
 
     /// A well-formed request with a bad field.

@@ -7,20 +7,24 @@ use utoipa::ToSchema;
 use crate::domain::ids::{Email, Name, Note, SessionId, UserId};
 use crate::domain::lease::{Lease, LockState, Position, UserInfo};
 
+use super::input::{maybe_object, object};
 use super::refusal::{Code, Refusal};
 
 /// Time as clients read it: RFC 3339, UTC, milliseconds.
 pub fn rfc3339_millis<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
-    let format =
-        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    let text = at.to_offset(time::UtcOffset::UTC).format(&format).map_err(serde::ser::Error::custom)?;
+    let format = time::macros::format_description!(
+        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+    );
+    let text = at
+        .to_offset(time::UtcOffset::UTC)
+        .format(&format)
+        .map_err(serde::ser::Error::custom)?;
     to.serialize_str(&text)
 }
 
 /// A person, as a client names one. Other fields are ignored.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[schema(as = UserInfoInput)]
-#[serde(expecting = "an object with name and email")]
 pub struct UserInfoBody {
     /// What the person is called.
     #[schema(value_type = String, min_length = 1, max_length = 200)]
@@ -32,18 +36,23 @@ pub struct UserInfoBody {
 
 impl From<UserInfoBody> for UserInfo {
     fn from(body: UserInfoBody) -> Self {
-        Self { name: body.name, email: body.email, position: None }
+        Self {
+            name: body.name,
+            email: body.email,
+            position: None,
+        }
     }
 }
 
 /// Body of `acquire-lock`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+#[serde(rename_all = "camelCase")]
 pub struct AcquireBody {
     /// Who wants to edit. Required where identities are trusted; with a token it may be left out.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     pub user_id: Option<UserId>,
     /// How others see this person. Required where identities are trusted.
+    #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
     /// The tab that wants to edit, named by the client.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
@@ -55,7 +64,7 @@ pub struct AcquireBody {
 
 /// Body of `release-lock`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+#[serde(rename_all = "camelCase")]
 pub struct ReleaseBody {
     /// Who holds the lease. Required where identities are trusted.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
@@ -69,12 +78,13 @@ pub struct ReleaseBody {
 
 /// Body of `force-release-lock`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+#[serde(rename_all = "camelCase")]
 pub struct ForceReleaseBody {
     /// The admin. Required where identities are trusted.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     pub admin_id: Option<UserId>,
     /// How others see the admin.
+    #[serde(default, deserialize_with = "maybe_object")]
     pub admin_info: Option<UserInfoBody>,
     /// A user who is no admin, where identities are trusted: refused.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
@@ -91,24 +101,27 @@ pub type TakeOverBody = ForceReleaseBody;
 
 /// Body of `update-position`.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+#[serde(rename_all = "camelCase")]
 pub struct PositionBody {
     /// Who holds the lease. Required where identities are trusted.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     pub user_id: Option<UserId>,
     /// Where the holder points.
+    #[serde(deserialize_with = "object")]
     pub position: Position,
 }
 
 /// Body of `verify`.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+#[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
     /// The token that came with the lease.
     pub fencing_token: i64,
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -186,7 +199,12 @@ impl LockAnswer {
     /// What happened, and the state that it led to.
     #[must_use]
     pub fn new(message: impl Into<String>, state: &LockState) -> Self {
-        Self { success: true, message: message.into(), lock: Lock::of(state), version: state.version }
+        Self {
+            success: true,
+            message: message.into(),
+            lock: Lock::of(state),
+            version: state.version,
+        }
     }
 }
 

@@ -6,19 +6,21 @@ use time::OffsetDateTime;
 use crate::domain::ids::{AppointmentId, SessionId, UserId};
 use crate::domain::lease::{LockState, Position, Reason, UserInfo};
 
+use super::input::{maybe_object, object};
 use super::refusal::Refusal;
 use super::rest::{Answer, Lock, UserInfoBody, rfc3339_millis};
 
 /// The `auth` of a handshake. Everything is optional: an anonymous socket may watch where identities are
 /// trusted.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
+#[serde(rename_all = "camelCase")]
 pub struct Handshake {
     /// A bearer token.
     pub token: Option<String>,
     /// Who it is, where identities are trusted.
     pub user_id: Option<UserId>,
     /// How others see this person, where identities are trusted.
+    #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
     /// The tab.
     pub session_id: Option<SessionId>,
@@ -40,8 +42,8 @@ impl<'de> Deserialize<'de> for Room {
                 f.write_str("an appointmentId, or an object with one")
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Room, E> {
-                let appointment_id =
-                    AppointmentId::new(text).map_err(|fault| E::custom(format!("appointmentId {fault}")))?;
+                let appointment_id = AppointmentId::new(text)
+                    .map_err(|fault| E::custom(format!("appointmentId {fault}")))?;
                 Ok(Room { appointment_id })
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Room, A::Error> {
@@ -50,8 +52,11 @@ impl<'de> Deserialize<'de> for Room {
                 struct Fields {
                     appointment_id: AppointmentId,
                 }
-                let fields = Fields::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Room { appointment_id: fields.appointment_id })
+                let fields =
+                    Fields::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Room {
+                    appointment_id: fields.appointment_id,
+                })
             }
         }
         from.deserialize_any(Either)
@@ -60,15 +65,17 @@ impl<'de> Deserialize<'de> for Room {
 
 /// Payload of `cursor-position`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object with appointmentId and position")]
+#[serde(rename_all = "camelCase")]
 pub struct CursorPosition {
     /// In which room.
     pub appointment_id: AppointmentId,
     /// Where.
+    #[serde(deserialize_with = "object")]
     pub position: Position,
     /// Whose cursor, where identities are trusted and the handshake named nobody.
     pub user_id: Option<UserId>,
     /// As others see them.
+    #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
 }
 
@@ -195,7 +202,12 @@ impl<'a> Subscribed<'a> {
 #[must_use]
 pub fn ack(outcome: Result<&str, Refusal>) -> Answer {
     match outcome {
-        Ok(message) => Answer { success: true, message: message.into(), code: None, lock: None },
+        Ok(message) => Answer {
+            success: true,
+            message: message.into(),
+            code: None,
+            lock: None,
+        },
         Err(refusal) => refusal.into(),
     }
 }

@@ -60,11 +60,19 @@ impl Session {
         session_id: Option<SessionId>,
     ) -> Self {
         let name = socket.id.to_string();
-        Self { socket: name.into(), principal, person, session_id, membership: Mutex::default() }
+        Self {
+            socket: name.into(),
+            principal,
+            person,
+            session_id,
+            membership: Mutex::default(),
+        }
     }
 
     fn membership(&self) -> MutexGuard<'_, Membership> {
-        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+        self.membership
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Is in the room from now on, as far as counting goes; it hears nothing before [`Session::join`].
@@ -75,12 +83,24 @@ impl Session {
             return None;
         }
         if let Some(member) = membership.rooms.get(room) {
-            return Some(Entry { number: member.number, subscribing: None });
+            return Some(Entry {
+                number: member.number,
+                subscribing: None,
+            });
         }
         membership.entries += 1;
         let number = membership.entries;
-        membership.rooms.insert(room.clone(), Member { number, shown: HashSet::new() });
-        Some(Entry { number, subscribing: Some(rooms.enter(room)) })
+        membership.rooms.insert(
+            room.clone(),
+            Member {
+                number,
+                shown: HashSet::new(),
+            },
+        );
+        Some(Entry {
+            number,
+            subscribing: Some(rooms.enter(room)),
+        })
     }
 
     /// Hears the room from now on, unless it has left meanwhile.
@@ -94,14 +114,24 @@ impl Session {
     /// Takes back an entering that failed, unless the room was left and entered anew since.
     pub(super) fn abandon(&self, room: &RoomId, number: u64, rooms: &Rooms) {
         let mut membership = self.membership();
-        if membership.rooms.get(room).is_some_and(|member| member.number == number) {
+        if membership
+            .rooms
+            .get(room)
+            .is_some_and(|member| member.number == number)
+        {
             membership.rooms.remove(room);
             rooms.leave(room);
         }
     }
 
     /// Leaves the room, and takes its cursors off the screens.
-    pub(super) fn leave(&self, room: &RoomId, rooms: &Rooms, cursors: &Cursors, socket: &SocketRef) {
+    pub(super) fn leave(
+        &self,
+        room: &RoomId,
+        rooms: &Rooms,
+        cursors: &Cursors,
+        socket: &SocketRef,
+    ) {
         let mut membership = self.membership();
         socket.leave(room.name());
         if let Some(member) = membership.rooms.remove(room) {
@@ -115,7 +145,9 @@ impl Session {
     /// Notes that this socket shows that user's cursor. False: it is not in the room.
     pub(super) fn shows(&self, room: &RoomId, user: &UserId, cursors: &Cursors) -> bool {
         let mut membership = self.membership();
-        let Some(member) = membership.rooms.get_mut(room) else { return false };
+        let Some(member) = membership.rooms.get_mut(room) else {
+            return false;
+        };
         if !member.shown.contains(user) {
             if member.shown.len() >= MAX_SHOWN {
                 return false;

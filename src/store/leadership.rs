@@ -31,7 +31,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn resign(&self, name: &str, term: i64) -> Result<(), StoreError> {
-        sqlx::query(sql::RESIGN).bind(name).bind(term).execute(&self.pool).await?;
+        sqlx::query(sql::RESIGN)
+            .bind(name)
+            .bind(term)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 }

@@ -38,7 +38,13 @@ pub struct Swept {
 
 /// The end of a lease at one version.
 fn ended(state: &LockState, version: i64, reason: Reason) -> LockState {
-    LockState { room: state.room.clone(), version, reason: Some(reason), lease: None, now: state.now }
+    LockState {
+        room: state.room.clone(),
+        version,
+        reason: Some(reason),
+        lease: None,
+        now: state.now,
+    }
 }
 
 impl Store {
@@ -114,7 +120,9 @@ impl Store {
     ) -> Result<Result<Acquired, Refused>, StoreError> {
         use sqlx::Row;
         for _ in 0..REPEATS {
-            let Some(row) = query().fetch_optional(&self.pool).await? else { continue };
+            let Some(row) = query().fetch_optional(&self.pool).await? else {
+                continue;
+            };
             let now = state(room, &row)?;
             if !row.try_get::<bool, _>("changed")? {
                 return Ok(Err(Refused(now)));
@@ -199,21 +207,37 @@ impl Store {
         use sqlx::Row;
         let row = query.fetch_one(&self.pool).await?;
         let found = state(room, &row)?;
-        Ok(if row.try_get("changed")? { Ok(found) } else { Err(Refused(found)) })
+        Ok(if row.try_get("changed")? {
+            Ok(found)
+        } else {
+            Err(Refused(found))
+        })
     }
 
     /// Ends leases that have run out, at most `batch`, if `holder` still leads in `term`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn sweep(&self, holder: &str, term: i64, batch: i64) -> Result<Vec<Swept>, StoreError> {
+    pub async fn sweep(
+        &self,
+        holder: &str,
+        term: i64,
+        batch: i64,
+    ) -> Result<Vec<Swept>, StoreError> {
         use sqlx::Row;
-        let rows = sqlx::query(sql::SWEEP).bind(holder).bind(term).bind(batch).fetch_all(&self.pool).await?;
+        let rows = sqlx::query(sql::SWEEP)
+            .bind(holder)
+            .bind(term)
+            .bind(batch)
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter()
             .map(|row| {
                 let room = RoomId {
-                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
-                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?).map_err(unreadable)?,
+                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?)
+                        .map_err(unreadable)?,
+                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?)
+                        .map_err(unreadable)?,
                 };
                 let late: f64 = row.try_get("late")?;
                 Ok(Swept {
@@ -235,7 +259,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
-        let seconds: Option<f64> = sqlx::query_scalar(sql::NEXT_EXPIRY).fetch_one(&self.pool).await?;
+        let seconds: Option<f64> = sqlx::query_scalar(sql::NEXT_EXPIRY)
+            .fetch_one(&self.pool)
+            .await?;
         Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
     }
 }

@@ -15,7 +15,10 @@ impl Store {
     /// [`StoreError`].
     pub async fn newer(&self, seen: &[(RoomId, i64)]) -> Result<Vec<LockState>, StoreError> {
         let tenants: Vec<&str> = seen.iter().map(|(room, _)| room.tenant.as_str()).collect();
-        let appointments: Vec<&str> = seen.iter().map(|(room, _)| room.appointment.as_str()).collect();
+        let appointments: Vec<&str> = seen
+            .iter()
+            .map(|(room, _)| room.appointment.as_str())
+            .collect();
         let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
         let rows = sqlx::query(sql::NEWER)
             .bind(tenants)
@@ -26,8 +29,10 @@ impl Store {
         rows.iter()
             .map(|row| {
                 let room = RoomId {
-                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
-                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?).map_err(unreadable)?,
+                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?)
+                        .map_err(unreadable)?,
+                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?)
+                        .map_err(unreadable)?,
                 };
                 state(&room, row)
             })

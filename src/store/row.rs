@@ -32,9 +32,19 @@ pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError>
         }),
     };
     // A word of a newer release, while replicas are being updated: what it did is in the other columns.
-    let nearest = if lease.is_some() { Reason::Renewed } else { Reason::Released };
+    let nearest = if lease.is_some() {
+        Reason::Renewed
+    } else {
+        Reason::Released
+    };
     let reason = reason.map(|word| Reason::parse(word).unwrap_or(nearest));
-    Ok(LockState { room: room.clone(), version: version.unwrap_or(0), reason, lease, now })
+    Ok(LockState {
+        room: room.clone(),
+        version: version.unwrap_or(0),
+        reason,
+        lease,
+        now,
+    })
 }
 
 /// A column that holds what no statement of ours writes.

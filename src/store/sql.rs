@@ -9,7 +9,8 @@
 //! - the result has the row before and the row after, so that a refusal can say who stands in the way.
 
 /// Applied migrations.
-pub const MIGRATIONS_DONE: &str = "/* migrations_done */ select count(*) from _sqlx_migrations where success";
+pub const MIGRATIONS_DONE: &str =
+    "/* migrations_done */ select count(*) from _sqlx_migrations where success";
 
 /// The row as it is, without a lock: a look, not a decision.
 pub const STATUS: &str = "/* status */

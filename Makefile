@@ -1,0 +1,149 @@
+# The commands of this repository, for people and for CI: `make` lists them.
+#
+# Every recipe says in plain words what it does, makes sure of the tools it takes (scripts/need installs
+# what is missing), and leaves the work to cargo, npm and node. Works with GNU make 3.81 and newer.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+# Each target runs a tool that uses all cores by itself.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# Extra arguments for `make run`, `make test-rust`, `make e2e` and `make bench`.
+ARGS ?=
+# How many replicas `make run` starts.
+REPLICAS ?= 2
+
+# rustup's folder, for a shell that was open before Rust came.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# CI builds what the lock file says; a person who edits Cargo.toml gets it updated.
+LOCKED := $(if $(CI),--locked)
+
+# Colours only where make writes to a terminal (make itself says so), and NO_COLOR is respected.
+ifneq ($(and $(MAKE_TERMOUT),$(if $(NO_COLOR),,yes)),)
+  BOLD := $(shell printf '\033[1m')
+  BLUE := $(shell printf '\033[36m')
+  PLAIN := $(shell printf '\033[0m')
+endif
+say = @printf '%s\n' '$(BOLD)==> $(1)$(PLAIN)'
+
+# Every file of ours; not asked from git, so that it works in an unpacked archive too.
+files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
+
+.PHONY: help run build release web test test-rust e2e lint fmt advisories bench openapi clean \
+	check-fmt check-shell check-yaml check-deps check-clippy test-web run-e2e
+
+help: ## List the targets
+	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-12s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\n%s\n' 'Variables:'
+	@printf '  $(BLUE)%-12s$(PLAIN) %s\n' \
+		ARGS 'extra arguments for run, test-rust, e2e and bench' \
+		REPLICAS 'how many replicas `make run` starts (2)' \
+		DATABASE_URL '`make run` uses this PostgreSQL instead of one of its own' \
+		REDIS_URL '`make run` uses this Redis instead of one of its own'
+
+run: ## Build and start everything on this machine, with throw-away data under .run/
+	@scripts/need rust cc node $(if $(DATABASE_URL),,postgres) $(if $(REDIS_URL),,redis)
+	@$(MAKE) build
+	$(call say,Starting apptlock with $(REPLICAS) replicas; Ctrl-C stops it)
+	@exec target/debug/apptlock dev --replicas $(REPLICAS) $(ARGS)
+
+build: web ## Build the binary for development: target/debug/apptlock
+	@scripts/need rust cc
+	$(call say,Building apptlock; the first time takes minutes)
+	@cargo build $(LOCKED) --bin apptlock
+
+release: web ## Build the optimised binary: target/release/apptlock
+	@scripts/need rust cc
+	$(call say,Building the optimised apptlock; this takes minutes)
+	@cargo build $(LOCKED) --release --bin apptlock
+
+web: web/dist ## Build the web pages, where their sources are newer than web/dist
+	@:
+
+# A folder's time changes with its entries, so the folders are sources too: a deleted file counts.
+WEB_SOURCES := $(shell find web -mindepth 1 \( -path web/node_modules -o -path web/dist \) -prune -o -print 2>/dev/null)
+
+web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
+	$(call say,Building the web pages)
+	@cd web && npm run build
+	@touch $@
+
+# npm writes this file at the end of an installation, which makes it a good stamp.
+%/node_modules/.package-lock.json: %/package-lock.json
+	@scripts/need node
+	$(call say,Installing the npm packages of $*)
+	@cd $* && npm ci --no-audit --no-fund
+	@touch $@
+
+test: ## Run every test: pages, Rust, then end to end with the official Socket.IO client
+	@scripts/need rust cc node postgres redis
+	@$(MAKE) test-web
+	@$(MAKE) test-rust ARGS=
+	@$(MAKE) run-e2e ARGS=
+
+test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
+	@scripts/need rust cc postgres redis
+	$(call say,Building and running the Rust tests; the first time takes minutes)
+	@cargo test $(LOCKED) --workspace $(ARGS)
+
+test-web: web
+	$(call say,Running the tests of the web pages)
+	@cd web && npm test --if-present
+
+e2e: build run-e2e ## Run the end-to-end tests against target/debug/apptlock
+
+# Apart from e2e, because `cargo test` has just built the same binary: building it once more by itself
+# would compile the dependencies a second time, with the features that only the tests do not ask for.
+run-e2e: tests/e2e/node_modules/.package-lock.json
+	@scripts/need node postgres redis
+	$(call say,Running the end-to-end tests)
+	@cd tests/e2e && node --test --test-reporter=spec $(ARGS)
+
+lint: ## Check everything that needs no server: format, shell, YAML, dependencies, clippy
+	@scripts/need rust cc node shellcheck yamllint cargo-deny
+	@$(MAKE) check-fmt check-shell check-yaml check-deps check-clippy
+
+check-fmt:
+	$(call say,Checking the format of the Rust code)
+	@cargo fmt --all --check
+
+check-shell:
+	$(call say,Checking the shell scripts)
+	@$(call files,-exec awk 'FNR == 1 && /^#!.*(bash|dash|\/sh)/ { ours = 1 } { exit } END { exit !ours }' {} \;) \
+		| tr '\n' '\0' | xargs -0 shellcheck
+
+check-yaml:
+	$(call say,Checking the YAML files)
+	@$(call files,\( -name '*.yml' -o -name '*.yaml' \)) | tr '\n' '\0' | xargs -0 yamllint --strict
+
+check-deps:
+	$(call say,Checking licences and sources of the dependencies)
+	@cargo deny $(LOCKED) check --hide-inclusion-graph bans licenses sources
+
+check-clippy: web
+	$(call say,Checking the Rust code with clippy; the first time takes minutes)
+	@cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+fmt: ## Format the Rust code
+	$(call say,Formatting the Rust code)
+	@cargo fmt --all
+
+advisories: ## Check the dependencies for known vulnerabilities (needs the network)
+	@scripts/need rust cc cargo-deny
+	$(call say,Fetching the advisory database and checking against it)
+	@cargo deny check advisories
+
+bench: release ## Measure throughput and latency with the load generator
+	@scripts/need rust cc postgres redis
+	$(call say,Building and running the load generator)
+	@cargo run $(LOCKED) --release -p apptlock-load -- bench $(ARGS)
+
+openapi: build ## Print the OpenAPI document
+	@target/debug/apptlock openapi
+
+clean: ## Remove everything that was built, installed or written here
+	$(call say,Removing build output, npm packages and the data under .run/)
+	@rm -rf target web/dist web/node_modules tests/e2e/node_modules .run

@@ -1,0 +1,149 @@
+//! The bus between replicas: what is lost there is found again.
+
+use std::time::{Duration, Instant};
+
+use apptlock::bus::redis::RedisBus;
+use apptlock::bus::{Bus, BusEvent};
+use apptlock::config::Secret;
+use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
+use bytes::Bytes;
+
+use crate::support::{PATIENCE, Socket, Stack, auth, fresh, servers};
+
+fn room(name: &str) -> RoomId {
+    RoomId {
+        tenant: TenantId::default(),
+        appointment: AppointmentId::new(name).unwrap(),
+    }
+}
+
+async fn next(events: &mut tokio::sync::mpsc::Receiver<BusEvent>) -> BusEvent {
+    tokio::time::timeout(PATIENCE, events.recv())
+        .await
+        .expect("heard nothing")
+        .unwrap()
+}
+
+#[tokio::test]
+async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_gap() {
+    let url = Secret::new(&servers().redis.url);
+    let (here, _echo) = RedisBus::start(&url).unwrap();
+    let (there, mut heard) = RedisBus::start(&url).unwrap();
+    assert_eq!(
+        next(&mut heard).await,
+        BusEvent::Gap,
+        "connected: what came before is not known"
+    );
+    let (wanted, other) = (room(&fresh("wanted")), room(&fresh("other")));
+    there.subscribe(&wanted).await;
+    while !here.healthy() {
+        tokio::task::yield_now().await;
+    }
+    here.publish(&other, Bytes::from_static(b"no"));
+    for n in 0..1000 {
+        here.publish(&wanted, Bytes::from(format!("{n}")));
+    }
+    for n in 0..1000 {
+        let mut event = next(&mut heard).await;
+        while event == BusEvent::Gap {
+            event = next(&mut heard).await;
+        }
+        assert_eq!(
+            event,
+            BusEvent::Message(Bytes::from(format!("{n}"))),
+            "in order, none lost, none of another room"
+        );
+    }
+    there.unsubscribe(&wanted);
+    there.subscribe(&other).await;
+    here.publish(&wanted, Bytes::from_static(b"late"));
+    here.publish(&other, Bytes::from_static(b"yes"));
+    assert_eq!(
+        next(&mut heard).await,
+        BusEvent::Message(Bytes::from_static(b"yes"))
+    );
+    here.close().await;
+    there.close().await;
+}
+
+#[tokio::test]
+async fn many_rooms_are_subscribed_in_batches() {
+    let url = Secret::new(&servers().redis.url);
+    let (here, _echo) = RedisBus::start(&url).unwrap();
+    let (there, mut heard) = RedisBus::start(&url).unwrap();
+    assert_eq!(next(&mut heard).await, BusEvent::Gap);
+    let rooms: Vec<RoomId> = (0..2000)
+        .map(|n| room(&fresh(&format!("many{n}"))))
+        .collect();
+    let wishes: Vec<_> = rooms.iter().map(|room| there.subscribe(room)).collect();
+    for wish in wishes {
+        wish.await;
+    }
+    for room in &rooms {
+        here.publish(room, Bytes::from(room.name()));
+    }
+    let mut missing: std::collections::HashSet<Bytes> =
+        rooms.iter().map(|room| Bytes::from(room.name())).collect();
+    while !missing.is_empty() {
+        if let BusEvent::Message(message) = next(&mut heard).await {
+            missing.remove(&message);
+        }
+    }
+}
+
+/// A change that no message told of: written past every replica, as a lost message would leave it.
+#[tokio::test]
+async fn what_the_bus_lost_is_shown_after_the_next_gap() {
+    let stack = Stack::start(2, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("lost");
+    replica.acquire(&id, "ann").await;
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    socket.subscribe(&id).await;
+    sqlx::query(
+        "update appointment_lock set version = version + 1, reason = 'released', user_id = null, user_info = null,
+            session_id = null, granted_at = null, expires_at = null where appointment_id = $1",
+    )
+    .bind(&id)
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    // Every connection to Redis is cut; each replica comes back by itself, and takes that for a gap.
+    let cut = Instant::now();
+    kill_redis_clients().await;
+    let update = socket.expect("lock-update").await;
+    assert_eq!(
+        (&update["version"], &update["lock"]),
+        (&2.into(), &serde_json::Value::Null)
+    );
+    assert!(
+        cut.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        cut.elapsed()
+    );
+    assert_eq!(socket.expect("lock-released").await["reason"], "released");
+    // And messages flow again.
+    stack.replicas[1].acquire(&id, "eve").await;
+    assert_eq!(
+        socket.expect("lock-acquired").await["lock"]["userId"],
+        "eve"
+    );
+}
+
+async fn kill_redis_clients() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", servers().redis.port))
+        .await
+        .unwrap();
+    redis
+        .write_all(b"CLIENT KILL TYPE pubsub\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 64];
+    let n = redis.read(&mut answer).await.unwrap();
+    assert!(
+        answer[..n].starts_with(b":"),
+        "{:?}",
+        String::from_utf8_lossy(&answer[..n])
+    );
+}

@@ -1,0 +1,176 @@
+//! The house's own rules, held by reading the source: layers, SQL, comments.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::Stack;
+
+/// From the ground up: a module imports only from those before it.
+const LAYERS: [&str; 17] = [
+    "domain",
+    "protocol",
+    "auth",
+    "telemetry",
+    "config",
+    "store",
+    "bus",
+    "rooms",
+    "locks",
+    "cursors",
+    "replication",
+    "leadership",
+    "sweeper",
+    "http",
+    "socket",
+    "app",
+    "dev",
+];
+
+fn sources(under: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(under).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+#[test]
+fn a_module_imports_only_from_layers_above_it() {
+    let level: HashMap<&str, usize> = LAYERS
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (*name, n))
+        .collect();
+    let mut checked = 0;
+    for file in sources(&src()) {
+        let inside = file.strip_prefix(src()).unwrap();
+        let module = inside
+            .iter()
+            .next()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
+        if module == "lib" || module == "main" {
+            continue;
+        }
+        let own = *level
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{module} has no layer: add it to LAYERS"));
+        let text = fs::read_to_string(&file).unwrap();
+        // `use crate::{a, b}` at several lines, `crate::a::b` in the middle of code: both name a module.
+        let flat = text.replace('\n', " ");
+        for (at, _) in flat.match_indices("crate::") {
+            let rest = &flat[at + "crate::".len()..];
+            let names: Vec<&str> = match rest.strip_prefix('{') {
+                Some(group) => group
+                    .split('}')
+                    .next()
+                    .unwrap()
+                    .split(',')
+                    .map(|name| name.trim().split("::").next().unwrap())
+                    .collect(),
+                None => vec![
+                    rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                        .next()
+                        .unwrap(),
+                ],
+            };
+            for name in names.into_iter().filter(|name| !name.is_empty()) {
+                let theirs = *level
+                    .get(name)
+                    .unwrap_or_else(|| panic!("{}: crate::{name}?", file.display()));
+                assert!(
+                    theirs <= own,
+                    "{} imports {name}, which is below it",
+                    file.display()
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 50, "only {checked} imports were seen");
+}
+
+#[test]
+fn one_place_each_for_sqlx_fred_and_socketioxide() {
+    for (library, place) in [
+        ("sqlx::", "store"),
+        ("fred::", "bus"),
+        ("socketioxide::", "socket"),
+    ] {
+        for file in sources(&src()) {
+            let inside = file
+                .strip_prefix(src())
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let text = fs::read_to_string(&file).unwrap();
+            let wiring = inside == "app.rs" && library == "socketioxide::";
+            if text.contains(library) && !inside.starts_with(place) && !wiring {
+                panic!("{inside} uses {library}, whose place is {place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_opens_with_what_it_owns() {
+    for file in sources(&src()) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            text.starts_with("//! "),
+            "{} has no first comment",
+            file.display()
+        );
+    }
+}
+
+#[test]
+fn every_statement_says_who_asks_and_reads_the_clock_when_it_has_the_row() {
+    let text = fs::read_to_string(src().join("store/sql.rs")).unwrap();
+    let mut seen = 0;
+    for (at, _) in text.match_indices("pub const ") {
+        let constant = &text[at + "pub const ".len()..];
+        let name = constant.split(':').next().unwrap();
+        let body = constant.split('"').nth(1).unwrap();
+        assert!(
+            body.starts_with(&format!("/* {} */", name.to_lowercase())),
+            "{name} does not name itself"
+        );
+        assert!(
+            !body.contains(" now()"),
+            "{name} uses the transaction's start for a clock"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 10, "only {seen} statements were seen");
+}
+
+#[tokio::test]
+async fn every_table_and_column_has_a_comment() {
+    let stack = Stack::empty(&[]).await;
+    let bare: Vec<String> = sqlx::query_scalar(
+        "select c.relname || coalesce('.' || a.attname, '')
+         from pg_class c
+         left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+         where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and c.relname <> '_sqlx_migrations'
+            and (col_description(c.oid, a.attnum) is null or obj_description(c.oid, 'pg_class') is null)",
+    )
+    .fetch_all(&stack.pool)
+    .await
+    .unwrap();
+    assert_eq!(bare, Vec::<String>::new());
+}

@@ -1,0 +1,288 @@
+//! Start and stop: settings, warnings, probes, SIGTERM.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Replica, Socket, Stack, auth, fresh};
+
+/// Runs a command that must end by itself, and soon.
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new("timeout")
+        .args(["--signal=KILL", "15", env!("CARGO_BIN_EXE_apptlock")])
+        .args(args)
+        .env_remove("DATABASE_URL")
+        .env_remove("REDIS_URL")
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_bad_setting_ends_the_start_with_one_line() {
+    let good = [
+        ("DATABASE_URL", "postgres://u:geheim@127.0.0.1:1/d"),
+        ("AUTH_MODE", "trusted"),
+    ];
+    for (variable, value, line) in [
+        (
+            "DATABASE_URL",
+            "",
+            "DATABASE_URL: is not set; write postgres://user:password@host:5432/database",
+        ),
+        (
+            "DATABASE_URL",
+            "mysql://u:geheim@h/d",
+            "DATABASE_URL: is not the URL of a PostgreSQL database; write ",
+        ),
+        (
+            "REDIS_URL",
+            "http://:geheim@h",
+            "REDIS_URL: is not the URL of a Redis; write ",
+        ),
+        (
+            "LOCK_TTL",
+            "soon",
+            "LOCK_TTL: \"soon\" is not a duration; write ",
+        ),
+        (
+            "CURSOR_INTERVAL",
+            "1h",
+            "CURSOR_INTERVAL: 1h is out of bounds; write a duration from 10ms to 5s",
+        ),
+        (
+            "LISTEN_ADDR",
+            "nowhere",
+            "LISTEN_ADDR: \"nowhere\" is not an address with a port; write ",
+        ),
+        (
+            "LISTEN_ADDR",
+            "192.0.2.1:1",
+            "LISTEN_ADDR: cannot listen on 192.0.2.1:1: ",
+        ),
+        (
+            "DATABASE_MAX_CONNECTIONS",
+            "many",
+            "DATABASE_MAX_CONNECTIONS: \"many\" will not do; write ",
+        ),
+        (
+            "AUTH_MODE",
+            "none",
+            "AUTH_MODE: \"none\" is not a mode; write jwt or trusted",
+        ),
+        (
+            "AUTH_MODE",
+            "",
+            "AUTH_MODE: jwt is not available in this version; set AUTH_MODE=trusted",
+        ),
+        (
+            "LOG_FORMAT",
+            "xml",
+            "LOG_FORMAT: \"xml\" is not a format; write json or pretty",
+        ),
+        ("RUST_LOG", "a=b=c", "RUST_LOG: "),
+    ] {
+        let env: Vec<(&str, &str)> = good.into_iter().chain([(variable, value)]).collect();
+        let out = run(&["serve"], &env);
+        let said = String::from_utf8(out.stderr).unwrap();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(out.status.code(), Some(2), "{variable}={value}: {said}");
+        assert!(
+            last.starts_with(&format!("error: {line}")),
+            "{variable}={value}: {said}"
+        );
+        assert!(!said.contains("geheim"), "a secret was shown: {said}");
+        assert_eq!(
+            said.lines()
+                .filter(|line| line.starts_with("error"))
+                .count(),
+            1,
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn help_names_every_setting_with_its_default_and_no_secret() {
+    let secret = [
+        ("DATABASE_URL", "postgres://u:geheim@h/d"),
+        ("REDIS_URL", "redis://:geheim@h"),
+    ];
+    for args in [&["--help"][..], &["serve", "--help"], &["dev", "--help"]] {
+        let out = run(args, &secret);
+        let help = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success());
+        assert!(!help.contains("geheim"), "{help}");
+        for (variable, default, _) in apptlock::config::settings() {
+            assert!(
+                help.contains(&variable),
+                "{args:?} does not name {variable}:\n{help}"
+            );
+            let default = default.unwrap_or_default();
+            assert!(
+                help.contains(&default),
+                "{args:?} does not give {variable}'s default {default}:\n{help}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_redis_one_replica_serves_with_a_warning() {
+    let stack = Stack::start(1, &[("REDIS_URL", "")]).await;
+    let replica = &stack.replicas[0];
+    replica.await_line("REDIS_URL is not set: this replica works alone");
+    replica.await_line("AUTH_MODE is trusted");
+    let id = fresh("alone");
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    socket.subscribe(&id).await;
+    replica.acquire(&id, "ann").await;
+    assert_eq!(
+        socket.expect("lock-acquired").await["lock"]["userId"],
+        "ann"
+    );
+}
+
+#[tokio::test]
+async fn a_database_without_schema_is_not_ready_and_says_why() {
+    let stack = Stack::empty(&[]).await;
+    sqlx::raw_sql("drop schema public cascade; create schema public")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let settings = [
+        ("DATABASE_URL", stack.database.as_str()),
+        ("AUTH_MODE", "trusted"),
+    ];
+    let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
+        .await
+        .unwrap();
+    let probe = async |path: &str| {
+        let reply = replica
+            .client
+            .get(format!("{}{path}", replica.management))
+            .send()
+            .await
+            .unwrap();
+        (
+            reply.status().as_u16(),
+            reply.json::<serde_json::Value>().await.unwrap(),
+        )
+    };
+    let (status, body) = probe("/readyz").await;
+    assert_eq!(
+        (status, &body["reason"]),
+        (
+            503,
+            &json!("the database has no schema: run `apptlock migrate`")
+        )
+    );
+    assert_eq!(probe("/livez").await.0, 200);
+    let reply = replica.acquire(&fresh("x"), "ann").await;
+    assert_eq!((reply.status, reply.code()), (503, "UNAVAILABLE"));
+    assert!(reply.headers.contains_key("retry-after"));
+
+    let out = run(&["migrate"], &[("DATABASE_URL", &stack.database)]);
+    assert!(out.status.success(), "{out:?}");
+    assert_eq!(probe("/readyz").await.0, 200);
+    assert_eq!(
+        replica.acquire(&fresh("x"), "ann").await.status,
+        201,
+        "and everything works, without a restart"
+    );
+    let again = run(&["migrate"], &[("DATABASE_URL", &stack.database)]);
+    assert_eq!(
+        String::from_utf8_lossy(&again.stdout),
+        "The schema is up to date.\n"
+    );
+}
+
+#[tokio::test]
+async fn migrations_may_run_at_once() {
+    let stack = Stack::empty(&[]).await;
+    sqlx::raw_sql("drop schema public cascade; create schema public")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            let database = stack.database.clone();
+            std::thread::spawn(move || run(&["migrate"], &[("DATABASE_URL", &database)]))
+        })
+        .collect();
+    for done in runs {
+        let out = done.join().unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
+
+#[tokio::test]
+async fn sigterm_finishes_requests_tells_sockets_gives_up_leadership_and_exits_zero() {
+    let mut stack = Stack::start(1, &[]).await;
+    stack.leader().await;
+    let id = fresh("stop");
+    let mut socket = Socket::connect(&stack.replicas[0], auth("ben")).await;
+    socket.subscribe(&id).await;
+
+    // A request that is under way: its row is held by somebody else's transaction.
+    stack.replicas[0].acquire(&id, "ann").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("select 1 from appointment_lock where appointment_id = $1 for update")
+        .bind(&id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let replica = &stack.replicas[0];
+    let slow = {
+        let request = replica.client.delete(format!(
+            "{}/api/appointments/{id}/release-lock",
+            replica.url
+        ));
+        let request = request.json(&json!({ "userId": "ann" }));
+        tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
+    };
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* release%' and datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(waiting)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap()
+        == 0
+    {
+        tokio::task::yield_now().await;
+    }
+
+    replica.signal("TERM");
+    replica.await_line("stopping");
+    let ready = replica
+        .client
+        .get(format!("{}/readyz", replica.management))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 503);
+    assert_eq!(
+        ready.json::<serde_json::Value>().await.unwrap()["reason"],
+        "this replica is stopping"
+    );
+    assert!(socket.expect("server-restarting").await["reconnectInMs"].is_number());
+    assert!(
+        socket.ends_within(Duration::from_secs(5)).await,
+        "the socket was not closed"
+    );
+    held.commit().await.unwrap();
+    assert_eq!(slow.await.unwrap(), 200, "a request under way was lost");
+
+    let status = stack.replicas[0].await_end(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
+    let free: bool = sqlx::query_scalar("select expires_at <= clock_timestamp() from leader_lease")
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert!(free, "leadership was not given up");
+}

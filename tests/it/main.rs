@@ -1,0 +1,17 @@
+//! Everything that is promised, against real PostgreSQL and Redis, with replicas as processes of their own.
+//!
+//! One binary, because each would be linked anew. `support` starts servers and replicas and speaks REST and
+//! Socket.IO; each other file holds the tests of one matter, named as sentences.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod bus;
+mod crossing;
+mod events;
+mod expiry;
+mod house;
+mod lifecycle;
+mod rest;
+mod storms;
+mod support;
+mod wire;

@@ -1,0 +1,128 @@
+//! REST, as a client speaks it.
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::Replica;
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub body: Value,
+    pub headers: reqwest::header::HeaderMap,
+}
+
+impl Reply {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub fn message(&self) -> &str {
+        self.body["message"].as_str().unwrap_or_default()
+    }
+
+    pub fn token(&self) -> i64 {
+        self.body["lock"]["fencingToken"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("no token in {self:?}"))
+    }
+
+    pub fn version(&self) -> i64 {
+        self.body["version"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("no version in {self:?}"))
+    }
+}
+
+impl Replica {
+    /// A request with a JSON body to a route of an appointment.
+    pub async fn ask(&self, method: &str, appointment: &str, action: &str, body: &Value) -> Reply {
+        let id: String = appointment.bytes().fold(String::new(), |mut id, byte| {
+            if byte.is_ascii_alphanumeric() || byte == b'-' {
+                id.push(char::from(byte));
+            } else {
+                id += &format!("%{byte:02X}");
+            }
+            id
+        });
+        let path = format!("/api/appointments/{id}/{action}");
+        self.raw(method, &path, Some("application/json"), body.to_string())
+            .await
+    }
+
+    /// Any request. Every answer under `/api` must be the envelope.
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        kind: Option<&str>,
+        body: impl Into<reqwest::Body>,
+    ) -> Reply {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.url))
+            .body(body);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body: Value = serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("{status} with no JSON: {text:?}"));
+        assert_eq!(
+            body["success"].as_bool(),
+            Some(status < 400),
+            "{status} {body}"
+        );
+        assert!(body["message"].is_string(), "{status} {body}");
+        assert_eq!(body["code"].is_string(), status >= 400, "{status} {body}");
+        Reply {
+            status,
+            body,
+            headers,
+        }
+    }
+
+    pub async fn status_of(&self, appointment: &str) -> Reply {
+        self.ask("GET", appointment, "lock-status", &Value::Null)
+            .await
+    }
+
+    pub async fn acquire(&self, appointment: &str, user: &str) -> Reply {
+        self.ask("POST", appointment, "acquire-lock", &super::person(user))
+            .await
+    }
+
+    pub async fn release(&self, appointment: &str, user: &str) -> Reply {
+        self.ask(
+            "DELETE",
+            appointment,
+            "release-lock",
+            &serde_json::json!({ "userId": user }),
+        )
+        .await
+    }
+
+    /// A metric's value, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self
+            .client
+            .get(format!("{}/metrics", self.management))
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        text.lines()
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+            })
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}

@@ -1,0 +1,179 @@
+//! Socket.IO over WebSocket, as much as a client must speak (protocol 5 over Engine.IO 4), written from the
+//! protocol's description. It shows every frame, which the official client hides.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::{PATIENCE, Replica};
+
+/// Something heard, with its payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub name: String,
+    pub data: Value,
+}
+
+/// A connected socket.
+pub struct Socket {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    heard: VecDeque<Event>,
+    acks: u64,
+}
+
+impl Socket {
+    /// Connects with this `auth`.
+    pub async fn connect(replica: &Replica, auth: Value) -> Self {
+        let mut socket = Self::open(replica).await;
+        socket.send(format!("40{auth}")).await;
+        let answer = socket.frame().await.expect("closed while connecting");
+        assert!(answer.starts_with("40"), "not connected: {answer}");
+        socket
+    }
+
+    /// Connects, and expects to be refused with this message.
+    pub async fn refused(replica: &Replica, auth: Value) -> String {
+        let mut socket = Self::open(replica).await;
+        socket.send(format!("40{auth}")).await;
+        let answer = socket.frame().await.expect("closed while connecting");
+        let error = answer
+            .strip_prefix("44")
+            .unwrap_or_else(|| panic!("not refused: {answer}"));
+        serde_json::from_str::<Value>(error).unwrap()["message"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// An Engine.IO connection that has joined no namespace.
+    pub async fn open(replica: &Replica) -> Self {
+        let url = format!(
+            "{}/socket.io/?EIO=4&transport=websocket",
+            replica.url.replace("http", "ws")
+        );
+        let (stream, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let mut socket = Self {
+            stream,
+            heard: VecDeque::new(),
+            acks: 0,
+        };
+        let hello = socket.frame().await.expect("closed at once");
+        assert!(hello.starts_with('0'), "{hello}");
+        socket
+    }
+
+    /// A raw frame.
+    pub async fn send(&mut self, frame: impl Into<String>) {
+        self.stream.send(Message::text(frame.into())).await.unwrap();
+    }
+
+    /// A raw frame that the other end may refuse to take.
+    pub async fn try_send(&mut self, message: Message) -> bool {
+        self.stream.send(message).await.is_ok()
+    }
+
+    /// The next text frame that is not a ping; `None` at the end of the connection.
+    pub async fn frame(&mut self) -> Option<String> {
+        let next = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
+                        self.stream.send(Message::text("3")).await.unwrap();
+                    }
+                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next)
+            .await
+            .expect("heard nothing")
+    }
+
+    /// Emits, and forgets.
+    pub async fn emit(&mut self, event: &str, data: &Value) {
+        self.send(format!("42{}", json!([event, data]))).await;
+    }
+
+    /// Emits, and waits for the acknowledgement. What is heard before it is kept.
+    pub async fn ask(&mut self, event: &str, data: &Value) -> Value {
+        self.acks += 1;
+        let id = self.acks;
+        self.send(format!("42{id}{}", json!([event, data]))).await;
+        let wanted = format!("43{id}");
+        loop {
+            let frame = self
+                .frame()
+                .await
+                .expect("closed before the acknowledgement");
+            match frame.strip_prefix(&wanted) {
+                Some(answer) => return serde_json::from_str::<Value>(answer).unwrap()[0].clone(),
+                None => self.keep(&frame),
+            }
+        }
+    }
+
+    /// Subscribes, and returns the snapshot.
+    pub async fn subscribe(&mut self, appointment: &str) -> Value {
+        let snapshot = self.ask("subscribe", &json!(appointment)).await;
+        assert_eq!(snapshot["success"], true, "{snapshot}");
+        snapshot
+    }
+
+    fn keep(&mut self, frame: &str) {
+        if let Some(event) = frame.strip_prefix("42") {
+            let event: Value = serde_json::from_str(event).unwrap();
+            self.heard.push_back(Event {
+                name: event[0].as_str().unwrap().to_owned(),
+                data: event[1].clone(),
+            });
+        }
+    }
+
+    /// The next event of any name.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.heard.pop_front() {
+                return event;
+            }
+            let frame = self
+                .frame()
+                .await
+                .expect("closed while an event was awaited");
+            self.keep(&frame);
+        }
+    }
+
+    /// The next event of this name; others before it are dropped.
+    pub async fn expect(&mut self, name: &str) -> Value {
+        loop {
+            let event = self.next().await;
+            if event.name == name {
+                return event.data;
+            }
+        }
+    }
+
+    /// The events up to now: a round trip through the server marks the place, since it answers in order.
+    pub async fn so_far(&mut self) -> Vec<Event> {
+        self.ask("unsubscribe", &json!("nowhere")).await;
+        self.heard.drain(..).collect()
+    }
+
+    /// Whether the connection ends within `limit`.
+    pub async fn ends_within(&mut self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, async { while self.frame().await.is_some() {} })
+            .await
+            .is_ok()
+    }
+
+    pub async fn close(mut self) {
+        let _ = self.stream.close(None).await;
+    }
+}

@@ -1,0 +1,253 @@
+//! Servers and replicas. PostgreSQL and Redis are started once for the whole binary; each stack has a
+//! database of its own, and its replicas are processes of the real binary.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
+
+use super::PATIENCE;
+use apptlock::dev;
+
+pub struct Servers {
+    pub postgres: dev::Server,
+    pub redis: dev::Server,
+}
+
+/// The servers that all tests share. Their leashes stop them when this process ends.
+pub fn servers() -> &'static Servers {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        let under = std::env::temp_dir().join("apptlock-tests");
+        Servers {
+            postgres: dev::postgres(&under).unwrap(),
+            redis: dev::redis(&under)
+                .unwrap()
+                .expect("the tests need redis-server: run them with `make test`"),
+        }
+    })
+}
+
+/// Replicas over one database.
+pub struct Stack {
+    pub database: String,
+    pub pool: PgPool,
+    settings: Vec<(String, String)>,
+    pub replicas: Vec<Replica>,
+}
+
+impl Stack {
+    /// `count` replicas that are ready, connected to Redis, with these settings on top.
+    pub async fn start(count: usize, settings: &[(&str, &str)]) -> Self {
+        let mut stack = Self::empty(settings).await;
+        for _ in 0..count {
+            stack.add().await;
+        }
+        stack
+    }
+
+    /// A migrated database, and no replica yet.
+    pub async fn empty(settings: &[(&str, &str)]) -> Self {
+        let root = &servers().postgres.url;
+        let name = format!("t{}", uuid::Uuid::new_v4().simple());
+        let mut admin = PgConnection::connect(root).await.unwrap();
+        admin
+            .execute(sqlx::AssertSqlSafe(format!("create database {name}")))
+            .await
+            .unwrap();
+        let database = root.replace("/postgres", &format!("/{name}"));
+        let migrated = Command::new(env!("CARGO_BIN_EXE_apptlock"))
+            .arg("migrate")
+            .env("DATABASE_URL", &database)
+            .output()
+            .unwrap();
+        assert!(
+            migrated.status.success(),
+            "{}",
+            String::from_utf8_lossy(&migrated.stderr)
+        );
+        let pool = sqlx::postgres::PgPoolOptions::new()
+            .max_connections(3)
+            .connect(&database)
+            .await
+            .unwrap();
+        let settings = settings
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        Self {
+            database,
+            pool,
+            settings,
+            replicas: Vec::new(),
+        }
+    }
+
+    /// One more replica.
+    pub async fn add(&mut self) -> &Replica {
+        let mut settings = vec![
+            ("DATABASE_URL".to_owned(), self.database.clone()),
+            ("REDIS_URL".to_owned(), servers().redis.url.clone()),
+            ("AUTH_MODE".to_owned(), "trusted".to_owned()),
+            ("DATABASE_MAX_CONNECTIONS".to_owned(), "8".to_owned()),
+        ];
+        settings.extend(self.settings.iter().cloned());
+        let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
+            .await
+            .unwrap();
+        self.replicas.push(replica);
+        self.replicas.last().unwrap()
+    }
+
+    /// The index of the replica that sweeps, once one does.
+    pub async fn leader(&self) -> usize {
+        let since = Instant::now();
+        loop {
+            let holder: Option<String> = sqlx::query_scalar(
+                "select holder from leader_lease where expires_at > clock_timestamp()",
+            )
+            .fetch_optional(&self.pool)
+            .await
+            .unwrap();
+            if let Some(at) = self
+                .replicas
+                .iter()
+                .position(|r| Some(&r.name) == holder.as_ref())
+            {
+                return at;
+            }
+            assert!(since.elapsed() < PATIENCE, "nobody sweeps");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Lines of a process, as they come.
+#[derive(Default)]
+struct Lines {
+    seen: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+/// `apptlock serve`, as a process.
+pub struct Replica {
+    pub url: String,
+    pub management: String,
+    pub name: String,
+    child: Child,
+    lines: Arc<Lines>,
+    pub client: reqwest::Client,
+}
+
+impl Replica {
+    /// Starts one, and waits until it serves and, where it has a Redis, is connected.
+    pub fn start(settings: &[(String, String)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_apptlock"))
+            .arg("serve")
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .env("MANAGEMENT_ADDR", "127.0.0.1:0")
+            .envs(settings.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Lines::default());
+        let (stderr, to) = (child.stderr.take().unwrap(), lines.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                to.seen.lock().unwrap().push(line);
+                to.more.notify_all();
+            }
+        });
+        let mut replica = Self {
+            url: String::new(),
+            management: String::new(),
+            name: String::new(),
+            child,
+            lines,
+            client: reqwest::Client::new(),
+        };
+        let serves = replica.await_line("serves");
+        let field = |name: &str| serves[name].as_str().unwrap().to_owned();
+        replica.url = format!("http://{}", field("address"));
+        replica.management = format!("http://{}", field("management"));
+        replica.name = field("replica");
+        if settings
+            .iter()
+            .rfind(|(k, _)| k == "REDIS_URL")
+            .is_some_and(|(_, v)| !v.is_empty())
+        {
+            replica.await_line("Redis is there");
+        }
+        replica
+    }
+
+    /// The first log line with these words in its message, once it is there.
+    pub fn await_line(&self, words: &str) -> Value {
+        let since = Instant::now();
+        let mut seen = self.lines.seen.lock().unwrap();
+        loop {
+            let found = seen
+                .iter()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(line) = found
+                .into_iter()
+                .find(|l| l["message"].as_str().is_some_and(|m| m.contains(words)))
+            {
+                return line;
+            }
+            let left = PATIENCE.saturating_sub(since.elapsed());
+            assert!(
+                !left.is_zero(),
+                "no log line with {words:?} in\n{}",
+                seen.join("\n")
+            );
+            seen = self.lines.more.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    /// Every log line so far.
+    pub fn log(&self) -> String {
+        self.lines.seen.lock().unwrap().join("\n")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end, within `limit`.
+    pub fn await_end(&mut self, limit: Duration) -> ExitStatus {
+        let (done, ended) = std::sync::mpsc::channel();
+        let pid = self.pid();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(limit).is_err() {
+                let _ = Command::new("kill")
+                    .args(["-KILL", &pid.to_string()])
+                    .status();
+            }
+        });
+        let status = self.child.wait().unwrap();
+        let _ = done.send(());
+        status
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
