@@ -37,19 +37,19 @@ const SWEEP_BATCH: i64 = 200;
 pub enum LockError {
     /// Somebody else holds the lock.
     #[error("held by somebody else")]
-    Held(LockState),
+    Held(Box<LockState>),
     /// The same user holds it in another tab.
     #[error("held by the same user in another session")]
-    HeldByYou(LockState),
+    HeldByYou(Box<LockState>),
     /// Nobody holds it.
     #[error("not locked")]
     NotLocked,
     /// Somebody else holds it, so the one who asks cannot release or renew it.
     #[error("not the holder")]
-    NotHolder(LockState),
+    NotHolder(Box<LockState>),
     /// The token is not that of the lease in force.
     #[error("stale token")]
-    StaleToken(LockState),
+    StaleToken(Box<LockState>),
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -190,9 +190,9 @@ impl Locks {
                         .live()
                         .is_some_and(|lease| lease.user_id == person.user_id);
                     Err(if own {
-                        LockError::HeldByYou(state)
+                        LockError::HeldByYou(state.into())
                     } else {
-                        LockError::Held(state)
+                        LockError::Held(state.into())
                     })
                 }
             }
@@ -291,7 +291,7 @@ impl Locks {
                 .await?;
             match taken {
                 Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
-                Err(Refused(state)) => Err(LockError::StaleToken(state)),
+                Err(Refused(state)) => Err(LockError::StaleToken(state.into())),
             }
         })
         .await
@@ -309,7 +309,7 @@ impl Locks {
         let outcome = if holds {
             Ok(state)
         } else {
-            Err(LockError::StaleToken(state))
+            Err(LockError::StaleToken(state.into()))
         };
         count("verify", &outcome);
         outcome
@@ -410,13 +410,13 @@ fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>) -> LockEr
     match state.live() {
         None => LockError::NotLocked,
         Some(lease) if user.is_some_and(|user| *user != lease.user_id) => {
-            LockError::NotHolder(state)
+            LockError::NotHolder(state.into())
         }
         Some(lease) if token.is_some_and(|token| token != lease.fencing_token) => {
-            LockError::StaleToken(state)
+            LockError::StaleToken(state.into())
         }
         // The right user with the right token, or none: what differed was the tab.
-        Some(_) => LockError::NotHolder(state),
+        Some(_) => LockError::NotHolder(state.into()),
     }
 }
 

@@ -1,1 +1,211 @@
-fn main() {}
+//! The load generator. Owns figures that can be repeated: each run measures apptlock and, in the same run on
+//! the same PostgreSQL, a yardstick, and prints the ratio.
+//!
+//! `bench` starts PostgreSQL and Redis of its own, two replicas of the release binary, and drives acquire and
+//! release over kept-alive HTTP connections; then pgbench runs the very same two statements with as many
+//! clients. Everything is on loopback and ends by itself. A replica that answers anything but success ends
+//! the run with an error.
+
+mod client;
+mod yardstick;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use apptlock::dev::{self, Server};
+use clap::{Parser, Subcommand};
+
+/// Measures apptlock on this machine.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Acquire and release over two replicas, against pgbench with the same two statements.
+    Bench {
+        /// Connections, and pgbench clients.
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Seconds for each of the two measurements.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=120))]
+        seconds: u64,
+        /// The binary under test.
+        #[arg(long, default_value = "target/release/apptlock")]
+        binary: PathBuf,
+    },
+}
+
+/// What ends a run early.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let What::Bench {
+        connections,
+        seconds,
+        binary,
+    } = Cli::parse().command;
+    let run = || -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        bench(&runtime, connections, Duration::from_secs(seconds), &binary)
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(
+    runtime: &tokio::runtime::Runtime,
+    connections: usize,
+    length: Duration,
+    binary: &Path,
+) -> Result<(), Failure> {
+    let under = Path::new(".run");
+    println!(
+        "Starting PostgreSQL, Redis and two replicas of {}",
+        binary.display()
+    );
+    let postgres = dev::postgres(under)?;
+    let redis = dev::redis(under)?.ok_or("redis-server was not found: install it")?;
+    let replicas = Replica::start_two(binary, &postgres, &redis)?;
+
+    println!("Warming up");
+    let addresses: Vec<String> = replicas
+        .iter()
+        .map(|replica| replica.address.clone())
+        .collect();
+    runtime.block_on(client::drive(
+        &addresses,
+        connections,
+        Duration::from_secs(2),
+    ))?;
+
+    println!(
+        "{connections} connections acquire and release for {} s",
+        length.as_secs()
+    );
+    let before = cpu(&replicas)?;
+    let since = Instant::now();
+    let mut done = runtime.block_on(client::drive(&addresses, connections, length))?;
+    let took = since.elapsed();
+    let spent = cpu(&replicas)? - before;
+    drop(replicas);
+
+    println!(
+        "pgbench runs the same two statements for {} s",
+        length.as_secs()
+    );
+    let yardstick = yardstick::pgbench(&postgres, connections, length)?;
+
+    done.sort_unstable();
+    let cycles = done.len() as f64;
+    let rate = cycles / took.as_secs_f64();
+    let at = |share: f64| {
+        done.get((share * cycles) as usize)
+            .copied()
+            .unwrap_or_default()
+    };
+    println!();
+    println!(
+        "  apptlock, two replicas       {rate:9.0} cycles/s   (a cycle is an acquire and a release)"
+    );
+    println!("  pgbench, same statements     {yardstick:9.0} cycles/s");
+    println!("  ratio                        {:9.2}", rate / yardstick);
+    println!(
+        "  server CPU per cycle         {:9.0} µs       (both replicas, user and system)",
+        spent.as_secs_f64() * 1e6 / cycles
+    );
+    println!(
+        "  a cycle takes                p50 {:.1} ms, p99 {:.1} ms",
+        at(0.5).as_secs_f64() * 1e3,
+        at(0.99).as_secs_f64() * 1e3
+    );
+    Ok(())
+}
+
+fn cpu(replicas: &[Replica]) -> Result<Duration, Failure> {
+    replicas
+        .iter()
+        .try_fold(Duration::ZERO, |sum, replica| Ok(sum + replica.cpu()?))
+}
+
+/// `apptlock serve` as a process.
+struct Replica {
+    address: String,
+    child: Child,
+}
+
+impl Replica {
+    fn start_two(binary: &Path, postgres: &Server, redis: &Server) -> Result<Vec<Self>, Failure> {
+        let migrated = Command::new(binary)
+            .arg("migrate")
+            .env("DATABASE_URL", &postgres.url)
+            .stdout(Stdio::null())
+            .status()
+            .map_err(|error| {
+                format!(
+                    "{}: {error}; build it with `make release`",
+                    binary.display()
+                )
+            })?;
+        if !migrated.success() {
+            return Err("apptlock migrate failed".into());
+        }
+        (0..2)
+            .map(|_| {
+                let address = format!("127.0.0.1:{}", dev::free_port()?);
+                let child = Command::new(binary)
+                    .arg("serve")
+                    .env("DATABASE_URL", &postgres.url)
+                    .env("REDIS_URL", &redis.url)
+                    .env("LISTEN_ADDR", &address)
+                    .env("MANAGEMENT_ADDR", "127.0.0.1:0")
+                    .env("AUTH_MODE", "trusted")
+                    .env("RUST_LOG", "error")
+                    .env("DATABASE_MAX_CONNECTIONS", "16")
+                    .stdin(Stdio::null())
+                    .spawn()?;
+                let replica = Self { address, child };
+                let since = Instant::now();
+                while std::net::TcpStream::connect(&replica.address).is_err() {
+                    if since.elapsed() > Duration::from_secs(10) {
+                        return Err("a replica did not start".into());
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(replica)
+            })
+            .collect()
+    }
+
+    /// User and system time so far (proc(5): fields 14 and 15 of stat, in hundredths of a second).
+    fn cpu(&self) -> Result<Duration, Failure> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let after = stat.rsplit_once(')').ok_or("no stat")?.1;
+        let ticks: u64 = after
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|n| n.parse::<u64>().ok())
+            .sum();
+        Ok(Duration::from_millis(ticks * 10))
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        // It is ours, and what it has committed is thrown away with its database.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
