@@ -78,6 +78,7 @@ impl App {
     /// # Errors
     /// [`StartError`] where a setting cannot be used.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
+        let metrics = telemetry::metrics();
         let store = Store::new(&config.database)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(url) => {
@@ -167,7 +168,7 @@ impl App {
         let ops = ops::Ops {
             store: store.clone(),
             draining: draining.clone(),
-            metrics: telemetry::metrics(),
+            metrics,
         };
         let router = http::router(Web {
             locks: locks.clone(),

@@ -6,7 +6,7 @@
 //!
 //! # The map
 //!
-//! A layer imports only from those above it; `tests/it/layers.rs` holds it so.
+//! A layer imports only from those above it; `tests/it/house.rs` holds it so.
 //!
 //! ```text
 //!   L0  domain         rules: names, leases, what a newer version means

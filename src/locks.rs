@@ -47,6 +47,9 @@ pub enum LockError {
     /// Somebody else holds it, so the one who asks cannot release or renew it.
     #[error("not the holder")]
     NotHolder(Box<LockState>),
+    /// The same user holds it, in another tab than the one that asks.
+    #[error("not the holding tab")]
+    OtherTab(Box<LockState>),
     /// The token is not that of the lease in force.
     #[error("stale token")]
     StaleToken(Box<LockState>),
@@ -76,6 +79,11 @@ impl From<LockError> for Refusal {
                 Lock::of(&state),
             ),
             LockError::NotLocked => Self::new(Code::NotLocked, "Appointment is not locked"),
+            LockError::OtherTab(state) => Self::conflict(
+                Code::NotHolder,
+                "You hold this lock in another tab; only that tab can release it",
+                Lock::of(&state),
+            ),
             LockError::NotHolder(state) => {
                 let lock = Lock::of(&state);
                 let message = match &lock {
@@ -416,7 +424,7 @@ fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>) -> LockEr
             LockError::StaleToken(state.into())
         }
         // The right user with the right token, or none: what differed was the tab.
-        Some(_) => LockError::NotHolder(state.into()),
+        Some(_) => LockError::OtherTab(state.into()),
     }
 }
 
@@ -424,7 +432,12 @@ fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
     let outcome = match outcome {
         Ok(_) => "ok",
         Err(LockError::Held(_) | LockError::HeldByYou(_)) => "conflict",
-        Err(LockError::NotLocked | LockError::NotHolder(_) | LockError::StaleToken(_)) => "refused",
+        Err(
+            LockError::NotLocked
+            | LockError::NotHolder(_)
+            | LockError::OtherTab(_)
+            | LockError::StaleToken(_),
+        ) => "refused",
         Err(LockError::Store(_) | LockError::Stopping) => "failed",
     };
     metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use apptlock::app::{App, StartError};
@@ -59,9 +60,20 @@ struct DevArgs {
     #[arg(long, default_value = ".run", value_name = "DIR")]
     data: PathBuf,
 
+    /// Which addresses nobody chose: those stay on this machine.
+    #[arg(skip)]
+    unchosen: Unchosen,
+
     /// The settings of serve; the addresses are those of the first replica.
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+/// Whether the first replica's addresses are the usual ones because nobody said otherwise.
+#[derive(Clone, Copy, Default)]
+struct Unchosen {
+    listen: bool,
+    management: bool,
 }
 
 /// What ends a command early.
@@ -131,10 +143,18 @@ fn cli() -> Result<Cli, ExitCode> {
     }
     help.push_str("\n`apptlock serve --help` explains each of them.");
     let matches = Cli::command().after_help(help).get_matches();
-    Cli::from_arg_matches(&matches).map_err(|error| {
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| {
         let _ = error.print();
         ExitCode::from(2)
-    })
+    })?;
+    if let (Command::Dev(dev), Some(("dev", given))) = (&mut cli.command, matches.subcommand()) {
+        let unchosen = |id: &str| given.value_source(id) == Some(ValueSource::DefaultValue);
+        dev.unchosen = Unchosen {
+            listen: unchosen("listen_addr"),
+            management: unchosen("management_addr"),
+        };
+    }
+    Ok(cli)
 }
 
 fn complain(line: &str) {
@@ -238,9 +258,9 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     let mut apps = Vec::new();
     for n in 0..args.replicas {
         let here = Config {
-            listen: further(local(config.listen, 3000, "LISTEN_ADDR"), n, "LISTEN_ADDR")?,
+            listen: further(local(config.listen, args.unchosen.listen), n, "LISTEN_ADDR")?,
             management: further(
-                local(config.management, 9090, "MANAGEMENT_ADDR"),
+                local(config.management, args.unchosen.management),
                 n,
                 "MANAGEMENT_ADDR",
             )?,
@@ -258,10 +278,9 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
 }
 
 /// Development stays on this machine, unless an address was chosen.
-fn local(address: SocketAddr, usual: u16, variable: &str) -> SocketAddr {
-    let chosen = std::env::var_os(variable).is_some_and(|value| !value.is_empty());
-    if !chosen && address.ip().is_unspecified() && address.port() == usual {
-        SocketAddr::from(([127, 0, 0, 1], usual))
+fn local(address: SocketAddr, unchosen: bool) -> SocketAddr {
+    if unchosen {
+        SocketAddr::from(([127, 0, 0, 1], address.port()))
     } else {
         address
     }

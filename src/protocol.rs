@@ -19,6 +19,6 @@ pub use rest::{
     StatusAnswer, TakeOverBody, UserInfoBody, VerifyBody, rfc3339_millis,
 };
 pub use socket::{
-    AdminTakeover, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired, LockReleased,
-    LockUpdate, Restarting, Room, Subscribed, ack,
+    AdminTakeover, CursorChoice, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired,
+    LockReleased, LockUpdate, Restarting, Room, Subscribed, ack,
 };

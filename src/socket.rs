@@ -32,7 +32,8 @@ use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::locks::{Activity, Locks};
 use crate::protocol::{
-    Code, CursorPosition, Handshake, Object, Refusal, Restarting, Room, Subscribed, ack, from_value,
+    Code, CursorChoice, CursorPosition, Handshake, Object, Refusal, Restarting, Room, Subscribed,
+    ack, from_value,
 };
 use crate::rooms::{Outlet, Rooms};
 use crate::telemetry;
@@ -182,7 +183,21 @@ fn begin_subscribe(
     session: &Session,
     data: Option<Value>,
 ) -> Result<(RoomId, Entry), Refusal> {
-    let Room { appointment_id } = payload("subscribe", data)?;
+    let Room {
+        appointment_id,
+        cursors,
+        presence,
+    } = payload("subscribe", data)?;
+    if cursors != CursorChoice::Each {
+        let fault = "only \"each\" is available in this version; leave it out";
+        return Err(Refusal::invalid("cursors", fault));
+    }
+    if presence {
+        return Err(Refusal::invalid(
+            "presence",
+            "is not available in this version; leave it out",
+        ));
+    }
     let room = room_of(session, appointment_id);
     let entry = session
         .enter(&room, &hub.rooms)
@@ -227,7 +242,7 @@ fn unsubscribe(
     socket: &SocketRef,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
-    let Room { appointment_id } = payload("unsubscribe", data)?;
+    let Room { appointment_id, .. } = payload("unsubscribe", data)?;
     session.leave(
         &room_of(session, appointment_id),
         &hub.rooms,

@@ -17,14 +17,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor};
 
 use crate::config::{BadSetting, Database};
 
 pub use leadership::Candidate;
 pub use locks::{Acquired, Refused, Swept};
 
-/// How long an operation waits for a connection before it answers that the database is away.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an operation waits for a connection before it answers that the database is away. With the two
+/// seconds that it then may wait for a row this stays below a request's deadline: so a request that was put
+/// off has left nothing behind that still waits.
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// PostgreSQL did not do what was asked. Nothing was changed, or the change is on disk and reconcile shows it.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,14 @@ impl Store {
             .max_connections(database.max_connections)
             .acquire_timeout(PATIENCE)
             .idle_timeout(Duration::from_secs(600))
+            // A back end's saving transaction may hold a row for as long as it likes; what waits for it must
+            // not hold all connections.
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection.execute(sql::PATIENCE).await?;
+                    Ok(())
+                })
+            })
             .connect_lazy_with(options.application_name("apptlock"));
         Ok(Self { pool })
     }
@@ -80,7 +91,11 @@ impl Store {
     /// [`StoreError`].
     pub async fn migrate(&self) -> Result<usize, StoreError> {
         let before = self.migrations_done().await.unwrap_or(0);
-        MIGRATOR.run(&self.pool).await?;
+        // A migration waits for another replica's for as long as that takes.
+        let mut connection = self.pool.acquire().await?.detach();
+        connection.execute(sql::NO_HURRY).await?;
+        MIGRATOR.run(&mut connection).await?;
+        connection.close().await?;
         Ok(self.migrations_done().await?.saturating_sub(before))
     }
 

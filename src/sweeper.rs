@@ -31,8 +31,10 @@ pub async fn run(
     let sweep = async {
         loop {
             let term = *elected.borrow_and_update();
-            let pause = match term.filter(Term::is_trusted) {
-                Some(term) => turn(&locks, &name, term).await,
+            let pause = match term {
+                Some(term) if term.is_trusted() => turn(&locks, &name, term).await,
+                // The election is being asked for again; the same term may come back.
+                Some(_) => AGAIN,
                 None => LONGEST,
             };
             tokio::select! {

@@ -31,7 +31,8 @@ pub const ROOMS: &str = "apptlock_rooms";
 pub const BUS_PUBLISHED: &str = "apptlock_bus_published_total";
 /// Messages not published, because the queue was full or Redis away.
 pub const BUS_UNPUBLISHED: &str = "apptlock_bus_unpublished_total";
-/// Messages received from other replicas, by `outcome`: shown, stale or unreadable.
+/// Messages received from other replicas, by `outcome`: shown, stale, echo (our own) or
+/// unreadable.
 pub const BUS_RECEIVED: &str = "apptlock_bus_received_total";
 /// Times that messages may have been lost.
 pub const BUS_GAPS: &str = "apptlock_bus_gaps_total";

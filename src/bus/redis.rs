@@ -123,6 +123,7 @@ impl RedisBus {
         let publisher = builder.build().map_err(|_| bad())?;
         let subscriber = builder.build().map_err(|_| bad())?;
 
+        metrics::gauge!(telemetry::BUS_UP).set(0.0);
         let (out, to_publish) = mpsc::channel(OUT_QUEUE);
         let (wishes, wished) = mpsc::channel(WISH_QUEUE);
         let (to, events) = mpsc::channel(IN_QUEUE);
@@ -305,7 +306,7 @@ impl Subscriptions {
                 biased;
                 () = stop.cancelled() => break,
                 lost = errors.recv(), if initialised => {
-                    if let Ok((error, _)) = lost && self.mark(false) {
+                    if let Ok((error, _)) = lost && self.lost() {
                         warn!(%error, "Redis is away; locks go on, other replicas' changes come from PostgreSQL");
                     }
                 }
@@ -335,6 +336,17 @@ impl Subscriptions {
     fn mark(&self, up: bool) -> bool {
         metrics::gauge!(telemetry::BUS_UP).set(if up { 1.0 } else { 0.0 });
         self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    /// Messages no longer flow: a gap begins, so that reconcile looks now and then every second. True where
+    /// that is news.
+    fn lost(&self) -> bool {
+        let news = self.mark(false);
+        if news {
+            // A full queue has something to say already, and its own loss is a gap.
+            let _ = self.to.try_send(BusEvent::Gap);
+        }
+        news
     }
 
     /// After every connect: all wanted rooms again, then a gap for what was missed meanwhile.
@@ -384,7 +396,7 @@ impl Subscriptions {
             && let Err(error) = self.subscribe(joining).await
         {
             warn!(%error, rooms = joining.len(), "could not subscribe");
-            self.mark(false);
+            self.lost();
         }
         joining.clear();
         for done in waiting.drain(..) {

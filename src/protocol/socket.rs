@@ -31,6 +31,23 @@ pub struct Handshake {
 pub struct Room {
     /// Which appointment.
     pub appointment_id: AppointmentId,
+    /// How cursors are to come.
+    pub cursors: CursorChoice,
+    /// Whether viewers are to be told.
+    pub presence: bool,
+}
+
+/// How a subscriber wants cursors. Only `each` is available yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CursorChoice {
+    /// One event a user and tick.
+    #[default]
+    Each,
+    /// One event a tick.
+    Batch,
+    /// None at all.
+    None,
 }
 
 impl<'de> Deserialize<'de> for Room {
@@ -44,18 +61,28 @@ impl<'de> Deserialize<'de> for Room {
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Room, E> {
                 let appointment_id = AppointmentId::new(text)
                     .map_err(|fault| E::custom(format!("appointmentId {fault}")))?;
-                Ok(Room { appointment_id })
+                Ok(Room {
+                    appointment_id,
+                    cursors: CursorChoice::Each,
+                    presence: false,
+                })
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Room, A::Error> {
                 #[derive(Deserialize)]
                 #[serde(rename_all = "camelCase")]
                 struct Fields {
                     appointment_id: AppointmentId,
+                    #[serde(default)]
+                    cursors: CursorChoice,
+                    #[serde(default)]
+                    presence: bool,
                 }
                 let fields =
                     Fields::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 Ok(Room {
                     appointment_id: fields.appointment_id,
+                    cursors: fields.cursors,
+                    presence: fields.presence,
                 })
             }
         }

@@ -248,6 +248,21 @@ async fn a_bad_payload_is_answered_and_the_socket_lives() {
             "appointmentId: must not contain control characters",
         ),
         ("subscribe", json!(["a"]), "body: invalid type: sequence"),
+        (
+            "subscribe",
+            json!({ "appointmentId": "a", "cursors": "sideways" }),
+            "cursors: unknown variant `sideways`",
+        ),
+        (
+            "subscribe",
+            json!({ "appointmentId": "a", "cursors": "batch" }),
+            "cursors: only \"each\" is available",
+        ),
+        (
+            "subscribe",
+            json!({ "appointmentId": "a", "presence": true }),
+            "presence: is not available",
+        ),
         ("unsubscribe", json!(7), "body: invalid type: integer `7`"),
         ("cursor-position", json!({}), "appointmentId: is missing"),
         (

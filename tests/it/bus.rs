@@ -147,3 +147,42 @@ async fn kill_redis_clients() {
         String::from_utf8_lossy(&answer[..n])
     );
 }
+
+#[tokio::test]
+async fn with_redis_gone_a_change_made_elsewhere_is_shown_within_two_seconds() {
+    let under = std::env::temp_dir().join("apptlock-tests");
+    let redis = apptlock::dev::redis(&under).unwrap().expect("redis-server");
+    let stack = Stack::start(2, &[("REDIS_URL", redis.url.as_str())]).await;
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let id = fresh("gone");
+    let mut socket = Socket::connect(there, auth("ben")).await;
+    socket.subscribe(&id).await;
+    drop(redis);
+    for replica in [here, there] {
+        replica.await_line("Redis is away");
+    }
+    for round in 0..3 {
+        let since = Instant::now();
+        assert_eq!(
+            here.acquire(&id, "ann").await.status,
+            201,
+            "locks need no Redis"
+        );
+        socket.expect("lock-acquired").await;
+        here.release(&id, "ann").await;
+        socket.expect("lock-released").await;
+        // Two changes, each within its two seconds.
+        assert!(
+            since.elapsed() < Duration::from_secs(4),
+            "round {round}: {:?}",
+            since.elapsed()
+        );
+    }
+    let ready = there
+        .client
+        .get(format!("{}/readyz", there.management))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 200, "a replica without Redis stays ready");
+}

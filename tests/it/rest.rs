@@ -363,3 +363,42 @@ fn assert_time(value: &Value) {
         .collect();
     assert_eq!(shape, "0000-00-00T00:00:00.000Z");
 }
+
+#[tokio::test]
+async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_only() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("slow-save");
+    let granted = replica.acquire(&id, "ann").await;
+    let mut save = stack.pool.begin().await.unwrap();
+    let assert = "select apptlock_assert_lease($1, $2)";
+    sqlx::query(assert)
+        .bind(&id)
+        .bind(granted.token())
+        .execute(&mut *save)
+        .await
+        .unwrap();
+    // More than the replica has connections.
+    let waiting =
+        futures_util::future::join_all((0..12).map(|_| replica.release(&id, "ann"))).await;
+    for reply in waiting {
+        assert_eq!(
+            (reply.status, reply.code()),
+            (503, "UNAVAILABLE"),
+            "{reply:?}"
+        );
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    assert_eq!(
+        replica.acquire(&fresh("other"), "ben").await.status,
+        201,
+        "nobody else waits for it"
+    );
+    assert_eq!(
+        replica.status_of(&id).await.body["locked"],
+        true,
+        "a look waits for nobody"
+    );
+    save.commit().await.unwrap();
+    assert_eq!(replica.release(&id, "ann").await.status, 200);
+}
