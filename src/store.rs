@@ -24,8 +24,8 @@ use crate::config::{BadSetting, Database};
 pub use leadership::Candidate;
 pub use locks::{Acquired, Refused, Swept};
 
-/// How long an operation waits for a connection before it answers that the database is away. With the two
-/// seconds that it then may wait for a row this stays below a request's deadline: so a request that was put
+/// How long an operation waits for a connection before it answers that the database is away. With the time
+/// that its statement then may take this stays below a request's deadline: so a request that was put
 /// off has left nothing behind that still waits.
 const PATIENCE: Duration = Duration::from_millis(2500);
 

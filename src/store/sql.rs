@@ -12,11 +12,12 @@
 pub const MIGRATIONS_DONE: &str =
     "/* migrations_done */ select count(*) from _sqlx_migrations where success";
 
-/// What every connection starts with: a statement waits two seconds for a row, and runs for ten.
-pub const PATIENCE: &str = "/* patience */ set lock_timeout = '2s'; set statement_timeout = '10s'";
+/// What every connection starts with: no statement takes longer. A lock timeout would not do: it counts each
+/// of the two waits of a queue for one row anew.
+pub const PATIENCE: &str = "/* patience */ set statement_timeout = '2400ms'";
 
 /// What a migration's connection has instead.
-pub const NO_HURRY: &str = "/* no_hurry */ set lock_timeout = 0; set statement_timeout = 0";
+pub const NO_HURRY: &str = "/* no_hurry */ set statement_timeout = 0";
 
 /// The row as it is, without a lock: a look, not a decision.
 pub const STATUS: &str = "/* status */
