@@ -5,18 +5,20 @@
 //! and the snapshot tests show it.
 
 mod input;
+mod lock;
 mod refusal;
 mod replicas;
 mod rest;
 mod socket;
 
 pub use input::{InvalidInput, Object, from_slice, from_value};
+pub(crate) use lock::held_by;
+pub use lock::{Lock, rfc3339_millis};
 pub use refusal::{Code, Refusal};
 pub use replicas::{CursorFrame, Envelope, Message};
-pub(crate) use rest::held_by;
 pub use rest::{
-    AcquireBody, Answer, ForceReleaseBody, Lock, LockAnswer, PositionBody, ReleaseBody,
-    StatusAnswer, TakeOverBody, UserInfoBody, VerifyBody, rfc3339_millis,
+    AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
+    TakeOverBody, UserInfoBody, VerifyBody,
 };
 pub use socket::{
     AdminTakeover, CursorChoice, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired,

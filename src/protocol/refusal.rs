@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rest::Lock;
+use super::lock::Lock;
 
 /// What went wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

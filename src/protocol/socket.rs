@@ -7,8 +7,9 @@ use crate::domain::ids::{AppointmentId, SessionId, UserId};
 use crate::domain::lease::{LockState, Position, Reason, UserInfo};
 
 use super::input::{maybe_object, object};
+use super::lock::{Lock, rfc3339_millis};
 use super::refusal::Refusal;
-use super::rest::{Answer, Lock, UserInfoBody, rfc3339_millis};
+use super::rest::{Answer, UserInfoBody};
 
 /// The `auth` of a handshake. Everything is optional: an anonymous socket may watch where identities are
 /// trusted.
