@@ -33,6 +33,9 @@ pub struct Cursors {
     /// How many local sockets show a user's cursor in a room: it leaves with the last of them. A std mutex:
     /// held for a count, never across an await.
     shown: Mutex<HashMap<(RoomId, UserId), usize>>,
+    /// Held while cursors go out, so that none is shown after it was said to be gone. A std mutex: held for
+    /// hand-overs into queues, never across an await.
+    outgoing: Mutex<()>,
     something: Notify,
     rooms: Arc<Rooms>,
     bus: Arc<dyn Bus>,
@@ -45,6 +48,7 @@ impl Cursors {
         Self {
             gathered: Mutex::default(),
             shown: Mutex::default(),
+            outgoing: Mutex::default(),
             something: Notify::new(),
             rooms,
             bus,
@@ -54,6 +58,10 @@ impl Cursors {
 
     fn gathered(&self) -> MutexGuard<'_, HashMap<RoomId, HashMap<UserId, Moved>>> {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, ()> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shown(&self) -> MutexGuard<'_, HashMap<(RoomId, UserId), usize>> {
@@ -106,6 +114,7 @@ impl Cursors {
             }
             shown.remove(&key);
         }
+        let _order = self.outgoing();
         if let Some(users) = self.gathered().get_mut(room) {
             users.remove(user_id);
         }
@@ -134,6 +143,7 @@ impl Cursors {
     }
 
     fn flush(&self) {
+        let _order = self.outgoing();
         let gathered = std::mem::take(&mut *self.gathered());
         for (room, users) in gathered {
             if users.is_empty() {

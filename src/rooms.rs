@@ -76,8 +76,8 @@ pub struct SeenHolder {
     pub user_id: UserId,
     /// In which tab, where it was taken for one.
     pub session_id: Option<SessionId>,
-    /// When this replica saw its newest version.
-    pub seen_at: Instant,
+    /// When it runs out by what this room saw, on this replica's monotonic clock.
+    pub ends_at: Instant,
 }
 
 struct Seen {
@@ -249,7 +249,10 @@ impl Rooms {
         Some(SeenHolder {
             user_id: lease.user_id.clone(),
             session_id: lease.session_id.clone(),
-            seen_at: seen.at,
+            // What was left when PostgreSQL was read, from when it was seen: an old lease that a late
+            // subscriber brings into sight is as old as it is.
+            ends_at: seen.at
+                + Duration::try_from(lease.expires_at - seen.state.now).unwrap_or_default(),
         })
     }
 

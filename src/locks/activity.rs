@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -68,14 +68,16 @@ impl Activity {
             at: Instant::now(),
         };
         if self.pending().insert(room.clone(), last).is_none() {
-            let pause =
-                (holder.seen_at + self.locks.ttl() / 10).saturating_duration_since(Instant::now());
+            // A tenth after the last renewal; at once where that is past.
+            let age_at_end = self.locks.ttl() * 9 / 10;
+            let left = holder.ends_at.saturating_duration_since(Instant::now());
+            let pause = left.saturating_sub(age_at_end);
             let (this, room) = (self.clone(), room.clone());
             tokio::spawn(async move { this.renew_after(pause, room).await });
         }
     }
 
-    async fn renew_after(self, mut pause: std::time::Duration, room: RoomId) {
+    async fn renew_after(self, mut pause: Duration, room: RoomId) {
         loop {
             tokio::time::sleep(pause).await;
             let Some(last) = self.pending().get(&room).cloned() else {
@@ -96,12 +98,14 @@ impl Activity {
                     debug!(appointment = %room.appointment, %error, "an activity was not written")
                 }
             }
+            // The entry stays for a tenth, so that what follows is gathered and no second write begins.
+            pause = Duration::ZERO;
+            tokio::time::sleep(self.locks.ttl() / 10).await;
             let mut pending = self.pending();
             if pending.get(&room).is_none_or(|newer| newer.at == last.at) {
                 pending.remove(&room);
                 return;
             }
-            pause = self.locks.ttl() / 10;
         }
     }
 }

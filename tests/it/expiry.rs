@@ -181,6 +181,26 @@ async fn the_holders_cursor_keeps_the_lease_and_is_written_at_most_once_a_tenth(
 }
 
 #[tokio::test]
+async fn a_holder_who_comes_back_late_keeps_the_lease_by_moving() {
+    let stack = Stack::start(2, &[("LOCK_TTL", "10s")]).await;
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let id = fresh("late");
+    let granted = here.acquire(&id, "ann").await;
+    // A page reloaded near the end of its lease, on a replica that never saw it.
+    sqlx::query("select pg_sleep(9.3)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let mut ann = Socket::connect(there, auth("ann")).await;
+    ann.subscribe(&id).await;
+    let at = json!({ "appointmentId": id, "position": { "x": 1, "y": 1 } });
+    assert_eq!(ann.ask("cursor-position", &at).await["success"], true);
+    let renewed = ann.expect("lock-update").await;
+    assert_eq!(renewed["reason"], "renewed");
+    assert_eq!(renewed["lock"]["fencingToken"], json!(granted.token()));
+}
+
+#[tokio::test]
 async fn when_the_leader_is_killed_another_sweeps_within_ten_seconds() {
     let mut stack = Stack::start(2, &[("LOCK_TTL", "1s")]).await;
     let leader = stack.leader().await;
