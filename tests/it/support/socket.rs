@@ -83,7 +83,10 @@ impl Socket {
             loop {
                 match self.stream.next().await {
                     Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
-                        self.stream.send(Message::text("3")).await.unwrap();
+                        // A server that has hung up meanwhile takes no answer: that is the end.
+                        if self.stream.send(Message::text("3")).await.is_err() {
+                            return None;
+                        }
                     }
                     Some(Ok(Message::Text(text))) => return Some(text.to_string()),
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
