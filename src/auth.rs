@@ -4,7 +4,7 @@
 //! front has checked them, or it is a development machine. A principal always has a tenant; without tokens
 //! it is the empty one.
 
-use crate::domain::ids::{Name, TenantId, UserId};
+use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Admin, Person, UserInfo};
 use crate::protocol::{Code, Refusal};
 
@@ -74,13 +74,13 @@ impl Principal {
     }
 }
 
-/// How others see an admin who takes a lease: as the request says, else by the id.
+/// How others see an admin who takes a lease: as the request says, else by the id, else by the role, since
+/// an id may be blank and a name may not.
 #[must_use]
 pub fn seen_as(admin: &Admin) -> UserInfo {
     admin.admin_info.clone().unwrap_or_else(|| UserInfo {
-        name: Name::new(admin.admin_id.as_str())
-            .expect("an id is a well-formed name: same length, same characters"),
-        email: crate::domain::ids::Email::new("").expect("an address may be empty"),
+        name: Name::new(admin.admin_id.as_str()).unwrap_or_else(|_| Name::admin()),
+        email: Email::default(),
         position: None,
     })
 }
@@ -113,6 +113,11 @@ mod tests {
 
     #[test]
     fn every_id_can_be_shown_as_a_name() {
+        let blank = Admin {
+            admin_id: UserId::new(" ").unwrap(),
+            admin_info: None,
+        };
+        assert_eq!(seen_as(&blank).name.as_str(), "admin");
         let admin = Admin {
             admin_id: UserId::new("ü".repeat(100)).unwrap(),
             admin_info: None,

@@ -56,6 +56,9 @@ pub enum LockError {
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A bug of ours: the transition panicked. Whether it was committed, reconcile shows.
+    #[error("a transition panicked: {0}")]
+    Fault(String),
     /// The replica is stopping.
     #[error("the replica is stopping")]
     Stopping,
@@ -101,6 +104,9 @@ impl From<LockError> for Refusal {
                 Code::Unavailable,
                 "The database is not available; try again shortly",
             ),
+            LockError::Fault(_) => {
+                Self::new(Code::Internal, "Something went wrong here; it was logged")
+            }
             LockError::Stopping => {
                 Self::new(Code::Unavailable, "This replica is stopping; try again")
             }
@@ -368,7 +374,13 @@ impl Locks {
             return Err(LockError::Stopping);
         }
         let task = self.0.tasks.spawn(transition(self.0.clone()));
-        let outcome = task.await.unwrap_or(Err(LockError::Stopping));
+        let outcome = task.await.unwrap_or_else(|end| {
+            Err(if end.is_panic() {
+                LockError::Fault(end.to_string())
+            } else {
+                LockError::Stopping
+            })
+        });
         count(operation, &outcome);
         outcome
     }
@@ -438,7 +450,7 @@ fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
             | LockError::OtherTab(_)
             | LockError::StaleToken(_),
         ) => "refused",
-        Err(LockError::Store(_) | LockError::Stopping) => "failed",
+        Err(LockError::Store(_) | LockError::Fault(_) | LockError::Stopping) => "failed",
     };
     metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
         .increment(1);

@@ -155,6 +155,20 @@ name!(
     Rule { min: 0, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 
+impl Name {
+    /// What an admin is called whose id cannot be read as a name.
+    #[must_use]
+    pub fn admin() -> Self {
+        Self(Arc::from("admin"))
+    }
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Self(Arc::from(""))
+    }
+}
+
 impl Default for TenantId {
     fn default() -> Self {
         Self(Arc::from(""))

@@ -49,7 +49,8 @@ impl Envelope {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         // Strings, numbers and raw JSON: there is no value of this type that JSON cannot say.
-        serde_json::to_vec(self).expect("an envelope has no map keys that are not strings")
+        serde_json::to_vec(self)
+            .expect("no map keys but strings, and times of this century: JSON can say that")
     }
 
     /// Reads what came over the bus.

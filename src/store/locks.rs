@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::types::Json;
 
-use crate::domain::ids::{AppointmentId, Note, RoomId, SessionId, TenantId, UserId};
+use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
-use super::row::{state, unreadable};
+use super::row::{room, state};
 use super::{Store, StoreError, sql};
 
 /// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
@@ -233,16 +233,10 @@ impl Store {
             .await?;
         rows.iter()
             .map(|row| {
-                let room = RoomId {
-                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?)
-                        .map_err(unreadable)?,
-                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?)
-                        .map_err(unreadable)?,
-                };
                 let late: f64 = row.try_get("late")?;
                 Ok(Swept {
                     state: LockState {
-                        room,
+                        room: room(row)?,
                         version: row.try_get("version")?,
                         reason: Some(Reason::Expired),
                         lease: None,

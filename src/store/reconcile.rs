@@ -1,11 +1,9 @@
 //! What rooms have missed.
 
-use sqlx::Row;
-
-use crate::domain::ids::{AppointmentId, RoomId, TenantId};
+use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
-use super::row::{state, unreadable};
+use super::row::{room, state};
 use super::{Store, StoreError, sql};
 
 impl Store {
@@ -26,16 +24,6 @@ impl Store {
             .bind(versions)
             .fetch_all(&self.pool)
             .await?;
-        rows.iter()
-            .map(|row| {
-                let room = RoomId {
-                    tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?)
-                        .map_err(unreadable)?,
-                    appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?)
-                        .map_err(unreadable)?,
-                };
-                state(&room, row)
-            })
-            .collect()
+        rows.iter().map(|row| state(&room(row)?, row)).collect()
     }
 }

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
-use crate::domain::ids::{RoomId, SessionId, UserId};
+use crate::domain::ids::{AppointmentId, RoomId, SessionId, TenantId, UserId};
 use crate::domain::lease::{Lease, LockState, Reason, UserInfo};
 
 use super::StoreError;
@@ -47,7 +47,16 @@ pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError>
     })
 }
 
+/// Reads which room a row is of.
+pub(super) fn room(row: &PgRow) -> Result<RoomId, StoreError> {
+    Ok(RoomId {
+        tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
+        appointment: AppointmentId::new(row.try_get::<String, _>("appointment_id")?)
+            .map_err(unreadable)?,
+    })
+}
+
 /// A column that holds what no statement of ours writes.
-pub(super) fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
+fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
     StoreError::Unavailable(sqlx::Error::Decode(Box::new(fault)))
 }

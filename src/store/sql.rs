@@ -5,7 +5,10 @@
 //!
 //! - `prev` is the row, locked until the statement's transaction ends;
 //! - `at` is the clock, read once, after that lock is held (the aggregate forces `prev` to be done first);
-//! - the change names the very lease that `prev` saw, and `noted` writes it into the history;
+//! - the change is decided by what `prev` saw, which is the row as it is, and `noted` writes it into the
+//!   history;
+//! - the change finds its row by the primary key alone: the other columns of `l` are first compared as they
+//!   were when the statement began, so a condition on them would miss a row that changed while it waited;
 //! - the result has the row before and the row after, so that a refusal can say who stands in the way.
 
 /// Applied migrations.
@@ -106,7 +109,7 @@ with prev as materialized (
             else l.user_info || jsonb_build_object('position', $4::jsonb) end,
         expires_at = greatest(l.expires_at, at.now - make_interval(secs => $6) + make_interval(secs => $5))
     from prev p, at
-    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id and l.fencing_token = p.fencing_token
+    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id
         and p.user_id = $3 and p.expires_at > at.now
     returning l.*
 )
@@ -126,7 +129,7 @@ with prev as materialized (
     update appointment_lock l set version = l.version + 1, reason = 'released',
         user_id = null, user_info = null, session_id = null, granted_at = null, expires_at = null
     from prev p, at
-    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id and l.fencing_token = p.fencing_token
+    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id
         and p.user_id = $3 and p.expires_at > at.now
         and ($4::text is null or p.session_id is null or p.session_id = $4)
         and ($5::bigint is null or p.fencing_token = $5)
@@ -151,7 +154,7 @@ with prev as materialized (
     update appointment_lock l set version = l.version + 1, reason = 'forced',
         user_id = null, user_info = null, session_id = null, granted_at = null, expires_at = null
     from prev p, at
-    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id and l.fencing_token = p.fencing_token
+    where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id
         and p.expires_at > at.now and ($3::bigint is null or p.fencing_token = $3)
     returning l.version
 ), noted as (
@@ -223,8 +226,8 @@ with due as materialized (
     update appointment_lock l set version = l.version + 1, reason = 'expired',
         user_id = null, user_info = null, session_id = null, granted_at = null, expires_at = null
     from due d
-    where l.tenant_id = d.tenant_id and l.appointment_id = d.appointment_id and l.fencing_token = d.fencing_token
-        and l.user_id is not null and d.expires_at <= clock_timestamp()
+    where l.tenant_id = d.tenant_id and l.appointment_id = d.appointment_id
+        and d.expires_at <= clock_timestamp()
     returning l.tenant_id, l.appointment_id, l.version, d.user_id, d.user_info, d.fencing_token, d.expires_at
 ), noted as (
     insert into lock_history (tenant_id, appointment_id, version, reason, user_id, user_info, fencing_token, at)

@@ -170,6 +170,19 @@ async fn every_bad_request_has_its_status_and_names_the_field() {
 }
 
 #[tokio::test]
+async fn an_admin_with_a_blank_id_and_no_name_is_an_admin_all_the_same() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("blank");
+    let taken = replica
+        .ask("POST", &id, "take-over", &json!({ "adminId": " " }))
+        .await;
+    assert_eq!(taken.status, 200, "{taken:?}");
+    assert_eq!(taken.body["lock"]["userId"], " ");
+    assert_eq!(taken.body["lock"]["userInfo"]["name"], "admin");
+}
+
+#[tokio::test]
 async fn every_bad_path_has_its_status() {
     let stack = Stack::start(1, &[]).await;
     let replica = &stack.replicas[0];

@@ -200,3 +200,48 @@ async fn the_acquire_statement_alone_grants_once() {
         assert_eq!(won, 1, "round {round}");
     }
 }
+
+/// A new grant commits while a statement waits for the row: what it then decides must be on the row as it
+/// is, not as it was when the statement began.
+#[tokio::test]
+async fn a_statement_that_waited_decides_on_the_row_as_it_is_then() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let position = json!({ "userId": "ann", "position": { "x": 1, "y": 1 } });
+    for (method, action, body) in [
+        ("DELETE", "release-lock", json!({ "userId": "ann" })),
+        ("DELETE", "force-release-lock", json!({ "adminId": "root" })),
+        ("POST", "update-position", position),
+        ("POST", "take-over", json!({ "adminId": "root" })),
+        ("POST", "acquire-lock", person("ann")),
+    ] {
+        let id = fresh("waited");
+        assert_eq!(replica.acquire(&id, "ann").await.status, 201);
+        let mut other = stack.pool.begin().await.unwrap();
+        sqlx::query(
+            "update appointment_lock set version = version + 1, fencing_token = fencing_token + 1
+             where appointment_id = $1",
+        )
+        .bind(&id)
+        .execute(&mut *other)
+        .await
+        .unwrap();
+        let asked = replica.ask(method, &id, action, &body);
+        let granted = async {
+            let waiting = "select count(*) from pg_stat_activity
+                where wait_event_type = 'Lock' and datname = current_database()";
+            while sqlx::query_scalar::<_, i64>(waiting)
+                .fetch_one(&stack.pool)
+                .await
+                .unwrap()
+                == 0
+            {
+                tokio::task::yield_now().await;
+            }
+            other.commit().await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(asked, granted);
+        assert_eq!((action, reply.status), (action, 200), "{reply:?}");
+        assert_eq!(reply.version(), 3, "{action}: {reply:?}");
+    }
+}
