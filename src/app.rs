@@ -2,23 +2,23 @@
 //!
 //! Layer 6. `apptlock serve` is one `App`; `apptlock dev` and tests run several in one process.
 //!
-//! A stop goes: unready → sweeping and leadership given up → sockets told and closed → requests finished →
-//! what was committed is announced → bus → pool. Liveness stays green throughout.
+//! A stop goes: unready → a while for balancers to notice → sweeping and leadership given up → sockets told and
+//! closed, spread over time → requests finished → the last activity written, what was committed announced →
+//! bus → loops → connections. Liveness stays green throughout.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::serve::ListenerExt;
+use axum::middleware;
 use socketioxide::SocketIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::auth::AuthMode;
 use crate::bus::memory::Hub as MemoryHub;
@@ -32,13 +32,10 @@ use crate::replication::Replication;
 use crate::rooms::Rooms;
 use crate::socket::Hub;
 use crate::store::Store;
-use crate::{http, leadership, socket, sweeper, telemetry};
+use crate::{http, leadership, lines, socket, sweeper, telemetry};
 
 /// How long requests under way may take at a stop.
 const FINISH: Duration = Duration::from_secs(6);
-/// A peer that does not take what was sent for this long is gone: a client that stopped reading would keep its
-/// socket's writer waiting for ever.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a replica did not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +53,13 @@ pub struct App {
     pub management: SocketAddr,
     /// Its name, unique among replicas and starts.
     pub name: String,
+    drain_delay: Duration,
+    drain_time: Duration,
     draining: Arc<AtomicBool>,
     io: SocketIo,
     hub: Arc<Hub>,
     locks: Locks,
+    activity: Activity,
     bus: Arc<dyn Bus>,
     store: Store,
     duty: TaskTracker,
@@ -79,10 +79,11 @@ impl App {
     /// [`StartError`] where a setting cannot be used.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
         let metrics = telemetry::metrics();
+        let name = format!("{}-{}", host(), uuid::Uuid::new_v4().simple());
         let store = Store::new(&config.database)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(url) => {
-                let (bus, events) = RedisBus::start(url)?;
+                let (bus, events) = RedisBus::start(url, &name)?;
                 (Arc::new(bus), events)
             }
             None => {
@@ -107,7 +108,6 @@ impl App {
             local(&managing, config.management),
         );
 
-        let name = format!("{}-{}", host(), uuid::Uuid::new_v4().simple());
         let (rooms, outlet) = Rooms::new(bus.clone());
         let rooms = Arc::new(rooms);
         let locks = Locks::new(
@@ -118,12 +118,13 @@ impl App {
             config.lock_ttl,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
-        let hub = Arc::new(Hub {
-            locks: locks.clone(),
-            rooms: rooms.clone(),
-            cursors: cursors.clone(),
-            activity: Activity::new(locks.clone(), rooms.clone()),
-        });
+        let activity = Activity::new(locks.clone(), rooms.clone());
+        let hub = Arc::new(Hub::new(
+            locks.clone(),
+            rooms.clone(),
+            cursors.clone(),
+            activity.clone(),
+        ));
         let (layer, io) = socket::layer(hub.clone());
         let (resign, quit, finish) = (
             CancellationToken::new(),
@@ -160,6 +161,8 @@ impl App {
         });
         let (receiver, stop) = (replication.clone(), quit.clone());
         background.spawn(async move { receiver.receive(events, stop).await });
+        let (watcher, stop) = (replication.clone(), quit.clone());
+        background.spawn(async move { watcher.watch(stop).await });
         let stop = quit.clone();
         background.spawn(async move { replication.reconcile(stop).await });
         background.close();
@@ -174,18 +177,26 @@ impl App {
             locks: locks.clone(),
             demo: config.demo,
         })
-        .layer(layer);
-        let public = serve(listener, router, finish.clone());
-        let managing = serve(managing, ops::router(ops), finish.clone());
+        .layer(layer)
+        .layer(middleware::from_fn_with_state(
+            hub.clone(),
+            socket::note_line,
+        ));
+        let public = lines::serve(listener, router, finish.clone());
+        // Probes are answered to the end.
+        let managing = lines::serve(managing, ops::router(ops), CancellationToken::new());
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             address,
             management,
             name,
+            drain_delay: config.drain_delay,
+            drain_time: config.drain_time,
             draining,
             io,
             hub,
             locks,
+            activity,
             bus,
             store,
             duty,
@@ -202,18 +213,22 @@ impl App {
     pub async fn stop(self) {
         info!(replica = self.name, "stopping: no longer ready");
         self.draining.store(true, Ordering::Relaxed);
+        // Balancers ask every now and then: until they have noticed, requests still come.
+        tokio::time::sleep(self.drain_delay).await;
         self.resign.cancel();
         within("giving up the sweeper's duty", self.duty.wait()).await;
-        socket::close(&self.io, &self.hub).await;
+        socket::close(&self.io, &self.hub, self.drain_time).await;
         self.finish.cancel();
         within("finishing requests", self.public).await;
+        within("writing the last activity", self.activity.finish()).await;
         within("announcing what was committed", self.locks.finish()).await;
         self.bus.close().await;
         self.quit.cancel();
-        within("closing the database's connections", self.store.close()).await;
+        // The pump ends with the rooms, which all these hold.
+        drop((self.hub, self.io, self.locks, self.activity));
+        within("ending the loops", self.background.wait()).await;
+        self.store.close();
         self.managing.abort();
-        drop((self.hub, self.io, self.locks));
-        self.background.close();
         info!(replica = self.name, "stopped");
     }
 }
@@ -243,27 +258,4 @@ fn host() -> String {
         .ok()
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "replica".into())
-}
-
-fn serve(listener: TcpListener, router: Router, finish: CancellationToken) -> JoinHandle<()> {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(|stream| tune(stream));
-    tokio::spawn(async move {
-        let serving =
-            axum::serve(listener, service).with_graceful_shutdown(finish.cancelled_owned());
-        if let Err(error) = serving.await {
-            warn!(%error, "the listener ended");
-        }
-    })
-}
-
-/// Small packets at once, and no waiting for the dead.
-fn tune(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    let tuned = socket.set_tcp_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tuned = tuned.and(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
-    if let Err(error) = tuned {
-        debug!(%error, "a connection could not be tuned; it was gone already");
-    }
 }

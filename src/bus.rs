@@ -1,9 +1,14 @@
 //! The bus, which only tells. Owns how a message gets from one replica to the others that have an audience.
 //!
-//! Layer 2. **The guarantee: none.** A message may be lost, repeated or reordered; what was lost is reported
-//! as a [`BusEvent::Gap`] where that can be known, and found by reconcile where it cannot. Everything sent
-//! over it is therefore whole in itself and carries a version. Cases in which messages are lost: Redis is
-//! away, a queue is full, this replica reads too slowly, a subscription is not confirmed yet.
+//! Layer 2. **The guarantee: none.** A message may be lost, repeated or reordered. Everything sent over it is
+//! therefore whole in itself and carries a version, and each end says as much as it knows:
+//!
+//! - what this end may have missed is a [`BusEvent::Gap`];
+//! - what others may have missed from here is [`Bus::take_unsent`];
+//! - whether messages come through at all is [`Bus::healthy`], by a probe that goes out and must come back.
+//!
+//! What nobody can know is found by reconcile. Cases in which messages are lost: Redis is away, a queue is
+//! full, this replica reads too slowly.
 //!
 //! Nothing here waits for Redis: `publish` puts into a bounded queue, `subscribe` hands back a future that a
 //! caller may stop waiting for.
@@ -25,6 +30,8 @@ pub enum BusEvent {
     Message(Bytes),
     /// Messages may have been lost: compare with PostgreSQL.
     Gap,
+    /// Another replica is there. It says so a few times a second.
+    Alive(String),
 }
 
 /// Resolves when the subscription is in force, or when it is clear that it is not now.
@@ -41,8 +48,12 @@ pub trait Bus: Send + Sync + 'static {
     /// No longer wants a room.
     fn unsubscribe(&self, room: &RoomId);
 
-    /// Whether messages flow, as far as this end knows. While they do not, reconcile looks every second.
+    /// Whether messages flow, both ways, as far as this end knows. While they do not, reconcile looks every
+    /// second.
     fn healthy(&self) -> bool;
+
+    /// Whether, since this was last asked, messages were published that may not have reached the others.
+    fn take_unsent(&self) -> bool;
 
     /// Stops, after what was published has gone out or a short wait.
     fn close(&self) -> Subscribing;

@@ -110,6 +110,27 @@ pub struct ServeArgs {
     )]
     pub cursor_interval: String,
 
+    /// After SIGTERM, how long a replica that is no longer ready still takes requests, until balancers have
+    /// noticed.
+    #[arg(
+        long,
+        env = "DRAIN_DELAY",
+        default_value = "3s",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    pub drain_delay: String,
+
+    /// After that, over how long the closing of sockets is spread, so that they do not all come back at once.
+    #[arg(
+        long,
+        env = "DRAIN_TIME",
+        default_value = "7s",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    pub drain_time: String,
+
     /// Where identities come from: jwt (a signed token), or trusted (bodies and handshakes: for development,
     /// or behind a back end that has checked them).
     #[arg(
@@ -142,6 +163,17 @@ pub struct DatabaseArgs {
         value_name = "N"
     )]
     pub database_max_connections: String,
+
+    /// What is between here and PostgreSQL: none, or transaction (a pooler such as PgBouncer that gives every
+    /// transaction another session).
+    #[arg(
+        long,
+        env = "DATABASE_POOLER",
+        default_value = "none",
+        hide_env_values = true,
+        value_name = "KIND"
+    )]
+    pub database_pooler: String,
 }
 
 /// What is logged, and how.
@@ -172,8 +204,19 @@ pub struct LogArgs {
 pub struct Database {
     /// Where it is.
     pub url: Secret,
-    /// The most connections to keep open.
+    /// The most connections to keep open; at least 2.
     pub max_connections: u32,
+    /// What is in front of it.
+    pub pooler: Pooler,
+}
+
+/// What is between a replica and PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooler {
+    /// Nothing, or a pooler that keeps a session for each connection.
+    None,
+    /// A pooler that gives every transaction another session.
+    Transaction,
 }
 
 /// A replica's settings, checked.
@@ -191,6 +234,10 @@ pub struct Config {
     pub lock_ttl: Duration,
     /// The cursor tick.
     pub cursor_interval: Duration,
+    /// How long requests are still taken at a stop.
+    pub drain_delay: Duration,
+    /// Over how long the closing of sockets is spread.
+    pub drain_time: Duration,
     /// Where identities come from.
     pub auth: AuthMode,
     /// Whether the demo page is served at `/`.
@@ -244,6 +291,18 @@ impl ServeArgs {
                 Duration::from_millis(10),
                 Duration::from_secs(5),
             )?,
+            drain_delay: duration(
+                "DRAIN_DELAY",
+                given(&self.drain_delay, "3s"),
+                Duration::ZERO,
+                Duration::from_secs(60),
+            )?,
+            drain_time: duration(
+                "DRAIN_TIME",
+                given(&self.drain_time, "7s"),
+                Duration::ZERO,
+                Duration::from_secs(120),
+            )?,
             auth,
             demo: false,
         })
@@ -279,9 +338,21 @@ impl DatabaseArgs {
                     "write a number from 2 to 1000",
                 )
             })?;
+        let pooler = match given(&self.database_pooler, "none") {
+            "none" => Pooler::None,
+            "transaction" => Pooler::Transaction,
+            other => {
+                return Err(BadSetting::new(
+                    "DATABASE_POOLER",
+                    format!("\"{other}\" is not a kind of pooler"),
+                    "write none or transaction",
+                ));
+            }
+        };
         Ok(Database {
             url: Secret::new(url),
             max_connections,
+            pooler,
         })
     }
 }

@@ -77,10 +77,13 @@ impl Cursors {
             user_info: &person.user_info,
             position,
         };
-        let frame = serde_json::value::to_raw_value(&update)
+        let update = serde_json::value::to_raw_value(&update)
             .expect("a cursor is strings and finite numbers, which JSON can say");
         let moved = Moved {
-            frame: CursorFrame(frame),
+            frame: CursorFrame {
+                user_id: person.user_id.clone(),
+                update,
+            },
             by: by.clone(),
         };
         let mut gathered = self.gathered();

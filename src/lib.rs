@@ -16,7 +16,8 @@
 //!       rooms          who watches what; the one door to the sockets
 //!   L3  locks          transitions: commit, then announce
 //!       cursors        gathered per room and tick
-//!   L4  replication    receive, reconcile          leadership, sweeper
+//!   L4  replication    receive, watch, reconcile   leadership, sweeper
+//!       lines          clients' TCP connections
 //!   L5  http           REST and pages              socket  Socket.IO, the pump
 //!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
 //! ```
@@ -37,6 +38,7 @@ pub mod dev;
 pub mod domain;
 pub mod http;
 pub mod leadership;
+pub mod lines;
 pub mod locks;
 pub mod protocol;
 pub mod replication;

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -265,6 +266,9 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
                 "MANAGEMENT_ADDR",
             )?,
             auth: AuthMode::Trusted,
+            // No balancer has to notice, and who pressed Ctrl-C does not want to wait.
+            drain_delay: Duration::ZERO,
+            drain_time: Duration::ZERO,
             ..config.clone()
         };
         apps.push(App::start(here, Some(&neighbours)).await?);

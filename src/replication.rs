@@ -1,14 +1,23 @@
 //! How replicas stay of one mind: what others announce is shown here, and what was missed is found.
 //!
-//! Layer 4. Two loops; both end in [`Rooms`]. *Receive* decodes what the bus brings. *Reconcile* asks
-//! PostgreSQL for every room that is behind: at once after a gap, every second while the bus is down, and
-//! every half minute in any case, because a message can be lost without anybody's knowing. On failure
-//! reconcile tries again at its next turn.
+//! Layer 4. Three loops; all end in [`Rooms`]:
+//!
+//! - *receive* decodes what the bus brings;
+//! - *watch* looks at the bus several times a second: is it well, and did all get out that was sent? What may
+//!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
+//!   publish cannot say so over the bus;
+//! - *reconcile* asks PostgreSQL for every room that is behind: at once after a gap, every second while the
+//!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
+//!
+//! On failure each tries again at its next turn.
+
+mod peers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -16,17 +25,25 @@ use crate::bus::{Bus, BusEvent};
 use crate::domain::lease::Change;
 use crate::protocol::{Envelope, Message};
 use crate::rooms::Rooms;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry;
+
+use peers::Peers;
 
 /// Between two passes while the bus is healthy.
 const CALM: Duration = Duration::from_secs(30);
-/// Between two passes while it is not.
-const ALERT: Duration = Duration::from_secs(1);
+/// Between two passes while it is not, from start to start: a change is to be seen within two seconds.
+const ALERT: Duration = Duration::from_millis(900);
 /// Between two passes however often gaps are reported.
 const BREATH: Duration = Duration::from_millis(100);
 /// Rooms in one statement.
 const CHUNK: usize = 500;
+/// Between two looks at the bus.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks at what others could not announce.
+const NOTES: Duration = Duration::from_millis(500);
+/// Between two looks for cursors and rooms that are no longer there.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What this replica hears from others, and what it may have missed.
 pub struct Replication {
@@ -45,18 +62,31 @@ pub struct Replication {
 impl Replication {
     /// Shows what the bus brings, until it ends.
     pub async fn receive(&self, mut events: mpsc::Receiver<BusEvent>, stop: CancellationToken) {
-        while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
+        let mut peers = Peers::default();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.recv() => event,
+                _ = sweep.tick() => {
+                    peers.sweep(&self.rooms);
+                    self.rooms.prune();
+                    continue;
+                }
+            };
             match event {
-                BusEvent::Gap => self.gap.notify_one(),
-                BusEvent::Message(bytes) => {
-                    let outcome = self.show(&bytes);
+                None => return,
+                Some(BusEvent::Gap) => self.gap.notify_one(),
+                Some(BusEvent::Alive(replica)) => peers.heard(&replica),
+                Some(BusEvent::Message(bytes)) => {
+                    let outcome = self.show(&bytes, &mut peers);
                     metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => outcome).increment(1);
                 }
             }
         }
     }
 
-    fn show(&self, bytes: &[u8]) -> &'static str {
+    fn show(&self, bytes: &[u8], peers: &mut Peers) -> &'static str {
         let envelope = match Envelope::decode(bytes) {
             Ok(envelope) => envelope,
             Err(error) => {
@@ -74,49 +104,115 @@ impl Replication {
                 }
             }
             Message::Cursors { room, frames } => {
+                peers.point(&envelope.from, &room, &frames);
                 self.rooms
                     .show_cursors(&room, frames.into_iter().map(|frame| (frame, None)));
             }
-            Message::CursorLeft { room, user_id } => self.rooms.show_cursor_left(&room, &user_id),
+            Message::CursorLeft { room, user_id } => {
+                peers.left(&envelope.from, &room, &user_id);
+                self.rooms.show_cursor_left(&room, &user_id);
+            }
         }
         "shown"
     }
 
+    /// Looks at the bus, and tells and asks PostgreSQL where the bus cannot, until it is stopped.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let work = async {
+            let (mut was_well, mut owed) = (self.bus.healthy(), false);
+            let mut known = None;
+            let mut asked: Option<Instant> = None;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let well = self.bus.healthy();
+                if was_well && !well {
+                    self.gap.notify_one();
+                }
+                was_well = well;
+                owed |= self.bus.take_unsent();
+                if owed {
+                    match self.store.note_unannounced(&self.replica).await {
+                        Ok(()) => owed = false,
+                        // No other replica hears of it from there either; it stays owed.
+                        Err(error) => debug!(%error, "could not note what was not announced"),
+                    }
+                }
+                // While the bus is down here, reconcile looks every second in any case.
+                if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
+                    asked = Some(Instant::now());
+                    match self.store.unannounced(&self.replica).await {
+                        Ok(notes) => {
+                            if known.is_some_and(|known| known != notes) {
+                                self.gap.notify_one();
+                            }
+                            known = Some(notes);
+                        }
+                        Err(error) => debug!(%error, "could not read what was not announced"),
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
     /// Finds what was missed, until it is stopped.
     pub async fn reconcile(&self, stop: CancellationToken) {
-        let turn = async {
+        let work = async {
+            let (mut begun, mut warned) = (Instant::now(), false);
             loop {
-                let pause = if self.bus.healthy() { CALM } else { ALERT };
+                let pause = if self.bus.healthy() {
+                    // Not all replicas at once.
+                    CALM - CALM.mul_f64(jitter() / 4.0)
+                } else {
+                    ALERT
+                };
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep_until(begun + pause) => {}
                     () = self.gap.notified() => {}
                     () = self.rooms.behind() => {}
                 }
-                self.pass().await;
-                self.rooms.prune();
+                begun = Instant::now();
+                metrics::counter!(telemetry::RECONCILES).increment(1);
+                match self.pass().await {
+                    Ok(()) => warned = false,
+                    Err(error) => {
+                        if !warned {
+                            warn!(%error, "could not compare rooms with PostgreSQL; trying until it answers");
+                        }
+                        warned = true;
+                        // What was missed is still missed.
+                        tokio::time::sleep(LOOK).await;
+                        self.gap.notify_one();
+                    }
+                }
                 tokio::time::sleep(BREATH).await;
             }
         };
-        stop.run_until_cancelled(turn).await;
+        stop.run_until_cancelled(work).await;
     }
 
-    /// One pass over all rooms.
-    async fn pass(&self) {
+    /// One pass over all rooms, in chunks; while nothing is amiss, with a breath between them.
+    ///
+    /// # Errors
+    /// The store's: rooms after the failing chunk were not looked at.
+    pub async fn pass(&self) -> Result<(), StoreError> {
         let seen = self.rooms.seen_versions();
         for chunk in seen.chunks(CHUNK) {
-            match self.store.newer(chunk).await {
-                Ok(states) => {
-                    for state in states {
-                        if self.rooms.observe(&Change::from(state)) {
-                            metrics::counter!(telemetry::REPAIRS).increment(1);
-                        }
-                    }
-                }
-                Err(error) => {
-                    warn!(%error, "could not compare rooms with PostgreSQL; trying again");
-                    return;
+            for state in self.store.newer(chunk).await? {
+                if self.rooms.observe(&Change::from(state)) {
+                    metrics::counter!(telemetry::REPAIRS).increment(1);
                 }
             }
+            if self.bus.healthy() && chunk.len() == CHUNK {
+                tokio::time::sleep(BREATH.mul_f64(jitter() / 2.0)).await;
+            }
         }
+        Ok(())
     }
+}
+
+/// From 0 to 1, at random.
+fn jitter() -> f64 {
+    // The low bits of a random name: no generator of its own for a handful of numbers an hour.
+    f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
 }

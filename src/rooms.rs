@@ -60,14 +60,21 @@ impl Event {
 
 /// What the pump hands to the sockets, in this order.
 pub enum Outlet {
-    /// Events for a room; all of one change together.
-    Events(RoomId, Vec<Event>),
+    /// The events of one change of a lock: no socket of the room may miss the newest.
+    Change(RoomId, Vec<Event>),
+    /// Cursors in a room: who does not keep up misses them.
+    Cursors(RoomId, Vec<Event>),
     /// A socket joins: it gets this state, and every later event of its room.
     Admit(Ticket, LockState),
 }
 
 /// What lets one socket in, once.
-pub type Ticket = Box<dyn FnOnce(&LockState) + Send>;
+pub struct Ticket {
+    /// The socket's name.
+    pub socket: Arc<str>,
+    /// Joins the room, and tells the state.
+    pub let_in: Box<dyn FnOnce(&LockState) + Send>,
+}
 
 /// Whose lease a room sees in force.
 #[derive(Debug, Clone)]
@@ -105,7 +112,12 @@ pub struct Rooms {
 impl Rooms {
     /// No rooms yet, and the outlet that the pump empties.
     pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<Outlet>) {
-        let (outlet, pumped) = mpsc::channel(OUTLET);
+        Self::with_outlet(bus, OUTLET)
+    }
+
+    /// The same, with an outlet that holds this much.
+    pub fn with_outlet(bus: Arc<dyn Bus>, size: usize) -> (Self, mpsc::Receiver<Outlet>) {
+        let (outlet, pumped) = mpsc::channel(size);
         (
             Self {
                 rooms: Mutex::default(),
@@ -143,6 +155,11 @@ impl Rooms {
         }
     }
 
+    /// Whether this replica keeps the room.
+    pub fn has(&self, id: &RoomId) -> bool {
+        self.rooms().contains_key(id)
+    }
+
     /// Drops rooms that have been empty for a while.
     pub fn prune(&self) {
         let mut rooms = self.rooms();
@@ -168,7 +185,7 @@ impl Rooms {
                 return false;
             };
             if room.members > 0 {
-                let events = Outlet::Events(state.room.clone(), events(change, turn));
+                let events = Outlet::Change(state.room.clone(), events(change, turn));
                 if self.outlet.try_send(events).is_err() {
                     metrics::counter!(telemetry::OUTLET_FULL).increment(1);
                     self.behind.notify_one();
@@ -212,7 +229,7 @@ impl Rooms {
             .filter(|(_, except)| members > usize::from(except.is_some()))
             .map(|(frame, except)| Event {
                 name: "cursor-update",
-                payload: frame.0,
+                payload: frame.update,
                 except,
             })
             .collect();
@@ -234,7 +251,7 @@ impl Rooms {
         if !events.is_empty()
             && self
                 .outlet
-                .try_send(Outlet::Events(id.clone(), events))
+                .try_send(Outlet::Cursors(id.clone(), events))
                 .is_err()
         {
             metrics::counter!(telemetry::OUTLET_FULL).increment(1);

@@ -12,39 +12,50 @@
 //! answered where there is an acknowledgement, counted in any case, and harms nobody. On failure of the
 //! database `subscribe` says so, and the client asks again.
 
+mod pump;
 mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::auth::Principal;
 use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
+use crate::lines::Line;
 use crate::locks::{Activity, Locks};
 use crate::protocol::{
     Code, CursorChoice, CursorPosition, Handshake, Object, Refusal, Restarting, Room, Subscribed,
     ack, from_value,
 };
-use crate::rooms::{Outlet, Rooms};
+use crate::rooms::{Rooms, Ticket};
 use crate::telemetry;
 
-use session::{Entry, Session};
+pub use pump::pump;
+use session::{Entry, Session, Upgrades};
 
 /// The largest message of a socket, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Packets that wait for one slow socket.
 const SOCKET_QUEUE: usize = 1024;
-/// How long all sockets may take to close at a stop.
+/// Between two sockets that are closed at a stop, at most: a few need not take long.
+const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// Between the word that a socket is told and its end, so that the word gets out.
+const LAST_WORD: Duration = Duration::from_millis(100);
+/// How long the last sockets may take to close at a stop.
 const CLOSING: Duration = Duration::from_secs(3);
 
 /// What the handlers need.
@@ -57,6 +68,21 @@ pub struct Hub {
     pub cursors: Arc<Cursors>,
     /// What renews a lease.
     pub activity: Activity,
+    /// The connections of sessions that began by polling.
+    upgrades: Upgrades,
+}
+
+impl Hub {
+    /// What the handlers need.
+    pub fn new(locks: Locks, rooms: Arc<Rooms>, cursors: Arc<Cursors>, activity: Activity) -> Self {
+        Self {
+            locks,
+            rooms,
+            cursors,
+            activity,
+            upgrades: Upgrades::default(),
+        }
+    }
 }
 
 /// The layer that answers `/socket.io`, and the handle to its sockets.
@@ -133,6 +159,7 @@ fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<()
     socket.on_disconnect(move || {
         metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
         session.close(&h.rooms, &h.cursors);
+        h.upgrades.take(&session.socket);
         std::future::ready(())
     });
     Ok(())
@@ -222,10 +249,13 @@ async fn finish_subscribe(
     }
     match hub.locks.status(&room).await {
         Ok(state) => {
-            let ticket = Box::new(move |state: &crate::domain::lease::LockState| {
-                session.join(&state.room, &socket);
-                send(ack, &Subscribed::of(state));
-            });
+            let ticket = Ticket {
+                socket: session.socket.clone(),
+                let_in: Box::new(move |state| {
+                    session.join(&state.room, &socket);
+                    send(ack, &Subscribed::of(state));
+                }),
+            };
             hub.rooms.admit(state, ticket).await;
         }
         Err(error) => {
@@ -288,38 +318,53 @@ fn cursor_position(
     Ok("Shown")
 }
 
-/// Hands what the rooms put out to the sockets, in order, until the rooms are gone.
-pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>) {
-    while let Some(item) = outlet.recv().await {
-        match item {
-            Outlet::Admit(ticket, state) => ticket(&state),
-            Outlet::Events(room, events) => {
-                let name = room.name();
-                for event in events {
-                    let mut to = io.to(name.clone()).local();
-                    if let Some(socket) = &event.except {
-                        to = to.except(socket.to_string());
-                    }
-                    metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
-                    if let Err(error) = to.emit(event.name, &*event.payload).await {
-                        debug!(event = event.name, appointment = %room.appointment, %error, "a socket does not keep up");
-                        metrics::counter!(telemetry::SOCKET_FULL).increment(1);
-                    }
-                }
-            }
-        }
+/// Notes on which connection an upgraded session goes on, so that it can be hung up.
+pub async fn note_line(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    if let (Some(query), Some(line)) = (request.uri().query(), request.extensions().get::<Line>())
+        && request.uri().path().starts_with("/socket.io")
+        && query.split('&').any(|part| part == "transport=websocket")
+        && let Some(name) = query.split('&').find_map(|part| part.strip_prefix("sid="))
+    {
+        hub.upgrades.note(name, line);
     }
+    next.run(request).await
 }
 
-/// Tells every socket that this replica goes, and closes them. socketioxide calls no disconnect handler then,
-/// so what they would do is done here first.
-pub async fn close(io: &SocketIo, hub: &Hub) {
+/// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
+/// they do not all come back to the other replicas at once.
+pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
     let sockets = io.sockets();
-    for socket in &sockets {
+    let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
+    let begun = Instant::now();
+    let mut closing = JoinSet::new();
+    for (n, socket) in (0..).zip(&sockets) {
         // A client that is gone already needs no word.
         let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms: 0 });
+        let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+            continue;
+        };
+        // Without a connection of its own it is polling, and is closed with the rest.
+        if let Some(line) = session
+            .line
+            .clone()
+            .or_else(|| hub.upgrades.take(&session.socket))
+        {
+            closing.spawn(async move {
+                tokio::time::sleep(LAST_WORD).await;
+                line.hang_up();
+            });
+        }
+        tokio::time::sleep_until(begun + pause * n).await;
     }
-    for session in sockets
+    while closing.join_next().await.is_some() {}
+    close_rest(io, hub).await;
+}
+
+/// Closes those that are left. socketioxide calls no disconnect handler then, so what they would do is done
+/// here first.
+async fn close_rest(io: &SocketIo, hub: &Hub) {
+    for session in io
+        .sockets()
         .iter()
         .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
     {

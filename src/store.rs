@@ -7,6 +7,7 @@
 //! Every statement reads `clock_timestamp()` after it holds the row, never `now()`: that is the start of
 //! the transaction, before the wait for the row.
 
+mod connections;
 mod leadership;
 mod locks;
 mod reconcile;
@@ -14,44 +15,62 @@ mod row;
 pub mod sql;
 
 use std::str::FromStr;
-use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, Executor};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{Connection, PgConnection, Row};
 
 use crate::config::{BadSetting, Database};
 
+use connections::Connections;
 pub use leadership::Candidate;
 pub use locks::{Acquired, Refused, Swept};
-
-/// How long an operation waits for a connection before it answers that the database is away. With the time
-/// that its statement then may take this stays below a request's deadline: so a request that was put
-/// off has left nothing behind that still waits.
-const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// PostgreSQL did not do what was asked. Nothing was changed, or the change is on disk and reconcile shows it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It is away, refused, or took too long.
+    /// It is away, or refused.
     #[error("PostgreSQL is not available: {0}")]
     Unavailable(#[from] sqlx::Error),
+    /// All connections are busy, or it lets nobody in.
+    #[error("PostgreSQL is not available: no connection could be had in time")]
+    NoConnection,
+    /// It took too long.
+    #[error("PostgreSQL is not available: it did not answer in time")]
+    NoAnswer,
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
 }
 
+impl StoreError {
+    /// Whether PostgreSQL said this itself, about the statement: then it is there.
+    fn was_an_answer(&self) -> bool {
+        // Classes 57P and 25: it shuts down, starts, or is a standby now.
+        matches!(self, Self::Unavailable(sqlx::Error::Database(fault))
+            if !fault.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("25")))
+    }
+
+    /// Whether PostgreSQL says that there is no such table.
+    fn no_schema(&self) -> bool {
+        matches!(self, Self::Unavailable(sqlx::Error::Database(fault)) if fault.code().as_deref() == Some("42P01"))
+    }
+}
+
 /// The migrations, in the binary.
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// The pool and what is asked through it.
+/// The connections, and what is asked through them.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: PgPool,
+    options: PgConnectOptions,
+    /// For those who ask.
+    requests: Connections,
+    /// For the replica's own duties: they come on time however many requests wait.
+    duties: Connections,
 }
 
 impl Store {
-    /// Prepares the pool. Connections are made when they are needed, so a database that is away delays
-    /// nobody's start.
+    /// Prepares. Connections are made when they are needed, so a database that is away delays nobody's start.
     ///
     /// # Errors
     /// [`BadSetting`] where `DATABASE_URL` cannot be read. Its text, which may hold a password, is not in it.
@@ -69,63 +88,59 @@ impl Store {
                 "write postgres://user:password@host:5432/database",
             )
         })?;
-        let pool = PgPoolOptions::new()
-            .max_connections(database.max_connections)
-            .acquire_timeout(PATIENCE)
-            .idle_timeout(Duration::from_secs(600))
-            // A back end's saving transaction may hold a row for as long as it likes; what waits for it must
-            // not hold all connections.
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    connection.execute(sql::PATIENCE).await?;
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.application_name("apptlock"));
-        Ok(Self { pool })
+        let own = if database.max_connections < 4 { 1 } else { 2 };
+        let some = |most| Connections::new(options.clone(), database.pooler, most);
+        Ok(Self {
+            requests: some(database.max_connections as usize - own),
+            duties: some(own),
+            options,
+        })
     }
 
-    /// Brings the schema up to date. Safe when several replicas do it at once: sqlx takes a lock.
+    /// Brings the schema up to date. Safe when several replicas do it at once: sqlx takes a lock, and waits
+    /// for another replica's migration for as long as that takes.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn migrate(&self) -> Result<usize, StoreError> {
         let before = self.migrations_done().await.unwrap_or(0);
-        // A migration waits for another replica's for as long as that takes.
-        let mut connection = self.pool.acquire().await?.detach();
-        connection.execute(sql::NO_HURRY).await?;
+        let mut connection = PgConnection::connect_with(&self.options).await?;
         MIGRATOR.run(&mut connection).await?;
         connection.close().await?;
         Ok(self.migrations_done().await?.saturating_sub(before))
     }
 
     async fn migrations_done(&self) -> Result<usize, StoreError> {
-        let done: i64 = sqlx::query_scalar(sql::MIGRATIONS_DONE)
-            .fetch_one(&self.pool)
-            .await?;
+        let rows = self.duties.rows(sqlx::query(sql::MIGRATIONS_DONE)).await?;
+        let done: i64 = only(&rows)?.try_get(0)?;
         Ok(usize::try_from(done).unwrap_or(0))
     }
 
     /// Whether the database answers and has this release's schema; where not, why, for a probe to say.
+    ///
+    /// # Errors
+    /// A sentence for people.
     pub async fn ready(&self) -> Result<(), String> {
         let wanted = MIGRATOR.iter().count();
-        match tokio::time::timeout(PATIENCE, self.migrations_done()).await {
-            Err(_) => Err("PostgreSQL does not answer".into()),
-            Ok(Ok(done)) if done >= wanted => Ok(()),
-            Ok(Ok(_)) => {
-                Err("the schema is older than this release: run `apptlock migrate`".into())
-            }
-            Ok(Err(StoreError::Unavailable(sqlx::Error::Database(fault))))
-                if fault.code().as_deref() == Some("42P01") =>
-            {
+        match self.migrations_done().await {
+            Ok(done) if done >= wanted => Ok(()),
+            Ok(_) => Err("the schema is older than this release: run `apptlock migrate`".into()),
+            Err(fault) if fault.no_schema() => {
                 Err("the database has no schema: run `apptlock migrate`".into())
             }
-            Ok(Err(_)) => Err("PostgreSQL is not available".into()),
+            Err(StoreError::NoAnswer) => Err("PostgreSQL does not answer".into()),
+            Err(_) => Err("PostgreSQL is not available".into()),
         }
     }
 
-    /// Closes every connection; operations under way finish first.
-    pub async fn close(&self) {
-        self.pool.close().await;
+    /// Hands out no connection any more. What is under way keeps its own to the end.
+    pub fn close(&self) {
+        self.requests.close();
+        self.duties.close();
     }
+}
+
+/// The one row of a statement that always has one.
+fn only(rows: &[PgRow]) -> Result<&PgRow, StoreError> {
+    Ok(rows.first().ok_or(sqlx::Error::RowNotFound)?)
 }

@@ -38,6 +38,8 @@ pub const BUS_RECEIVED: &str = "apptlock_bus_received_total";
 pub const BUS_GAPS: &str = "apptlock_bus_gaps_total";
 /// Whether the bus is up: 1 or 0.
 pub const BUS_UP: &str = "apptlock_bus_up";
+/// Comparisons of all rooms with PostgreSQL.
+pub const RECONCILES: &str = "apptlock_reconcile_passes_total";
 /// Rooms that reconcile found behind: an upper bound of the messages lost.
 pub const REPAIRS: &str = "apptlock_reconcile_repairs_total";
 
@@ -89,6 +91,7 @@ fn describe() {
     describe_counter!(BUS_RECEIVED, "Messages from other replicas, by outcome");
     describe_counter!(BUS_GAPS, "Times that messages may have been lost");
     describe_gauge!(BUS_UP, "Whether the bus is up");
+    describe_counter!(RECONCILES, "Comparisons of all rooms with PostgreSQL");
     describe_counter!(REPAIRS, "Rooms that reconcile found behind PostgreSQL");
 }
 

@@ -97,6 +97,11 @@ impl Bus for MemoryBus {
         true
     }
 
+    /// What a full queue loses, its reader knows of.
+    fn take_unsent(&self) -> bool {
+        false
+    }
+
     fn close(&self) -> Subscribing {
         self.hub.members().ends.remove(&self.id);
         Box::pin(std::future::ready(()))

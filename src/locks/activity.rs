@@ -2,7 +2,8 @@
 //! the TTL, and yet the lease ends exactly one TTL after the last activity.
 //!
 //! The first move of a tenth waits for its end, those that follow only note their time, and the write then
-//! says how long ago the last one was. On failure the write is dropped; the next move tries again.
+//! says how long ago the last one was. On failure it is written again until it has come through or the lease
+//! would be over; at a stop, what was not written yet is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,13 @@ struct Last {
     user: UserId,
     position: Position,
     at: Instant,
+    written: bool,
 }
+
+/// After a write that failed.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Writes at once, at a stop.
+const AT_ONCE: usize = 16;
 
 /// The activity of holders whose sockets are on this replica.
 #[derive(Clone)]
@@ -66,6 +73,7 @@ impl Activity {
             user: user.clone(),
             position,
             at: Instant::now(),
+            written: false,
         };
         if self.pending().insert(room.clone(), last).is_none() {
             // A tenth after the last renewal; at once where that is past.
@@ -83,29 +91,55 @@ impl Activity {
             let Some(last) = self.pending().get(&room).cloned() else {
                 return;
             };
-            let renewed = self
-                .locks
-                .renew(
-                    room.clone(),
-                    last.user,
-                    Some(last.position),
-                    last.at.elapsed(),
-                )
-                .await;
-            match renewed {
-                Ok(_) | Err(LockError::NotLocked | LockError::NotHolder(_)) => {}
-                Err(error) => {
-                    debug!(appointment = %room.appointment, %error, "an activity was not written")
+            if last.written {
+                // A tenth has passed in which nothing more came.
+                let mut pending = self.pending();
+                if pending.get(&room).is_none_or(|now| now.written) {
+                    pending.remove(&room);
+                    return;
                 }
+                continue;
             }
-            // The entry stays for a tenth, so that what follows is gathered and no second write begins.
-            pause = Duration::ZERO;
-            tokio::time::sleep(self.locks.ttl() / 10).await;
-            let mut pending = self.pending();
-            if pending.get(&room).is_none_or(|newer| newer.at == last.at) {
-                pending.remove(&room);
-                return;
+            // The entry stays for a tenth after it is written, so that what follows is gathered and no second
+            // write begins.
+            pause = if self.write(&room, &last).await {
+                self.locks.ttl() / 10
+            } else {
+                AGAIN
+            };
+        }
+    }
+
+    /// Writes one activity; false where it is to be tried again.
+    async fn write(&self, room: &RoomId, last: &Last) -> bool {
+        let (user, position) = (last.user.clone(), Some(last.position));
+        let renewed = self
+            .locks
+            .renew(room.clone(), user, position, last.at.elapsed())
+            .await;
+        if let Err(error @ (LockError::Store(_) | LockError::Fault(_))) = &renewed {
+            debug!(appointment = %room.appointment, %error, "an activity was not written");
+            if last.at.elapsed() < self.locks.ttl() {
+                return false;
             }
+        }
+        if let Some(now) = self.pending().get_mut(room)
+            && now.at == last.at
+        {
+            now.written = true;
+        }
+        true
+    }
+
+    /// Writes what was not written yet. What moves later is not written any more.
+    pub async fn finish(&self) {
+        let left: Vec<(RoomId, Last)> = std::mem::take(&mut *self.pending())
+            .into_iter()
+            .filter(|(_, last)| !last.written)
+            .collect();
+        for some in left.chunks(AT_ONCE) {
+            let writes = some.iter().map(|(room, last)| self.write(room, last));
+            futures_util::future::join_all(writes).await;
         }
     }
 }

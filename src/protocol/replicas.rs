@@ -42,7 +42,12 @@ pub enum Message {
 
 /// One `cursor-update`, encoded once by the replica that heard it and passed through by all others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CursorFrame(pub Box<RawValue>);
+pub struct CursorFrame {
+    /// Whose, so that it can be taken off the screens when that replica is gone.
+    pub user_id: UserId,
+    /// The payload.
+    pub update: Box<RawValue>,
+}
 
 impl Envelope {
     /// The bytes on the bus.

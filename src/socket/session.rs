@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use socketioxide::TransportType;
 use socketioxide::extract::SocketRef;
 
 use crate::auth::Principal;
@@ -13,8 +14,11 @@ use crate::bus::Subscribing;
 use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
+use crate::lines::Line;
 use crate::rooms::Rooms;
 
+/// Upgrades that may be noted before those whose connections have ended are looked for.
+const FORGET: usize = 1024;
 /// People that one socket may speak for in one room, where identities are trusted.
 const MAX_SHOWN: usize = 64;
 
@@ -38,6 +42,34 @@ pub(super) struct Entry {
     pub(super) subscribing: Option<Subscribing>,
 }
 
+/// On which connection sessions go on that began by polling. A name that no session has is noted too, and
+/// forgotten when its connection has ended.
+#[derive(Default)]
+pub(super) struct Upgrades {
+    /// A std mutex: held for a look-up, never across an await.
+    lines: Mutex<HashMap<String, Line>>,
+}
+
+impl Upgrades {
+    fn lines(&self) -> MutexGuard<'_, HashMap<String, Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That session asks for an upgrade on this connection.
+    pub(super) fn note(&self, name: &str, line: &Line) {
+        let mut lines = self.lines();
+        if lines.len() >= FORGET && lines.len() == lines.capacity() {
+            lines.retain(|_, line| line.in_use());
+        }
+        lines.insert(name.to_owned(), line.clone());
+    }
+
+    /// The connection of that session, which is forgotten here.
+    pub(super) fn take(&self, name: &str) -> Option<Line> {
+        self.lines().remove(name)
+    }
+}
+
 /// One socket.
 pub(super) struct Session {
     /// The socket's name, and that of the room in which it is alone.
@@ -48,6 +80,8 @@ pub(super) struct Session {
     pub(super) person: Option<Person>,
     /// Which tab the handshake said it is.
     pub(super) session_id: Option<SessionId>,
+    /// Its connection, where it began as a WebSocket.
+    pub(super) line: Option<Line>,
     /// A std mutex: held for a change of a map, never across an await.
     membership: Mutex<Membership>,
 }
@@ -60,8 +94,13 @@ impl Session {
         session_id: Option<SessionId>,
     ) -> Self {
         let name = socket.id.to_string();
+        let line = match socket.transport_type() {
+            TransportType::Websocket => socket.req_parts().extensions.get::<Line>().cloned(),
+            TransportType::Polling => None,
+        };
         Self {
             socket: name.into(),
+            line,
             principal,
             person,
             session_id,
@@ -109,6 +148,12 @@ impl Session {
         if !membership.closed && membership.rooms.contains_key(room) {
             socket.join([room.name(), self.socket.to_string()]);
         }
+    }
+
+    /// Whether it is in the room.
+    pub(super) fn hears(&self, room: &RoomId) -> bool {
+        let membership = self.membership();
+        !membership.closed && membership.rooms.contains_key(room)
     }
 
     /// Takes back an entering that failed, unless the room was left and entered anew since.

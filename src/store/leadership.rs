@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::Row;
+
 use super::{Store, StoreError, sql};
 
 /// A replica that stands for the sweeper's duty.
@@ -19,11 +21,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn campaign(&self, candidate: &Candidate<'_>) -> Result<Option<i64>, StoreError> {
-        Ok(sqlx::query_scalar(sql::CAMPAIGN)
+        let query = sqlx::query(sql::CAMPAIGN)
             .bind(candidate.name)
-            .bind(candidate.ttl.as_secs_f64())
-            .fetch_optional(&self.pool)
-            .await?)
+            .bind(candidate.ttl.as_secs_f64());
+        let rows = self.duties.rows(query).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Gives the duty of that term up, so that another replica need not wait.
@@ -31,11 +33,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn resign(&self, name: &str, term: i64) -> Result<(), StoreError> {
-        sqlx::query(sql::RESIGN)
-            .bind(name)
-            .bind(term)
-            .execute(&self.pool)
-            .await?;
+        let query = sqlx::query(sql::RESIGN).bind(name).bind(term);
+        self.duties.rows(query).await?;
         Ok(())
     }
 }

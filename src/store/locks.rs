@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use sqlx::Row;
 use sqlx::types::Json;
 
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
 use super::row::{room, state};
-use super::{Store, StoreError, sql};
+use super::{Store, StoreError, only, sql};
 
 /// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
 /// one repeat is rare and more are a storm.
@@ -53,12 +54,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn status(&self, room: &RoomId) -> Result<LockState, StoreError> {
-        let row = sqlx::query(sql::STATUS)
+        let query = sqlx::query(sql::STATUS)
             .bind(room.tenant.as_str())
-            .bind(room.appointment.as_str())
-            .fetch_one(&self.pool)
-            .await?;
-        state(room, &row)
+            .bind(room.appointment.as_str());
+        state(room, only(&self.requests.rows(query).await?)?)
     }
 
     /// Takes a free lock, or renews the same holder's lease.
@@ -118,12 +117,12 @@ impl Store {
         room: &RoomId,
         query: impl Fn() -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>,
     ) -> Result<Result<Acquired, Refused>, StoreError> {
-        use sqlx::Row;
         for _ in 0..REPEATS {
-            let Some(row) = query().fetch_optional(&self.pool).await? else {
+            let rows = self.requests.rows(query()).await?;
+            let Some(row) = rows.first() else {
                 continue;
             };
-            let now = state(room, &row)?;
+            let now = state(room, row)?;
             if !row.try_get::<bool, _>("changed")? {
                 return Ok(Err(Refused(now)));
             }
@@ -204,9 +203,9 @@ impl Store {
         room: &RoomId,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
     ) -> Result<Result<LockState, Refused>, StoreError> {
-        use sqlx::Row;
-        let row = query.fetch_one(&self.pool).await?;
-        let found = state(room, &row)?;
+        let rows = self.requests.rows(query).await?;
+        let row = only(&rows)?;
+        let found = state(room, row)?;
         Ok(if row.try_get("changed")? {
             Ok(found)
         } else {
@@ -224,13 +223,8 @@ impl Store {
         term: i64,
         batch: i64,
     ) -> Result<Vec<Swept>, StoreError> {
-        use sqlx::Row;
-        let rows = sqlx::query(sql::SWEEP)
-            .bind(holder)
-            .bind(term)
-            .bind(batch)
-            .fetch_all(&self.pool)
-            .await?;
+        let query = sqlx::query(sql::SWEEP).bind(holder).bind(term).bind(batch);
+        let rows = self.duties.rows(query).await?;
         rows.iter()
             .map(|row| {
                 let late: f64 = row.try_get("late")?;
@@ -253,9 +247,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
-        let seconds: Option<f64> = sqlx::query_scalar(sql::NEXT_EXPIRY)
-            .fetch_one(&self.pool)
-            .await?;
+        let rows = self.duties.rows(sqlx::query(sql::NEXT_EXPIRY)).await?;
+        let seconds: Option<f64> = only(&rows)?.try_get(0)?;
         Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
     }
 }

@@ -1,10 +1,12 @@
-//! What rooms have missed.
+//! What rooms have missed, and what others may have missed from here.
+
+use sqlx::Row;
 
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
 use super::row::{room, state};
-use super::{Store, StoreError, sql};
+use super::{Store, StoreError, only, sql};
 
 impl Store {
     /// The states that are newer than the versions seen, of the rooms named. One statement for all.
@@ -18,12 +20,30 @@ impl Store {
             .map(|(room, _)| room.appointment.as_str())
             .collect();
         let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
-        let rows = sqlx::query(sql::NEWER)
+        let query = sqlx::query(sql::NEWER)
             .bind(tenants)
             .bind(appointments)
-            .bind(versions)
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(versions);
+        let rows = self.duties.rows(query).await?;
         rows.iter().map(|row| state(&room(row)?, row)).collect()
+    }
+
+    /// Says that `replica` may have committed changes of which the others were not told.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_unannounced(&self, replica: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(sql::NOTE_UNANNOUNCED).bind(replica);
+        self.duties.rows(query).await?;
+        Ok(())
+    }
+
+    /// What the others have said so: a text that differs whenever one of them says it again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unannounced(&self, replica: &str) -> Result<String, StoreError> {
+        let query = sqlx::query(sql::UNANNOUNCED).bind(replica);
+        Ok(only(&self.duties.rows(query).await?)?.try_get(0)?)
     }
 }

@@ -15,12 +15,18 @@
 pub const MIGRATIONS_DONE: &str =
     "/* migrations_done */ select count(*) from _sqlx_migrations where success";
 
-/// What every connection starts with: no statement takes longer. A lock timeout would not do: it counts each
-/// of the two waits of a queue for one row anew.
-pub const PATIENCE: &str = "/* patience */ set statement_timeout = '2400ms'";
+/// What every connection starts with. No statement takes longer: a lock timeout would not do, since it counts
+/// each of the two waits of a queue for one row anew. And a success is on disk, whatever the server's own
+/// setting is.
+pub const SESSION: &str = "/* session */ set statement_timeout = '2200ms';
+select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 
-/// What a migration's connection has instead.
-pub const NO_HURRY: &str = "/* no_hurry */ set statement_timeout = 0";
+/// The same behind a pooler, where only a transaction holds together what belongs together.
+pub const BEGIN: &str = "/* begin */ begin; set local statement_timeout = '2200ms';
+select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'";
+
+/// The end of such a transaction.
+pub const COMMIT: &str = "/* commit */ commit";
 
 /// The row as it is, without a lock: a look, not a decision.
 pub const STATUS: &str = "/* status */
@@ -266,3 +272,16 @@ select l.tenant_id, l.appointment_id, clock_timestamp() as now, l.version, l.rea
 from unnest($1::text[], $2::text[], $3::bigint[]) as seen (tenant_id, appointment_id, version)
 join appointment_lock l on l.tenant_id = seen.tenant_id and l.appointment_id = seen.appointment_id
     and l.version > seen.version";
+
+/// Says that others may not have been told of changes: `$1` which replica.
+pub const NOTE_UNANNOUNCED: &str = "/* note_unannounced */
+with forgotten as (
+    delete from unannounced where replica <> $1 and at < clock_timestamp() - interval '1 hour'
+)
+insert into unannounced (replica, at) values ($1, clock_timestamp())
+on conflict (replica) do update set at = excluded.at";
+
+/// What others have said so: `$1` which replica asks. One text that differs whenever any of them says it again.
+/// A newest time would not do: who says it first need not commit first.
+pub const UNANNOUNCED: &str = "/* unannounced */
+select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') from unannounced where replica <> $1";

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use apptlock::config::{Database, Secret};
 use apptlock::domain::lease::Reason;
-use apptlock::store::{Candidate, Store};
+use apptlock::store::Candidate;
 
 use crate::support::{Socket, Stack, auth, fresh};
 
@@ -221,11 +220,7 @@ async fn when_the_leader_is_killed_another_sweeps_within_ten_seconds() {
 #[tokio::test]
 async fn a_leader_of_a_past_term_sweeps_nothing() {
     let stack = Stack::empty(&[]).await;
-    let database = Database {
-        url: Secret::new(&stack.database),
-        max_connections: 2,
-    };
-    let store = Store::new(&database).unwrap();
+    let store = stack.store(2);
     let lapsed = async |id: &str| {
         sqlx::query(
             "insert into appointment_lock values ('', $1, 1, 1, 'acquired', 'ann', '{\"name\":\"Ann\",\"email\":\"\"}', null,
@@ -284,11 +279,7 @@ async fn a_leader_of_a_past_term_sweeps_nothing() {
 #[tokio::test]
 async fn a_lease_held_by_a_saving_transaction_is_swept_when_that_is_done() {
     let stack = Stack::empty(&[]).await;
-    let database = Database {
-        url: Secret::new(&stack.database),
-        max_connections: 2,
-    };
-    let store = Store::new(&database).unwrap();
+    let store = stack.store(2);
     store
         .campaign(&Candidate {
             name: "me",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "domain",
     "protocol",
     "auth",
@@ -21,6 +21,7 @@ const LAYERS: [&str; 17] = [
     "replication",
     "leadership",
     "sweeper",
+    "lines",
     "http",
     "socket",
     "app",

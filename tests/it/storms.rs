@@ -159,14 +159,9 @@ async fn in_a_storm_no_two_leases_overlap_and_counters_only_rise() {
 /// The statement that decides, asked directly by many connections: no client, no scheduler between.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_acquire_statement_alone_grants_once() {
-    use apptlock::config::{Database, Secret};
     use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
     let stack = Stack::empty(&[]).await;
-    let database = Database {
-        url: Secret::new(&stack.database),
-        max_connections: 20,
-    };
-    let store = apptlock::store::Store::new(&database).unwrap();
+    let store = stack.store(20);
     let someone = |n: usize| -> apptlock::domain::lease::Person {
         let body: apptlock::protocol::AcquireBody =
             apptlock::protocol::from_value(person(&format!("u{n}"))).unwrap();

@@ -110,7 +110,7 @@ fn what_replicas_tell_each_other() {
     // As another replica of this release sends it: a later one must still read these.
     for bytes in [
         &br#"{"from":"r1","message":{"change":{"state":{"room":{"tenant":"","appointment":"a"},"version":3,"reason":"acquired","lease":{"user_id":"ann","user_info":{"name":"Ann","email":""},"session_id":null,"granted_at":"2026-01-02T03:04:05.123456Z","expires_at":"2026-01-02T03:09:05.123456Z","fencing_token":2},"now":"2026-01-02T03:04:05.123456Z"},"admin":null}}}"#[..],
-        br#"{"from":"r1","message":{"cursors":{"room":{"tenant":"","appointment":"a"},"frames":[{"appointmentId":"a","userId":"ann"}]}}}"#,
+        br#"{"from":"r1","message":{"cursors":{"room":{"tenant":"","appointment":"a"},"frames":[{"user_id":"ann","update":{"appointmentId":"a","userId":"ann"}}]}}}"#,
         br#"{"from":"r1","message":{"cursor-left":{"room":{"tenant":"","appointment":"a"},"user_id":"ann"}}}"#,
     ] {
         let envelope = Envelope::decode(bytes).unwrap();

@@ -10,7 +10,9 @@ use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use super::PATIENCE;
+use apptlock::config::{Database, Pooler, Secret};
 use apptlock::dev;
+use apptlock::store::Store;
 
 pub struct Servers {
     pub postgres: dev::Server,
@@ -93,6 +95,8 @@ impl Stack {
             ("REDIS_URL".to_owned(), servers().redis.url.clone()),
             ("AUTH_MODE".to_owned(), "trusted".to_owned()),
             ("DATABASE_MAX_CONNECTIONS".to_owned(), "8".to_owned()),
+            ("DRAIN_DELAY".to_owned(), "0s".to_owned()),
+            ("DRAIN_TIME".to_owned(), "0s".to_owned()),
         ];
         settings.extend(self.settings.iter().cloned());
         let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
@@ -100,6 +104,16 @@ impl Stack {
             .unwrap();
         self.replicas.push(replica);
         self.replicas.last().unwrap()
+    }
+
+    /// A store of our own over the database, to ask it directly.
+    pub fn store(&self, max_connections: u32) -> Store {
+        let database = Database {
+            url: Secret::new(&self.database),
+            max_connections,
+            pooler: Pooler::None,
+        };
+        Store::new(&database).unwrap()
     }
 
     /// The index of the replica that sweeps, once one does.

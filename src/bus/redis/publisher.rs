@@ -1,0 +1,167 @@
+//! What this end publishes: the queue, the probe, and the connection for both.
+//!
+//! ```text
+//!   connecting ── connected ──▶ sending ── a command failed, or the connection ended ──▶ connecting
+//!       │ meanwhile: what is queued is dropped, counted, and noted as unsent
+//! ```
+//!
+//! Messages that wait are dropped rather than kept while there is no connection: a change is found in
+//! PostgreSQL, and an old cursor is worth nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, PubsubInterface};
+use fred::types::{Builder, ConnectHandle};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::link::{self, Link};
+use super::{ALIVE, RETRY, channel};
+use crate::domain::ids::RoomId;
+use crate::telemetry;
+
+/// Messages published in one go.
+const PIPELINE: usize = 128;
+
+type Message = (RoomId, Bytes);
+
+pub(super) struct Publisher {
+    pub(super) builder: Builder,
+    pub(super) sharded: bool,
+    pub(super) replica: String,
+    pub(super) link: Arc<Link>,
+}
+
+impl Publisher {
+    /// Publishes until stopped, and then what is still queued.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Message>, stop: CancellationToken) {
+        let mut warned = false;
+        loop {
+            let connected = tokio::select! {
+                () = stop.cancelled() => return,
+                connected = self.connect() => connected,
+                () = self.drop_all(&mut queue) => return,
+            };
+            match connected {
+                Ok((client, ended)) => {
+                    warned = false;
+                    if self.send_all(&client, ended, &mut queue, &stop).await {
+                        let _ = client.quit().await;
+                        return;
+                    }
+                }
+                Err(error) if !warned => {
+                    warned = true;
+                    warn!(%error, "Redis is not there for publishing; trying until it is");
+                }
+                Err(error) => debug!(%error, "Redis is still not there for publishing"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = self.drop_all(&mut queue) => return,
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(Client, ConnectHandle), fred::error::Error> {
+        let client = self.builder.build()?;
+        let ended = client.init().await?;
+        Ok((client, ended))
+    }
+
+    /// Drops what is queued, as it comes. Ends only with the queue.
+    async fn drop_all(&self, queue: &mut mpsc::Receiver<Message>) {
+        while queue.recv().await.is_some() {
+            metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
+            self.link.note_unsent();
+        }
+    }
+
+    /// Sends over one connection until that fails (false), or until it is stopped and all is sent (true).
+    async fn send_all(
+        &self,
+        client: &Client,
+        mut ended: ConnectHandle,
+        queue: &mut mpsc::Receiver<Message>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut batch = Vec::with_capacity(PIPELINE);
+        let mut probed = Instant::now();
+        let mut pause = Duration::ZERO;
+        let well = loop {
+            let mut leaving = false;
+            tokio::select! {
+                biased;
+                _ = &mut ended => return false,
+                () = stop.cancelled() => leaving = true,
+                () = tokio::time::sleep_until(probed + pause) => {}
+                _ = queue.recv_many(&mut batch, PIPELINE) => {}
+            }
+            if leaving {
+                // What was announced before the stop still goes out.
+                while batch.len() < PIPELINE
+                    && let Ok(message) = queue.try_recv()
+                {
+                    batch.push(message);
+                }
+                if batch.is_empty() {
+                    break true;
+                }
+            }
+            let probe = probed.elapsed() >= pause;
+            if probe {
+                probed = Instant::now();
+                pause = if self.link.is_up() {
+                    link::PROBE
+                } else {
+                    link::PROBE_DOWN
+                };
+            }
+            let count = batch.len() as u64;
+            let lost = self.send(client, batch.drain(..), probe).await;
+            metrics::counter!(telemetry::BUS_PUBLISHED).increment(count.saturating_sub(lost));
+            if lost > 0 {
+                metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(lost.min(count));
+                self.link.note_unsent();
+                break false;
+            }
+        };
+        // Its socket ends with its task, whatever state it is in.
+        if !well {
+            ended.abort();
+        }
+        well
+    }
+
+    /// Publishes in order, without waiting for each answer. Returns how many Redis did not take.
+    async fn send(
+        &self,
+        client: &Client,
+        batch: impl Iterator<Item = Message>,
+        probe: bool,
+    ) -> u64 {
+        let probe = probe.then(|| (ALIVE.to_owned(), Bytes::from(self.replica.clone())));
+        let messages = batch
+            .map(|(room, message)| (channel(&room), message))
+            .chain(probe);
+        if self.sharded {
+            // A pipeline goes to one node; on a cluster each message finds its own.
+            let sends =
+                messages.map(|(channel, message)| client.spublish::<(), _, _>(channel, message));
+            let sent = futures_util::future::join_all(sends).await;
+            return sent.iter().filter(|outcome| outcome.is_err()).count() as u64;
+        }
+        let pipeline = client.pipeline();
+        for (channel, message) in messages {
+            // Only puts into the pipeline: there is no answer yet that could be an error.
+            let _ = pipeline.publish::<(), _, _>(channel, message).await;
+        }
+        let sent = pipeline.try_all::<i64>().await;
+        sent.iter().filter(|outcome| outcome.is_err()).count() as u64
+    }
+}

@@ -1,0 +1,311 @@
+//! What this end hears: the rooms it wants, and the connection that has subscribed to them.
+//!
+//! ```text
+//!   connecting ── all wanted rooms subscribed, confirmed ──▶ listening ── ended, failed, silent ──▶ connecting
+//!                                                              │ changed wishes: subscribe, unsubscribe
+//! ```
+//!
+//! Rooms say what they want by changing a set, which never waits and is never full; this task makes Redis
+//! follow it. So subscribe and unsubscribe of a room cannot overtake each other, and a wish cannot be lost.
+//! Redis confirms in the order of commands: a PING that is answered says that what was subscribed before it
+//! is in force.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::error::Error;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::{Builder, ConnectHandle, Message};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::link::Link;
+use super::{ALIVE, RETRY, channel};
+use crate::bus::BusEvent;
+use crate::domain::ids::RoomId;
+use crate::telemetry;
+
+/// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
+const BATCH: usize = 512;
+/// How often the link is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// After this long without a probe the connection is given up for another one.
+const SILENT: Duration = Duration::from_secs(4);
+
+#[derive(Default)]
+struct Wishes {
+    rooms: HashSet<RoomId>,
+    /// Whether a connection follows. While none does, only what is wanted counts, not how it came to be.
+    followed: bool,
+    /// Rooms whose wish may have changed since the subscriber looked, and who waits for them.
+    changed: HashMap<RoomId, Vec<oneshot::Sender<()>>>,
+}
+
+/// The rooms that this end wants.
+#[derive(Default)]
+pub(super) struct Wanted {
+    /// A std mutex: held for a change of a set, never across an await.
+    wishes: Mutex<Wishes>,
+    something: Notify,
+}
+
+impl Wanted {
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection begins to follow: all that is wanted is news to it.
+    fn begin(&self) {
+        let mut wishes = self.wishes();
+        let wishes = &mut *wishes;
+        wishes.followed = true;
+        for room in &wishes.rooms {
+            wishes.changed.entry(room.clone()).or_default();
+        }
+    }
+
+    /// No connection follows any more. Whoever waits for one goes on without.
+    fn end(&self) {
+        let mut wishes = self.wishes();
+        wishes.followed = false;
+        wishes.changed.clear();
+    }
+
+    /// Wants a room. What is handed back resolves when it is subscribed, or fails when that went wrong.
+    pub(super) fn want(&self, room: &RoomId) -> oneshot::Receiver<()> {
+        let (done, confirmed) = oneshot::channel();
+        let mut wishes = self.wishes();
+        wishes.rooms.insert(room.clone());
+        if wishes.followed {
+            let waiting = wishes.changed.entry(room.clone()).or_default();
+            waiting.retain(|waiting| !waiting.is_closed());
+            waiting.push(done);
+        }
+        drop(wishes);
+        self.something.notify_one();
+        confirmed
+    }
+
+    /// No longer wants a room.
+    pub(super) fn no_longer(&self, room: &RoomId) {
+        let mut wishes = self.wishes();
+        wishes.rooms.remove(room);
+        if wishes.followed {
+            wishes.changed.entry(room.clone()).or_default();
+        }
+        drop(wishes);
+        self.something.notify_one();
+    }
+}
+
+pub(super) struct Subscriber {
+    pub(super) builder: Builder,
+    pub(super) sharded: bool,
+    pub(super) replica: String,
+    pub(super) link: Arc<Link>,
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) to: mpsc::Sender<BusEvent>,
+}
+
+impl Subscriber {
+    /// Listens until stopped.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut told = Told::default();
+        let work = async {
+            loop {
+                match self.connect().await {
+                    Ok((client, ended)) => self.listen(&client, ended, &mut told).await,
+                    Err(error) => told.away(&error),
+                }
+                self.link.set_subscribed(false);
+                self.look(&mut told).await;
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+        metrics::gauge!(telemetry::BUS_UP).set(0.0);
+        self.link.set_subscribed(false);
+    }
+
+    async fn connect(&self) -> Result<(Client, ConnectHandle), Error> {
+        let client = self.builder.build()?;
+        let ended = client.init().await?;
+        Ok((client, ended))
+    }
+
+    /// Listens over one connection until that is of no use any more.
+    async fn listen(&self, client: &Client, mut ended: ConnectHandle, told: &mut Told) {
+        let mut messages = client.message_rx();
+        let mut subscribed = HashSet::new();
+        let since = tokio::time::Instant::now();
+        self.wanted.begin();
+        let follow = async {
+            self.subscribe(client, vec![ALIVE.to_owned()]).await?;
+            loop {
+                self.follow(client, &mut subscribed).await?;
+                self.link.set_subscribed(true);
+                self.wanted.something.notified().await;
+            }
+        };
+        let hear = async { while self.hear(messages.recv().await).await {} };
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                self.look(told).await;
+                if since.elapsed() > SILENT && self.link.silence() > SILENT {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            outcome = &mut ended => debug!(?outcome, "the connection for subscribing ended"),
+            outcome = follow => {
+                let outcome: Result<(), Error> = outcome;
+                if let Err(error) = outcome {
+                    warn!(%error, "could not subscribe; trying on another connection");
+                }
+            }
+            () = hear => {}
+            () = look => debug!("the connection for subscribing is silent"),
+        }
+        self.wanted.end();
+        // Its socket ends with its task, whatever state it is in.
+        ended.abort();
+    }
+
+    /// Makes Redis follow what is wanted now.
+    async fn follow(&self, client: &Client, subscribed: &mut HashSet<RoomId>) -> Result<(), Error> {
+        let (mut joining, mut leaving, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let mut wishes = self.wanted.wishes();
+            for (room, waits) in std::mem::take(&mut wishes.changed) {
+                waiting.extend(waits);
+                match (wishes.rooms.contains(&room), subscribed.contains(&room)) {
+                    (true, false) => joining.push(room),
+                    (false, true) => leaving.push(room),
+                    _ => {}
+                }
+            }
+        }
+        for rooms in leaving.chunks(BATCH) {
+            for channels in self.commands(rooms) {
+                if self.sharded {
+                    client.sunsubscribe(channels).await?;
+                } else {
+                    client.unsubscribe(channels).await?;
+                }
+            }
+        }
+        for rooms in joining.chunks(BATCH) {
+            for channels in self.commands(rooms) {
+                self.subscribe(client, channels).await?;
+            }
+        }
+        if !joining.is_empty() {
+            client.ping::<()>(None).await?;
+        }
+        for room in leaving {
+            subscribed.remove(&room);
+        }
+        subscribed.extend(joining);
+        for done in waiting {
+            // Whoever gave up waiting has gone on without.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&self, client: &Client, channels: Vec<String>) -> Result<(), Error> {
+        if self.sharded {
+            client.ssubscribe(channels).await
+        } else {
+            client.subscribe(channels).await
+        }
+    }
+
+    /// The channels of one command each: on a cluster all of a command must lie in one slot.
+    fn commands(&self, rooms: &[RoomId]) -> Vec<Vec<String>> {
+        let mut channels: Vec<String> = rooms.iter().map(channel).collect();
+        if !self.sharded {
+            return vec![channels];
+        }
+        channels.sort_unstable();
+        let tag = |channel: &str| channel.split('}').next().map(str::to_owned);
+        channels
+            .chunk_by(|a, b| tag(a) == tag(b))
+            .map(<[String]>::to_vec)
+            .collect()
+    }
+
+    /// Hands over what is heard. A slow replica slows only this; what fred drops meanwhile is a gap. False
+    /// where there is nothing more to hear.
+    async fn hear(&self, heard: Result<Message, RecvError>) -> bool {
+        let event = match heard {
+            Ok(message) => {
+                let Some(bytes) = message.value.into_bytes() else {
+                    return true;
+                };
+                if message.channel != ALIVE {
+                    BusEvent::Message(bytes)
+                } else if *bytes == *self.replica.as_bytes() {
+                    self.link.heard();
+                    return true;
+                } else {
+                    BusEvent::Alive(String::from_utf8_lossy(&bytes).into_owned())
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                warn!(
+                    missed,
+                    "this replica reads the bus too slowly; comparing with PostgreSQL"
+                );
+                metrics::counter!(telemetry::BUS_GAPS).increment(1);
+                BusEvent::Gap
+            }
+            Err(RecvError::Closed) => return false,
+        };
+        self.to.send(event).await.is_ok()
+    }
+
+    /// Says where the link has come or gone: either way something may have been missed, here or there.
+    async fn look(&self, told: &mut Told) {
+        let up = self.link.is_up();
+        if told.up == up {
+            return;
+        }
+        told.up = up;
+        metrics::gauge!(telemetry::BUS_UP).set(if up { 1.0 } else { 0.0 });
+        if up {
+            told.warned = false;
+            info!(rooms = self.wanted.wishes().rooms.len(), "Redis is there");
+            metrics::counter!(telemetry::BUS_GAPS).increment(1);
+        } else {
+            told.warned = true;
+            warn!("Redis is away; locks go on, other replicas' changes come from PostgreSQL");
+            self.link.note_unsent();
+        }
+        let _ = self.to.send(BusEvent::Gap).await;
+    }
+}
+
+/// What was said of the link last.
+#[derive(Default)]
+struct Told {
+    up: bool,
+    warned: bool,
+}
+
+impl Told {
+    fn away(&mut self, error: &Error) {
+        if self.warned {
+            debug!(%error, "Redis is still not there for subscribing");
+        } else {
+            self.warned = true;
+            warn!(%error, "Redis is not there for subscribing; trying until it is");
+        }
+    }
+}

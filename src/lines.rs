@@ -1,0 +1,270 @@
+//! The TCP connections of clients. Owns how long one may keep this replica waiting, and that any of them can be
+//! hung up, whatever its reader and writer are doing.
+//!
+//! ```text
+//!   accepted ──▶ reading a request ──▶ answering ──▶ reading the next … or a WebSocket, for as long as it lives
+//!                  │ too slow            │ the client does not take it
+//!                  ▼                     ▼
+//!                closed               hung up: reads end, writes fail, so whoever uses it lets go
+//! ```
+//!
+//! Layer 4. A client that stops reading would otherwise keep its socket's writer for ever, since that one
+//! waits for room and for nothing else. At a stop the listener closes first, then idle connections; requests
+//! under way finish.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+use tracing::{debug, warn};
+
+/// How long a client may take for the head of a request, the wait for it on an open connection included.
+/// Longer than balancers keep idle connections, so that it is they who close them, and never in the moment in
+/// which they send a request.
+const HEAD: Duration = Duration::from_secs(75);
+/// A client that takes nothing of what is sent for this long is gone.
+const STALLED: Duration = Duration::from_secs(20);
+/// After an accept that failed, for want of file descriptors for example.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// A handle to one connection; it is in the extensions of each of its requests.
+#[derive(Debug, Clone, Default)]
+pub struct Line(Arc<CancellationToken>);
+
+impl Line {
+    /// Ends it: its reader sees the end at once, what was written before still goes out.
+    pub fn hang_up(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether the connection, or one of its requests, is still there to hold it too.
+    pub fn in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+/// Serves until `finish`, and then until every request under way has been answered.
+pub fn serve(listener: TcpListener, router: Router, finish: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let lines = TaskTracker::new();
+        while let Some(accepted) = finish.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, peer)) => {
+                    lines.spawn(answer(stream, peer, router.clone(), finish.clone()));
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    warn!(%error, "could not accept a connection; trying again");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+        drop(listener);
+        lines.close();
+        lines.wait().await;
+    })
+}
+
+/// A client that was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}
+
+async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, finish: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "a connection could not be tuned; it was gone already");
+    }
+    let line = Line::default();
+    let wire = TokioIo::new(Wire::new(stream, line.clone(), STALLED));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(line.clone());
+        router.clone().call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(wire, service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let mut finishing = false;
+    let done = loop {
+        tokio::select! {
+            done = &mut connection => break done,
+            () = finish.cancelled(), if !finishing => {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = done {
+        debug!(%error, %peer, "a connection ended badly");
+    }
+}
+
+/// A stream that can be hung up, and that notices a client which takes nothing.
+struct Wire {
+    stream: TcpStream,
+    line: Line,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
+    patience: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    dead: bool,
+}
+
+impl Wire {
+    fn new(stream: TcpStream, line: Line, patience: Duration) -> Self {
+        Self {
+            stream,
+            hung_up: Box::pin((*line.0).clone().cancelled_owned()),
+            line,
+            patience,
+            stalled: None,
+            dead: false,
+        }
+    }
+
+    fn write_with<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.dead {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        }
+        if let Poll::Ready(outcome) = write(Pin::new(&mut self.stream), cx) {
+            self.stalled = None;
+            return Poll::Ready(outcome);
+        }
+        let patience = self.patience;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        self.dead = true;
+        self.line.hang_up();
+        Poll::Ready(Err(ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.line.0.is_cancelled() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            return Poll::Ready(outcome);
+        }
+        // Nothing read is the end of the stream.
+        self.hung_up.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.write_with(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write_with(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const SHORT: Duration = Duration::from_millis(200);
+
+    async fn pair() -> (Wire, Line, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let line = Line::default();
+        (Wire::new(stream, line.clone(), SHORT), line, client)
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_a_line_that_is_hung_up_sees_its_end_and_may_still_write() {
+        let (mut wire, line, mut client) = pair().await;
+        let reading = tokio::spawn(async move {
+            let read = wire.read(&mut [0; 8]).await;
+            wire.write_all(b"bye").await.unwrap();
+            read
+        });
+        tokio::task::yield_now().await;
+        line.hang_up();
+        assert_eq!(reading.await.unwrap().unwrap(), 0);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "bye");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_hung_up() {
+        let (mut wire, line, client) = pair().await;
+        let since = std::time::Instant::now();
+        let chunk = vec![0; 1 << 20];
+        let fault = loop {
+            if let Err(fault) = wire.write_all(&chunk).await {
+                break fault;
+            }
+        };
+        assert_eq!(fault.kind(), ErrorKind::TimedOut);
+        assert!(since.elapsed() >= SHORT, "{:?}", since.elapsed());
+        assert!(line.0.is_cancelled());
+        let again = wire.write(b"x").await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::BrokenPipe);
+        assert_eq!(wire.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(client);
+    }
+}

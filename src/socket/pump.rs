@@ -1,0 +1,137 @@
+//! From the rooms' outlet to the sockets. Owns that a socket which does not keep up still ends at the newest
+//! state, and that it delays nobody.
+//!
+//! A socket's own queue is bounded. What does not fit there is not waited for: a cursor is dropped, since a
+//! newer one follows. A change of a lock is kept beside the queue, the newest of each room, and tried again
+//! until there is room, or until the socket has heard a newer one, left the room, or is gone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socketioxide::extract::SocketRef;
+use socketioxide::{BroadcastError, SendError, SocketError, SocketIo};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::session::Session;
+use crate::domain::ids::RoomId;
+use crate::rooms::{Event, Outlet};
+use crate::telemetry;
+
+/// Between two attempts to hand a late socket what it missed.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Hands what the rooms put out to the sockets, in order, until the rooms are gone.
+pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>) {
+    let mut late = Late::default();
+    loop {
+        let item = tokio::select! {
+            item = outlet.recv() => item,
+            () = tokio::time::sleep(AGAIN), if !late.0.is_empty() => {
+                late.again();
+                continue;
+            }
+        };
+        match item {
+            None => return,
+            Some(Outlet::Admit(ticket, state)) => {
+                // The snapshot is newer than anything that waits.
+                late.forget(&ticket.socket, &state.room);
+                (ticket.let_in)(&state);
+            }
+            Some(Outlet::Change(room, events)) => {
+                let events: Arc<[Event]> = events.into();
+                for event in events.iter() {
+                    metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
+                }
+                for socket in io.to(room.name()).local().sockets() {
+                    late.hand(&socket, &room, events.clone(), 0);
+                }
+            }
+            Some(Outlet::Cursors(room, events)) => show(&io, &room, &events).await,
+        }
+    }
+}
+
+async fn show(io: &SocketIo, room: &RoomId, events: &[Event]) {
+    let name = room.name();
+    for event in events {
+        let mut to = io.to(name.clone()).local();
+        if let Some(socket) = &event.except {
+            to = to.except(socket.to_string());
+        }
+        metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
+        if let Err(BroadcastError::Socket(faults)) = to.emit(event.name, &*event.payload).await {
+            let full = |fault: &&SocketError| matches!(fault, SocketError::InternalChannelFull);
+            let full = faults.iter().filter(full).count() as u64;
+            metrics::counter!(telemetry::SOCKET_FULL).increment(full);
+        }
+    }
+}
+
+struct Missed {
+    socket: SocketRef,
+    /// For each room the newest change, and how many of its events got out.
+    rooms: HashMap<RoomId, (Arc<[Event]>, usize)>,
+}
+
+/// Sockets that missed a change, by their names.
+#[derive(Default)]
+struct Late(HashMap<Arc<str>, Missed>);
+
+impl Late {
+    /// Hands the events of one change to a socket, from the given one on.
+    fn hand(&mut self, socket: &SocketRef, room: &RoomId, events: Arc<[Event]>, from: usize) {
+        let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+            return;
+        };
+        for (at, event) in events.iter().enumerate().skip(from) {
+            match socket.emit(event.name, &*event.payload) {
+                Ok(()) => {}
+                Err(SendError::Socket(SocketError::InternalChannelFull)) => {
+                    debug!(event = event.name, appointment = %room.appointment, "a socket does not keep up");
+                    metrics::counter!(telemetry::SOCKET_FULL).increment(1);
+                    self.0
+                        .entry(session.socket.clone())
+                        .or_insert_with(|| Missed {
+                            socket: socket.clone(),
+                            rooms: HashMap::new(),
+                        })
+                        .rooms
+                        .insert(room.clone(), (events, at));
+                    return;
+                }
+                Err(error) => {
+                    debug!(event = event.name, %error, "a socket is gone");
+                    break;
+                }
+            }
+        }
+        self.forget(&session.socket, room);
+    }
+
+    /// That socket no longer waits for that room.
+    fn forget(&mut self, socket: &Arc<str>, room: &RoomId) {
+        if let Some(missed) = self.0.get_mut(socket) {
+            missed.rooms.remove(room);
+            if missed.rooms.is_empty() {
+                self.0.remove(socket);
+            }
+        }
+    }
+
+    /// Tries again what did not fit.
+    fn again(&mut self) {
+        for (name, missed) in std::mem::take(&mut self.0) {
+            let session = missed.socket.extensions.get::<Arc<Session>>();
+            for (room, (events, from)) in missed.rooms {
+                if session.as_ref().is_some_and(|session| session.hears(&room)) {
+                    self.hand(&missed.socket, &room, events, from);
+                } else {
+                    self.forget(&name, &room);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Connections to PostgreSQL. Owns how long anything may wait for it, and that a connection which may not be
+//! well is never used again.
+//!
+//! ```text
+//!   rows ──▶ get (idle, or new) ──▶ statement ──▶ back, idle
+//!              │ too long            │ error, too long, or nobody waits any more
+//!              ▼                     ▼
+//!           no answer             closed at once; where PostgreSQL seems gone, all idle ones with it
+//! ```
+//!
+//! PostgreSQL can be away in two ways: it refuses, which is quick, or it says nothing, which only a clock
+//! notices. So every wait has its bound here, on this side, and the sum stays below a request's deadline.
+//! After an outage the first statement opens a new connection: nothing need be restarted.
+
+use std::time::Duration;
+
+use deadpool::Runtime;
+use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, Executor, PgConnection, Postgres};
+
+use super::{StoreError, sql};
+use crate::config::Pooler;
+
+/// How long a statement waits for a connection, opening one included.
+const CONNECTING: Duration = Duration::from_millis(2200);
+/// How long a statement may take, as this side sees it. PostgreSQL gives up a little earlier by itself
+/// ([`sql::SESSION`]), so that what was put off has left nothing behind there.
+const STATEMENT: Duration = Duration::from_millis(2500);
+/// How long an idle connection may take to show that it lives.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+/// A connection used this recently is taken to live.
+const RECENT: Duration = Duration::from_secs(1);
+/// No connection gets older than this, so that a name that points elsewhere is noticed.
+const OLDEST: Duration = Duration::from_secs(1800);
+
+/// Makes connections, and looks at them before they are used again.
+#[derive(Debug)]
+struct Maker {
+    options: PgConnectOptions,
+    pooler: Pooler,
+}
+
+impl managed::Manager for Maker {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        // What is said behind a pooler may be said to somebody else's session.
+        if self.pooler == Pooler::None {
+            connection.execute(sql::SESSION).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut PgConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > OLDEST {
+            return Err(RecycleError::message("old enough"));
+        }
+        if metrics.last_used() > RECENT {
+            connection.ping().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Some connections, shared by those who ask.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pool: Pool<Maker>,
+    pooler: Pooler,
+}
+
+/// A connection in use. Closed when it is dropped, unless it was given back: also where nobody waits for
+/// its statement any more, since its answer would be taken for the next one's.
+struct InUse(Option<Object<Maker>>);
+
+impl InUse {
+    fn give_back(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Object::take(connection));
+        }
+    }
+}
+
+impl Connections {
+    /// At most `most` of them, none yet.
+    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize) -> Self {
+        let options = options.application_name("apptlock");
+        let options = match pooler {
+            Pooler::None => options,
+            // A start parameter that poolers refuse.
+            Pooler::Transaction => options.extra_float_digits(None),
+        };
+        let pool = Pool::builder(Maker { options, pooler })
+            .max_size(most)
+            .create_timeout(Some(CONNECTING))
+            .recycle_timeout(Some(SIGN_OF_LIFE))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("the only fault is a timeout without a runtime, and there is one");
+        Self { pool, pooler }
+    }
+
+    /// Runs one statement to its end, in a transaction of its own, and returns its rows. Success means that
+    /// it is committed.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it was not carried out, or, where the connection was lost in between, nobody knows.
+    pub(super) async fn rows(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut used = InUse(Some(self.get().await?));
+        let Some(connection) = used.0.as_deref_mut() else {
+            return Err(StoreError::NoAnswer);
+        };
+        let work = async {
+            match self.pooler {
+                Pooler::None => query.fetch_all(connection).await,
+                // The pooler may give every statement another session, and prepares nothing by name there:
+                // so all that belongs together is held together by a transaction.
+                Pooler::Transaction => {
+                    connection.execute(sql::BEGIN).await?;
+                    let rows = query.persistent(false).fetch_all(&mut *connection).await?;
+                    connection.execute(sql::COMMIT).await?;
+                    Ok(rows)
+                }
+            }
+        };
+        let fault = match tokio::time::timeout(STATEMENT, work).await {
+            Ok(Ok(rows)) => {
+                used.give_back();
+                return Ok(rows);
+            }
+            Ok(Err(error)) => StoreError::Unavailable(error),
+            Err(_) => StoreError::NoAnswer,
+        };
+        drop(used);
+        if !fault.was_an_answer() {
+            self.forget_idle();
+        }
+        Err(fault)
+    }
+
+    async fn get(&self) -> Result<Object<Maker>, StoreError> {
+        match tokio::time::timeout(CONNECTING, self.pool.get()).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(PoolError::Backend(error))) => Err(StoreError::Unavailable(error)),
+            Ok(Err(_)) | Err(_) => {
+                // Idle connections that show no sign of life, one after the other, or none to be had.
+                self.forget_idle();
+                Err(StoreError::NoConnection)
+            }
+        }
+    }
+
+    /// What is idle was opened before PostgreSQL went away: each would cost the next one who asks a wait.
+    fn forget_idle(&self) {
+        self.pool.retain(|_, _| false);
+    }
+
+    /// Hands out none any more, and closes those that are idle.
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+}
