@@ -1,0 +1,153 @@
+//! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outlet
+//! that is emptied when the schedule says so, and one socket in each room that checks what it hears.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use apptlock::bus::{Bus, BusEvent};
+use apptlock::domain::ids::RoomId;
+use apptlock::locks::Locks;
+use apptlock::replication::Replication;
+use apptlock::rooms::{Outlet, Rooms, Ticket};
+use apptlock::store::Store;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::net::Net;
+
+/// Changes that wait for the sockets: few, so that schedules fill it.
+const OUTLET: usize = 3;
+pub const TTL: Duration = Duration::from_secs(3600);
+
+/// The versions that the socket in each room was last shown.
+type Shown = Arc<Mutex<HashMap<RoomId, i64>>>;
+
+pub struct Replica {
+    pub name: String,
+    pub locks: Locks,
+    pub rooms: Arc<Rooms>,
+    pub replication: Arc<Replication>,
+    pub to: mpsc::Sender<BusEvent>,
+    pub term: i64,
+    outlet: mpsc::Receiver<Outlet>,
+    shown: Shown,
+    stop: CancellationToken,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Replica {
+    pub fn start(n: usize, store: &Store, net: &Net) -> Self {
+        let name = format!("replica-{n}");
+        let bus: Arc<dyn Bus> = Arc::new(net.join());
+        let (rooms, outlet) = Rooms::with_outlet(bus.clone(), OUTLET);
+        let rooms = Arc::new(rooms);
+        let locks = Locks::new(store.clone(), rooms.clone(), bus.clone(), name.clone(), TTL);
+        let replication = Arc::new(Replication {
+            rooms: rooms.clone(),
+            store: store.clone(),
+            bus,
+            replica: name.clone(),
+            gap: Notify::new(),
+        });
+        let (to, events) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let (receiver, end) = (replication.clone(), stop.clone());
+        tokio::spawn(async move { receiver.receive(events, end).await });
+        Self {
+            name,
+            locks,
+            rooms,
+            replication,
+            to,
+            term: 0,
+            outlet,
+            shown: Arc::default(),
+            stop,
+        }
+    }
+
+    /// A socket subscribes, as `socket` does it: channel, state, admission. Nothing where there is one.
+    pub async fn join(&mut self, room: &RoomId) {
+        if self.shown.lock().unwrap().contains_key(room) {
+            return;
+        }
+        self.rooms.enter(room).await;
+        let state = self.locks.status(room).await.unwrap();
+        let (shown, id) = (self.shown.clone(), room.clone());
+        let ticket = Ticket {
+            socket: "socket".into(),
+            let_in: Box::new(move |state| {
+                shown.lock().unwrap().insert(id, state.version);
+            }),
+        };
+        // Admission waits for room in the outlet, which the pump makes.
+        self.drain(usize::MAX);
+        self.rooms.admit(state, ticket).await;
+        self.drain(usize::MAX);
+    }
+
+    pub fn leave(&mut self, room: &RoomId) {
+        // What is on its way to the socket is not heard any more.
+        self.drain(usize::MAX);
+        if self.shown.lock().unwrap().remove(room).is_some() {
+            self.rooms.leave(room);
+        }
+    }
+
+    /// What the bus brought is shown before anything else happens.
+    pub async fn hear(&self) {
+        while self.to.capacity() < self.to.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The pump's work, for at most so many items. Versions only rise.
+    pub fn drain(&mut self, most: usize) {
+        for _ in 0..most {
+            let Ok(item) = self.outlet.try_recv() else {
+                return;
+            };
+            match item {
+                Outlet::Admit(ticket, state) => (ticket.let_in)(&state),
+                Outlet::Cursors(..) => {}
+                Outlet::Change(room, events) => {
+                    let mut shown = self.shown.lock().unwrap();
+                    let Some(last) = shown.get_mut(&room) else {
+                        continue;
+                    };
+                    let update = events
+                        .iter()
+                        .find(|event| event.name == "lock-update")
+                        .expect("every change has its lock-update");
+                    let update: serde_json::Value =
+                        serde_json::from_str(update.payload.get()).unwrap();
+                    let version = update["version"].as_i64().unwrap();
+                    assert!(
+                        version > *last,
+                        "{}: version {version} was shown after {last}",
+                        self.name
+                    );
+                    *last = version;
+                }
+            }
+        }
+    }
+
+    /// Reconciles until nothing is behind, and returns what each socket sees then.
+    pub async fn settle(&mut self) -> HashMap<RoomId, i64> {
+        self.hear().await;
+        // Each pass shows at least one room that is behind, however small the outlet.
+        for _ in 0..8 {
+            self.drain(usize::MAX);
+            self.replication.pass().await.unwrap();
+        }
+        self.drain(usize::MAX);
+        self.shown.lock().unwrap().clone()
+    }
+}
