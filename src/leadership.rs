@@ -53,29 +53,27 @@ pub async fn campaign(
     let mut was = None;
     loop {
         let asked = Instant::now();
-        let term = match store
+        let answer = store
             .campaign(&Candidate {
                 name: &name,
                 ttl: LEASE,
             })
-            .await
-        {
+            .await;
+        let term = match &answer {
             Ok(number) => number.map(|number| Term {
                 number,
                 trusted_until: asked + LEASE,
             }),
-            Err(error) => {
-                if was.is_some() {
-                    warn!(%error, "could not keep the sweeper's duty");
-                }
-                elected.borrow().filter(Term::is_trusted)
-            }
+            Err(_) => elected.borrow().filter(Term::is_trusted),
         };
         let number = term.map(|term| term.number);
         if number != was {
-            match number {
-                Some(term) => info!(term, "this replica sweeps expired leases"),
-                None => info!("another replica sweeps expired leases"),
+            match (number, answer) {
+                (Some(term), _) => info!(term, "this replica sweeps expired leases"),
+                (None, Ok(_)) => info!("another replica sweeps expired leases"),
+                (None, Err(error)) => {
+                    warn!(%error, "this replica no longer sweeps expired leases");
+                }
             }
             was = number;
         }

@@ -9,6 +9,7 @@ mod bus;
 mod crossing;
 mod events;
 mod expiry;
+mod faults;
 mod house;
 mod lifecycle;
 mod rest;

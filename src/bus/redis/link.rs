@@ -19,7 +19,7 @@ const TOLERANCE: Duration = Duration::from_millis(900);
 #[derive(Debug)]
 pub(super) struct Link {
     since: Instant,
-    /// Milliseconds from `since` to the last probe that came back, plus one; 0: none has.
+    /// Milliseconds from `since` to when the last probe was sent that came back, plus one; 0: none has.
     heard: AtomicU64,
     subscribed: AtomicBool,
     unsent: AtomicBool,
@@ -41,12 +41,24 @@ impl Link {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// This end's probe came back.
-    pub(super) fn heard(&self) {
-        self.heard.store(self.now() + 1, Ordering::Relaxed);
+    /// A probe that goes out now: this end's name, and when.
+    pub(super) fn probe(&self, replica: &str) -> String {
+        format!("{} {replica}", self.now())
     }
 
-    /// How long ago a probe came back, or since the start.
+    /// Reads a probe: whose, and where it is this end's own, takes note that it came back. When it was sent
+    /// counts, so that a link which only is very late is found too.
+    pub(super) fn heard(&self, probe: &str, replica: &str) -> Option<String> {
+        let (sent, from) = probe.split_once(' ')?;
+        if from != replica {
+            return Some(from.to_owned());
+        }
+        let sent = sent.parse().unwrap_or(0).min(self.now());
+        self.heard.fetch_max(sent + 1, Ordering::Relaxed);
+        None
+    }
+
+    /// How long ago the last probe was sent that came back, or since the start.
     pub(super) fn silence(&self) -> Duration {
         let heard = self.heard.load(Ordering::Relaxed).saturating_sub(1);
         Duration::from_millis(self.now().saturating_sub(heard))
@@ -83,12 +95,30 @@ mod tests {
     fn a_link_is_up_while_probes_come_back_and_everything_is_subscribed() {
         let link = Link::default();
         assert!(!link.is_up(), "nothing is known yet");
-        link.heard();
+        assert_eq!(link.heard(&link.probe("me"), "me"), None);
         assert!(!link.is_up(), "nothing is subscribed yet");
         link.set_subscribed(true);
         assert!(link.is_up());
         link.set_subscribed(false);
         assert!(!link.is_up());
+    }
+
+    #[test]
+    fn a_probe_that_comes_late_or_from_others_keeps_no_link_up() {
+        let link = Link {
+            since: Instant::now() - Duration::from_secs(60),
+            ..Link::default()
+        };
+        link.set_subscribed(true);
+        assert_eq!(link.heard(&link.probe("you"), "me").as_deref(), Some("you"));
+        assert_eq!(link.heard("57000 me", "me"), None);
+        assert!(!link.is_up(), "three seconds on the way");
+        assert_eq!(link.heard("no probe", "me").as_deref(), Some("probe"));
+        link.heard("99999999 me", "me");
+        assert!(
+            link.silence() < Duration::from_secs(1),
+            "never ahead of now"
+        );
     }
 
     #[test]

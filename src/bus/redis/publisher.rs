@@ -145,7 +145,7 @@ impl Publisher {
         batch: impl Iterator<Item = Message>,
         probe: bool,
     ) -> u64 {
-        let probe = probe.then(|| (ALIVE.to_owned(), Bytes::from(self.replica.clone())));
+        let probe = probe.then(|| (ALIVE.to_owned(), self.link.probe(&self.replica).into()));
         let messages = batch
             .map(|(room, message)| (channel(&room), message))
             .chain(probe);

@@ -19,7 +19,7 @@ use fred::error::Error;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::{Builder, ConnectHandle, Message};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -251,14 +251,15 @@ impl Subscriber {
                 };
                 if message.channel != ALIVE {
                     BusEvent::Message(bytes)
-                } else if *bytes == *self.replica.as_bytes() {
-                    self.link.heard();
-                    return true;
                 } else {
-                    BusEvent::Alive(String::from_utf8_lossy(&bytes).into_owned())
+                    let probe = String::from_utf8_lossy(&bytes);
+                    match self.link.heard(&probe, &self.replica) {
+                        Some(other) => BusEvent::Alive(other),
+                        None => return true,
+                    }
                 }
             }
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
+            Err(RecvError::Lagged(missed)) => {
                 warn!(
                     missed,
                     "this replica reads the bus too slowly; comparing with PostgreSQL"

@@ -1,0 +1,75 @@
+//! The promises while something around a replica breaks: Redis, PostgreSQL, a client, the replica itself.
+//!
+//! Faults are real: servers are killed and stand still, connections are cut, stalled and reset on the way
+//! ([`crate::support::Proxy`]), processes get signals.
+
+mod clients;
+mod leader;
+mod postgres;
+mod redis;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use apptlock::dev;
+use serde_json::{Value, json};
+
+use crate::support::{Proxy, Replica, Socket};
+
+/// What promise 5 allows between a change and its sight, whatever the bus does.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
+
+fn under() -> PathBuf {
+    std::env::temp_dir().join("apptlock-tests")
+}
+
+/// A PostgreSQL that this test alone breaks.
+fn own_postgres() -> dev::Server {
+    dev::postgres(&under()).unwrap()
+}
+
+/// A Redis that this test alone breaks.
+fn own_redis() -> dev::Server {
+    dev::redis(&under()).unwrap().expect("redis-server")
+}
+
+/// What stands between a replica and the server at that port.
+async fn before(port: u16) -> Proxy {
+    Proxy::start((Ipv4Addr::LOCALHOST, port)).await.unwrap()
+}
+
+/// Changes the lock once on `here`, whatever its state is, and returns the new version and how long `there`
+/// took to see it, counted from the answer.
+async fn change_is_seen(here: &Replica, id: &str, there: &mut [&mut Socket]) -> (i64, Duration) {
+    let held = here.status_of(id).await.body["locked"] == true;
+    let reply = if held {
+        here.release(id, "ann").await
+    } else {
+        here.acquire(id, "ann").await
+    };
+    assert!(reply.status < 300, "{reply:?}");
+    let (version, since) = (reply.version(), Instant::now());
+    for socket in there {
+        loop {
+            let seen = socket.expect("lock-update").await["version"].as_i64();
+            if seen >= Some(version) {
+                break;
+            }
+        }
+    }
+    (version, since.elapsed())
+}
+
+async fn is_ready(replica: &Replica) -> bool {
+    let probe = replica
+        .client
+        .get(format!("{}/readyz", replica.management))
+        .send()
+        .await;
+    probe.is_ok_and(|reply| reply.status() == 200)
+}
+
+fn at(id: &str, x: i64) -> Value {
+    json!({ "appointmentId": id, "position": { "x": x, "y": 0 } })
+}

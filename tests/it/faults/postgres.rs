@@ -1,0 +1,213 @@
+//! PostgreSQL is away or silent: nothing is granted, nobody gets anything but success, conflict or 503, and
+//! everything works again by itself. After a crash nothing that was acknowledged is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::{before, is_ready, own_postgres};
+use crate::support::{Reply, Socket, Stack, auth, fresh, servers};
+
+/// What a request may take: the deadline of 5 s, and a slow machine.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(5500);
+
+fn check(reply: &Reply, took: Duration) {
+    assert!(
+        [200, 201, 403, 404, 409, 503].contains(&reply.status),
+        "{reply:?}"
+    );
+    assert_eq!(
+        reply.status == 503,
+        reply.headers.contains_key("retry-after"),
+        "{reply:?}"
+    );
+    assert!(took < ANSWERED_WITHIN, "answered after {took:?}: {reply:?}");
+}
+
+/// Asks ten times a second from many places while PostgreSQL is taken away and given back. Returns how long
+/// the first success took after that.
+async fn survives(stack: &Stack, away: impl Future<Output = ()>, back: impl Future<Output = ()>) {
+    let replica = &stack.replicas[0];
+    let id = fresh("survives");
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    socket.subscribe(&id).await;
+    let held = fresh("held");
+    let token = replica.acquire(&held, "ann").await.token();
+
+    away.await;
+    let gone = Instant::now();
+    let mut refused = 0;
+    while gone.elapsed() < Duration::from_secs(10) {
+        let asks = (0..8).map(|n| {
+            let (id, held) = (&id, &held);
+            async move {
+                let since = Instant::now();
+                let reply = match n % 4 {
+                    0 => replica.status_of(id).await,
+                    1 => replica.acquire(held, "eve").await,
+                    2 => {
+                        let token = json!({ "fencingToken": token });
+                        replica.ask("POST", held, "verify", &token).await
+                    }
+                    _ => replica.acquire(id, "ann").await,
+                };
+                check(&reply, since.elapsed());
+                assert_ne!(reply.status, 201, "granted while PostgreSQL was away");
+                usize::from(reply.status == 503)
+            }
+        });
+        let round = futures_util::future::join_all(asks).await;
+        refused += round.iter().sum::<usize>();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(refused >= 8, "PostgreSQL was not away: {refused} refusals");
+    assert!(!is_ready(replica).await, "ready without PostgreSQL");
+
+    back.await;
+    let since = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let reply = replica.acquire(&id, "ann").await;
+        check(&reply, asked.elapsed());
+        if reply.status < 300 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = since.elapsed();
+    println!("{refused} refusals; first success {took:?} after PostgreSQL was back");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(
+        socket.expect("lock-acquired").await["lock"]["userId"],
+        "ann",
+        "the socket stayed connected, and hears"
+    );
+    let kept = replica
+        .ask("POST", &held, "verify", &json!({ "fencingToken": token }))
+        .await;
+    assert_eq!(kept.status, 200, "the lease outlived the outage: {kept:?}");
+    assert!(is_ready(replica).await);
+    // The sweeper's duty, too, is somebody's again.
+    stack.leader().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_killed_for_ten_seconds_is_nothing_but_503_and_then_success() {
+    let server = Arc::new(Mutex::new(own_postgres()));
+    let mut stack = Stack::empty_on(&server.lock().await.url, &[]).await;
+    stack.add().await;
+    let away = async { server.lock().await.kill().unwrap() };
+    let back = async { server.lock().await.start_again().unwrap() };
+    survives(&stack, away, back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_silent_for_ten_seconds_is_nothing_but_503_and_then_success() {
+    let mut stack = Stack::empty(&[]).await;
+    let proxy = before(servers().postgres.port).await;
+    let url = stack.database.replace(
+        &format!(":{}/", servers().postgres.port),
+        &format!(":{}/", proxy.port()),
+    );
+    stack.add_with(&[("DATABASE_URL", &url)]).await;
+    survives(&stack, async { proxy.stall() }, async { proxy.pass() }).await;
+}
+
+/// Connections that are dead and never say so: as when a firewall forgets them.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_postgresql_that_fell_silent_for_good_are_replaced() {
+    let mut stack = Stack::empty(&[]).await;
+    let proxy = before(servers().postgres.port).await;
+    let url = stack.database.replace(
+        &format!(":{}/", servers().postgres.port),
+        &format!(":{}/", proxy.port()),
+    );
+    let replica = stack.add_with(&[("DATABASE_URL", &url)]).await;
+    let ids: Vec<String> = (0..8).map(|_| fresh("silent")).collect();
+    let asks = ids.iter().map(|id| replica.acquire(id, "ann"));
+    for reply in futures_util::future::join_all(asks).await {
+        assert_eq!(reply.status, 201);
+    }
+    proxy.strand();
+    let since = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let reply = replica.release(&ids[0], "ann").await;
+        check(&reply, asked.elapsed());
+        if reply.status != 503 {
+            break;
+        }
+    }
+    println!(
+        "a new connection served {:?} after the old ones fell silent",
+        since.elapsed()
+    );
+    let asks = ids[1..].iter().map(|id| replica.release(id, "ann"));
+    for reply in futures_util::future::join_all(asks).await {
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    assert!(
+        since.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_postgresql_loses_no_acknowledged_lock() {
+    let mut server = own_postgres();
+    let mut stack = Stack::empty_on(&server.url, &[]).await;
+    stack.add().await;
+    stack.add().await;
+    let stack = Arc::new(stack);
+    let done = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..8)
+        .map(|worker| {
+            let (stack, done) = (stack.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut told = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    let id = fresh("crash");
+                    let replica = &stack.replicas[worker % 2];
+                    let reply = replica.acquire(&id, &format!("w{worker}")).await;
+                    match reply.status {
+                        201 => told.push((id, reply.token(), format!("w{worker}"))),
+                        503 => tokio::time::sleep(Duration::from_millis(20)).await,
+                        _ => panic!("{reply:?}"),
+                    }
+                }
+                told
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        server.kill().unwrap();
+        server.start_again().unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    done.store(true, Ordering::Relaxed);
+    let mut all = Vec::new();
+    for worker in workers {
+        all.extend(worker.await.unwrap());
+    }
+    println!("{} acknowledged grants over three crashes", all.len());
+    assert!(all.len() > 100, "too little happened: {}", all.len());
+    let pool = sqlx::PgPool::connect(&stack.database).await.unwrap();
+    for (id, token, user) in &all {
+        let kept: Option<String> = sqlx::query_scalar(
+            "select l.user_id from appointment_lock l join lock_history h using (tenant_id, appointment_id, fencing_token)
+             where l.appointment_id = $1 and l.fencing_token = $2 and h.reason = 'acquired'",
+        )
+        .bind(id)
+        .bind(token)
+        .fetch_optional(&pool)
+        .await
+        .unwrap()
+        .flatten();
+        assert_eq!(kept.as_ref(), Some(user), "lost: {id} with token {token}");
+    }
+}
