@@ -149,10 +149,13 @@ fn cli() -> Result<Cli, ExitCode> {
         ExitCode::from(2)
     })?;
     if let (Command::Dev(dev), Some(("dev", given))) = (&mut cli.command, matches.subcommand()) {
-        let unchosen = |id: &str| given.value_source(id) == Some(ValueSource::DefaultValue);
+        // A variable that is set and empty counts as not set.
+        let unchosen = |id: &str, value: &str| {
+            value.is_empty() || given.value_source(id) == Some(ValueSource::DefaultValue)
+        };
         dev.unchosen = Unchosen {
-            listen: unchosen("listen_addr"),
-            management: unchosen("management_addr"),
+            listen: unchosen("listen_addr", &dev.serve.listen_addr),
+            management: unchosen("management_addr", &dev.serve.management_addr),
         };
     }
     Ok(cli)

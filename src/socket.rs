@@ -89,6 +89,7 @@ impl Hub {
 pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
     let (layer, io) = SocketIo::builder()
         .max_buffer_size(SOCKET_QUEUE)
+        .max_payload(MAX_MESSAGE as u64)
         .ws_max_message_size(MAX_MESSAGE)
         .ws_max_frame_size(MAX_MESSAGE)
         .ws_read_buffer_size(4096)
@@ -301,12 +302,7 @@ fn cursor_position(
         (named, _) => session.principal.person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
-    if !session.shows(&room, &person.user_id, &hub.cursors) {
-        return Err(Refusal::new(
-            Code::NotSubscribed,
-            "Subscribe to the appointment first",
-        ));
-    }
+    session.shows(&room, &person.user_id, &hub.cursors)?;
     hub.cursors
         .move_to(&room, &person, position, &session.socket);
     hub.activity.moved(

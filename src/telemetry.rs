@@ -109,6 +109,16 @@ pub enum LogFormat {
 /// # Errors
 /// A sentence about the filter, where it is not one.
 pub fn log(format: LogFormat, filter: &str) -> Result<(), String> {
+    // fred's warnings repeat what is said here, and sqlx tells unknown parameters of DATABASE_URL with their
+    // values. Whoever names them gets them.
+    let quiet = ["fred=error", "sqlx_postgres::options=off"]
+        .into_iter()
+        .filter(|directive| {
+            !filter.contains(directive.split(['=', ':']).next().unwrap_or_default())
+        });
+    let filter = quiet.fold(filter.to_owned(), |all, directive| {
+        format!("{directive},{all}")
+    });
     let filter = EnvFilter::try_new(filter).map_err(|fault| fault.to_string())?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

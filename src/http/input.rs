@@ -32,20 +32,32 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let Who(principal) = Who::from_request_parts(parts, state).await?;
+        let malformed = || {
+            Refusal::new(
+                Code::Malformed,
+                "id: is not percent-encoded UTF-8; encode it with encodeURIComponent",
+            )
+        };
+        // The router leaves a % that begins no escape as it is, which would make two names of one.
+        if !is_percent_encoded(parts.uri.path()) {
+            return Err(malformed().into());
+        }
         let Path(id) = Path::<String>::from_request_parts(parts, state)
             .await
-            .map_err(|_| {
-                Refusal::new(
-                    Code::Malformed,
-                    "id: is not percent-encoded UTF-8; encode it with encodeURIComponent",
-                )
-            })?;
+            .map_err(|_| malformed())?;
         let appointment = AppointmentId::new(id).map_err(|fault| Refusal::invalid("id", fault))?;
         Ok(Self(RoomId {
             tenant: principal.tenant,
             appointment,
         }))
     }
+}
+
+/// Whether each % is followed by two hexadecimal digits.
+fn is_percent_encoded(path: &str) -> bool {
+    path.split('%')
+        .skip(1)
+        .all(|after| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// A JSON body. An empty one without a type is `{}`, which is what a `DELETE` without a body is.

@@ -106,6 +106,18 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     let fault = whole
         .rsplit_once(" at line ")
         .map_or(whole.as_str(), |(head, _)| head);
+    // serde names its own types.
+    let fault = ["i64", "u64", "i32", "u32"]
+        .iter()
+        .find_map(|kind| fault.strip_suffix(&format!("expected {kind}")))
+        .map(|head| format!("{head}expected a whole number"))
+        .or_else(|| {
+            Some(format!(
+                "{}expected a number",
+                fault.strip_suffix("expected f64")?
+            ))
+        })
+        .unwrap_or_else(|| fault.to_owned());
     let inside = |field: &str| {
         if path == "." {
             field.to_owned()
@@ -126,7 +138,7 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     }
     InvalidInput::Invalid {
         field: if path == "." { "body".into() } else { path },
-        fault: fault.to_owned(),
+        fault,
     }
 }
 
@@ -146,6 +158,11 @@ mod tests {
         assert_eq!(
             fault(r#"{"userId":7}"#),
             "userId: invalid type: integer `7`, expected a string"
+        );
+        let token = from_slice::<super::super::rest::VerifyBody>(br#"{"fencingToken":"7"}"#);
+        assert_eq!(
+            token.unwrap_err().to_string(),
+            "fencingToken: invalid type: string \"7\", expected a whole number"
         );
         assert_eq!(fault(r#"{"userId":""}"#), "userId: must not be empty");
         assert_eq!(

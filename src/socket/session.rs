@@ -15,6 +15,7 @@ use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
 use crate::lines::Line;
+use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 
 /// Upgrades that may be noted before those whose connections have ended are looked for.
@@ -187,20 +188,34 @@ impl Session {
         }
     }
 
-    /// Notes that this socket shows that user's cursor. False: it is not in the room.
-    pub(super) fn shows(&self, room: &RoomId, user: &UserId, cursors: &Cursors) -> bool {
+    /// Notes that this socket shows that user's cursor.
+    ///
+    /// # Errors
+    /// It is not in the room, or speaks for too many people there.
+    pub(super) fn shows(
+        &self,
+        room: &RoomId,
+        user: &UserId,
+        cursors: &Cursors,
+    ) -> Result<(), Refusal> {
         let mut membership = self.membership();
         let Some(member) = membership.rooms.get_mut(room) else {
-            return false;
+            return Err(Refusal::new(
+                Code::NotSubscribed,
+                "Subscribe to the appointment first",
+            ));
         };
         if !member.shown.contains(user) {
             if member.shown.len() >= MAX_SHOWN {
-                return false;
+                return Err(Refusal::invalid(
+                    "userId",
+                    format!("is one too many: a socket may speak for {MAX_SHOWN} people in a room"),
+                ));
             }
             member.shown.insert(user.clone());
             cursors.appear(room, user);
         }
-        true
+        Ok(())
     }
 
     /// The socket is gone: leaves every room, and enters none any more.

@@ -205,6 +205,9 @@ async fn every_bad_path_has_its_status() {
         ),
         ("POST", "/api/openapi.json", 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/api/appointments/%FF/lock-status", 400, "MALFORMED"),
+        ("GET", "/api/appointments/%ZZ/lock-status", 400, "MALFORMED"),
+        ("GET", "/api/appointments/a%/lock-status", 400, "MALFORMED"),
+        ("GET", "/api/appointments/a%2/lock-status", 400, "MALFORMED"),
         ("GET", "/api/appointments/%00/lock-status", 422, "INVALID"),
         ("GET", "/api/appointments/a%0Ab/lock-status", 422, "INVALID"),
         (

@@ -289,6 +289,20 @@ async fn where_identities_are_trusted_a_socket_may_speak_for_whom_it_names() {
         true
     );
     assert_eq!(ben.expect("cursor-update").await["userId"], "ann");
+    for n in 1..64 {
+        cursor["userId"] = json!(format!("ann{n}"));
+        assert_eq!(
+            anonymous.ask("cursor-position", &cursor).await["success"],
+            true
+        );
+    }
+    cursor["userId"] = json!("one more");
+    let refused = anonymous.ask("cursor-position", &cursor).await;
+    assert_eq!(refused["code"], "INVALID");
+    assert_eq!(
+        refused["message"],
+        "userId: is one too many: a socket may speak for 64 people in a room"
+    );
     anonymous.close().await;
-    assert_eq!(ben.expect("cursor-left").await["userId"], "ann");
+    while ben.expect("cursor-left").await["userId"] != "ann" {}
 }

@@ -350,12 +350,21 @@ function linkTo(port) {
 
 setText($("title"), appointmentId);
 $("second").href = linkTo();
-if (["localhost", "127.0.0.1", "[::1]"].includes(location.hostname) && location.port) {
-  const port = Number(location.port) + 1;
-  $("replica").href = linkTo(port);
-  setText($("replica"), `at port ${port}`);
-  $("replica-step").hidden = false;
+// On one machine replicas listen on neighbouring ports: the first that answers is shown.
+async function findOther() {
+  const own = Number(location.port);
+  for (const port of [own + 1, own - 1]) {
+    const url = new URL("/api/openapi.json", linkTo(port));
+    // Another origin, so the answer cannot be read; that there is one is enough.
+    const answers = await fetch(url, { mode: "no-cors" }).then(() => true, () => false);
+    if (!answers) continue;
+    $("replica").href = linkTo(port);
+    setText($("replica"), `at port ${port}`);
+    $("replica-step").hidden = false;
+    return;
+  }
 }
+if (["localhost", "127.0.0.1", "[::1]"].includes(location.hostname) && location.port) findOther();
 setInterval(tick, 250);
 draw();
 link.open();
