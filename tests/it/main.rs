@@ -12,6 +12,7 @@ mod expiry;
 mod house;
 mod lifecycle;
 mod rest;
+mod rolling;
 mod simulation;
 mod storms;
 mod support;

@@ -1,9 +1,11 @@
 //! What tests stand on: servers, replicas, clients.
 
+mod haproxy;
 mod http;
 mod socket;
 mod stack;
 
+pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
 pub use socket::Socket;
 pub use stack::{Replica, Stack, servers};

@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{PATIENCE, Replica};
@@ -24,16 +25,28 @@ pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     heard: VecDeque<Event>,
     acks: u64,
+    /// Whether the server sent this socket away, which the official client takes for good: it does not come back.
+    pub dismissed: bool,
 }
 
 impl Socket {
     /// Connects with this `auth`.
     pub async fn connect(replica: &Replica, auth: Value) -> Self {
         let mut socket = Self::open(replica).await;
-        socket.send(format!("40{auth}")).await;
-        let answer = socket.frame().await.expect("closed while connecting");
-        assert!(answer.starts_with("40"), "not connected: {answer}");
+        assert!(socket.join(&auth).await, "closed while connecting");
         socket
+    }
+
+    /// Joins the namespace with this `auth`; false where the connection ends over it.
+    pub async fn join(&mut self, auth: &Value) -> bool {
+        if !self.try_send(Message::text(format!("40{auth}"))).await {
+            return false;
+        }
+        let Some(answer) = self.frame().await else {
+            return false;
+        };
+        assert!(answer.starts_with("40"), "not connected: {answer}");
+        true
     }
 
     /// Connects, and expects to be refused with this message.
@@ -52,19 +65,27 @@ impl Socket {
 
     /// An Engine.IO connection that has joined no namespace.
     pub async fn open(replica: &Replica) -> Self {
+        Self::reach(&replica.url).await.unwrap().0
+    }
+
+    /// The same through any URL, which may not answer; with the headers of the answer.
+    pub async fn reach(url: &str) -> Result<(Self, HeaderMap), String> {
         let url = format!(
             "{}/socket.io/?EIO=4&transport=websocket",
-            replica.url.replace("http", "ws")
+            url.replace("http", "ws")
         );
-        let (stream, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let (stream, answer) = tokio_tungstenite::connect_async(url)
+            .await
+            .map_err(|error| error.to_string())?;
         let mut socket = Self {
             stream,
             heard: VecDeque::new(),
             acks: 0,
+            dismissed: false,
         };
-        let hello = socket.frame().await.expect("closed at once");
+        let hello = socket.frame().await.ok_or("closed at once")?;
         assert!(hello.starts_with('0'), "{hello}");
-        socket
+        Ok((socket, answer.headers().clone()))
     }
 
     /// A raw frame.
@@ -77,26 +98,28 @@ impl Socket {
         self.stream.send(message).await.is_ok()
     }
 
-    /// The next text frame that is not a ping; `None` at the end of the connection.
+    /// The next text frame that is not a ping, which must come soon; `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<String> {
-        let next = async {
-            loop {
-                match self.stream.next().await {
-                    Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
-                        // A server that has hung up meanwhile takes no answer: that is the end.
-                        if self.stream.send(Message::text("3")).await.is_err() {
-                            return None;
-                        }
-                    }
-                    Some(Ok(Message::Text(text))) => return Some(text.to_string()),
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
-                    Some(Ok(_)) => {}
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, next)
+        tokio::time::timeout(PATIENCE, self.frame_at_last())
             .await
             .expect("heard nothing")
+    }
+
+    /// The next text frame that is not a ping, however long it takes; `None` at the end of the connection.
+    pub async fn frame_at_last(&mut self) -> Option<String> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
+                    // A server that has hung up meanwhile takes no answer: that is the end.
+                    if self.stream.send(Message::text("3")).await.is_err() {
+                        return None;
+                    }
+                }
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
     }
 
     /// Emits, and forgets.
@@ -106,17 +129,26 @@ impl Socket {
 
     /// Emits, and waits for the acknowledgement. What is heard before it is kept.
     pub async fn ask(&mut self, event: &str, data: &Value) -> Value {
+        self.try_ask(event, data)
+            .await
+            .expect("closed before the acknowledgement")
+    }
+
+    /// The same on a connection that may end meanwhile.
+    pub async fn try_ask(&mut self, event: &str, data: &Value) -> Option<Value> {
         self.acks += 1;
         let id = self.acks;
-        self.send(format!("42{id}{}", json!([event, data]))).await;
+        let asked = Message::text(format!("42{id}{}", json!([event, data])));
+        if !self.try_send(asked).await {
+            return None;
+        }
         let wanted = format!("43{id}");
         loop {
-            let frame = self
-                .frame()
-                .await
-                .expect("closed before the acknowledgement");
+            let frame = self.frame().await?;
             match frame.strip_prefix(&wanted) {
-                Some(answer) => return serde_json::from_str::<Value>(answer).unwrap()[0].clone(),
+                Some(answer) => {
+                    return Some(serde_json::from_str::<Value>(answer).unwrap()[0].clone());
+                }
                 None => self.keep(&frame),
             }
         }
@@ -137,6 +169,7 @@ impl Socket {
                 data: event[1].clone(),
             });
         }
+        self.dismissed |= frame.starts_with("41");
     }
 
     /// The next event of any name.
@@ -151,6 +184,15 @@ impl Socket {
                 .expect("closed while an event was awaited");
             self.keep(&frame);
         }
+    }
+
+    /// The next event of any name, however long it takes; `None` at the end of the connection.
+    pub async fn next_at_last(&mut self) -> Option<Event> {
+        while self.heard.is_empty() {
+            let frame = self.frame_at_last().await?;
+            self.keep(&frame);
+        }
+        self.heard.pop_front()
     }
 
     /// The next event of this name; others before it are dropped.

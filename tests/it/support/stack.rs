@@ -1,7 +1,7 @@
 //! Servers and replicas. PostgreSQL and Redis are started once for the whole binary; each stack has a
 //! database of its own, and its replicas are processes of the real binary.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -90,6 +90,11 @@ impl Stack {
 
     /// One more replica.
     pub async fn add(&mut self) -> &Replica {
+        self.add_with(&[]).await
+    }
+
+    /// One more replica, with settings of its own on top.
+    pub async fn add_with(&mut self, extra: &[(&str, &str)]) -> &Replica {
         let mut settings = vec![
             ("DATABASE_URL".to_owned(), self.database.clone()),
             ("REDIS_URL".to_owned(), servers().redis.url.clone()),
@@ -99,6 +104,8 @@ impl Stack {
             ("DRAIN_TIME".to_owned(), "0s".to_owned()),
         ];
         settings.extend(self.settings.iter().cloned());
+        let own = extra.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+        settings.extend(own);
         let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
             .await
             .unwrap();
@@ -141,9 +148,45 @@ impl Stack {
 
 /// Lines of a process, as they come.
 #[derive(Default)]
-struct Lines {
+pub(super) struct Lines {
     seen: Mutex<Vec<String>>,
     more: Condvar,
+}
+
+impl Lines {
+    /// Reads until the process ends, in a thread of its own.
+    pub(super) fn follow(self: &Arc<Self>, output: impl Read + Send + 'static) {
+        let lines = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                lines.seen.lock().unwrap().push(line);
+                lines.more.notify_all();
+            }
+        });
+    }
+
+    /// What `wanted` makes of the first line that it takes, once such a line is there.
+    pub(super) fn find<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let since = Instant::now();
+        let mut seen = self.seen.lock().unwrap();
+        loop {
+            if let Some(found) = seen.iter().find_map(|line| wanted(line)) {
+                return found;
+            }
+            let left = PATIENCE.saturating_sub(since.elapsed());
+            assert!(
+                !left.is_zero(),
+                "no log line with {what:?} in\n{}",
+                seen.join("\n")
+            );
+            seen = self.more.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    /// Every line so far.
+    pub(super) fn text(&self) -> String {
+        self.seen.lock().unwrap().join("\n")
+    }
 }
 
 /// `apptlock serve`, as a process.
@@ -170,13 +213,7 @@ impl Replica {
             .spawn()
             .unwrap();
         let lines = Arc::new(Lines::default());
-        let (stderr, to) = (child.stderr.take().unwrap(), lines.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                to.seen.lock().unwrap().push(line);
-                to.more.notify_all();
-            }
-        });
+        lines.follow(child.stderr.take().unwrap());
         let mut replica = Self {
             url: String::new(),
             management: String::new(),
@@ -202,31 +239,23 @@ impl Replica {
 
     /// The first log line with these words in its message, once it is there.
     pub fn await_line(&self, words: &str) -> Value {
-        let since = Instant::now();
-        let mut seen = self.lines.seen.lock().unwrap();
-        loop {
-            let found = seen
-                .iter()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            if let Some(line) = found
-                .into_iter()
-                .find(|l| l["message"].as_str().is_some_and(|m| m.contains(words)))
-            {
-                return line;
-            }
-            let left = PATIENCE.saturating_sub(since.elapsed());
-            assert!(
-                !left.is_zero(),
-                "no log line with {words:?} in\n{}",
-                seen.join("\n")
-            );
-            seen = self.lines.more.wait_timeout(seen, left).unwrap().0;
-        }
+        self.await_record(words, |record| {
+            record["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(words))
+        })
+    }
+
+    /// The first log record that is as wanted, once it is there.
+    pub fn await_record(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.lines.find(what, |line| {
+            serde_json::from_str::<Value>(line).ok().filter(&wanted)
+        })
     }
 
     /// Every log line so far.
     pub fn log(&self) -> String {
-        self.lines.seen.lock().unwrap().join("\n")
+        self.lines.text()
     }
 
     pub fn pid(&self) -> u32 {
