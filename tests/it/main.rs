@@ -11,6 +11,7 @@ mod events;
 mod expiry;
 mod house;
 mod lifecycle;
+mod pooler;
 mod rest;
 mod rolling;
 mod simulation;

@@ -2,11 +2,13 @@
 
 mod haproxy;
 mod http;
+mod pgbouncer;
 mod socket;
 mod stack;
 
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
+pub use pgbouncer::{POOL_SIZE, PgBouncer};
 pub use socket::Socket;
 pub use stack::{Replica, Stack, servers};
 
