@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bus;
+mod clocks;
 mod crossing;
 mod events;
 mod expiry;
