@@ -303,3 +303,43 @@ async fn a_rolling_restart_behind_a_balancer_loses_no_request_no_lock_and_no_soc
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_polls_is_told_and_does_not_hold_up_a_stop() {
+    // So long that the poll is there when the end comes.
+    let mut stack = Stack::start(1, &[("DRAIN_DELAY", "1s")]).await;
+    let mut replica = stack.replicas.remove(0);
+    let (client, root) = (replica.client.clone(), replica.url.clone());
+    let session = format!("{root}/socket.io/?EIO=4&transport=polling");
+    let poll = async |url: &str| {
+        let answer = client.get(url).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    // The first ping may come before it, with it, or not.
+    let poll_until = async |url: &str, words: &str| {
+        for _ in 0..3 {
+            let packets = poll(url).await;
+            if packets.contains(words) {
+                return;
+            }
+            assert_eq!(packets, "2", "while waiting for {words}");
+        }
+        panic!("nothing but pings while waiting for {words}");
+    };
+    let hello = poll(&session).await;
+    let hello: Value = serde_json::from_str(hello.strip_prefix('0').unwrap()).unwrap();
+    let session = format!("{session}&sid={}", hello["sid"].as_str().unwrap());
+    let join = format!("40{}", auth("ann"));
+    let joined = client.post(&session).body(join).send().await.unwrap();
+    assert_eq!(joined.status(), 200);
+    poll_until(&session, "40{").await;
+
+    let stopping = async {
+        replica.signal("TERM");
+        tokio::task::spawn_blocking(move || (replica.await_end(LIMIT), replica.log())).await
+    };
+    let (_, ended) = tokio::join!(poll_until(&session, "server-restarting"), stopping);
+    let (status, log) = ended.unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("took too long"), "{log}");
+}
