@@ -6,13 +6,16 @@
 
 mod bad_input;
 mod bus;
+mod clocks;
 mod crossing;
 mod events;
 mod expiry;
 mod faults;
 mod house;
 mod lifecycle;
+mod pooler;
 mod rest;
+mod rolling;
 mod simulation;
 mod storms;
 mod support;

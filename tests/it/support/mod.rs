@@ -1,11 +1,15 @@
 //! What tests stand on: servers, replicas, clients.
 
+mod haproxy;
 mod http;
+mod pgbouncer;
 mod proxy;
 mod socket;
 mod stack;
 
+pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
+pub use pgbouncer::{POOL_SIZE, PgBouncer};
 pub use proxy::Proxy;
 pub use socket::Socket;
 pub use stack::{Replica, Stack, servers};
