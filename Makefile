@@ -28,6 +28,9 @@ ifneq ($(and $(MAKE_TERMOUT),$(if $(NO_COLOR),,yes)),)
 endif
 say = @printf '%s\n' '$(BOLD)==> $(1)$(PLAIN)'
 
+# Most of the time a test waits for something to happen: more of them than cores run at once.
+export RUST_TEST_THREADS ?= 6
+
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 

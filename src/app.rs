@@ -149,7 +149,7 @@ impl App {
         duty.close();
 
         let background = TaskTracker::new();
-        background.spawn(socket::pump(io.clone(), outlet));
+        background.spawn(socket::pump(io.clone(), outlet, quit.clone()));
         let (interval, stop) = (config.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         let replication = Arc::new(Replication {
@@ -224,8 +224,6 @@ impl App {
         within("announcing what was committed", self.locks.finish()).await;
         self.bus.close().await;
         self.quit.cancel();
-        // The pump ends with the rooms, which all these hold.
-        drop((self.hub, self.io, self.locks, self.activity));
         within("ending the loops", self.background.wait()).await;
         self.store.close();
         self.managing.abort();

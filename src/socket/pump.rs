@@ -12,6 +12,7 @@ use std::time::Duration;
 use socketioxide::extract::SocketRef;
 use socketioxide::{BroadcastError, SendError, SocketError, SocketIo};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::session::Session;
@@ -22,12 +23,14 @@ use crate::telemetry;
 /// Between two attempts to hand a late socket what it missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Hands what the rooms put out to the sockets, in order, until the rooms are gone.
-pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>) {
+/// Hands what the rooms put out to the sockets, in order, until it is stopped and the outlet is empty.
+pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>, stop: CancellationToken) {
     let mut late = Late::default();
     loop {
         let item = tokio::select! {
+            biased;
             item = outlet.recv() => item,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(AGAIN), if !late.0.is_empty() => {
                 late.again();
                 continue;

@@ -286,3 +286,39 @@ async fn sigterm_finishes_requests_tells_sockets_gives_up_leadership_and_exits_z
         .unwrap();
     assert!(free, "leadership was not given up");
 }
+
+/// A pointer's moves are written once in a tenth of the TTL: a stop does not forget those since.
+#[tokio::test]
+async fn a_stop_writes_the_last_activity() {
+    let mut stack = Stack::start(1, &[("LOCK_TTL", "5m")]).await;
+    let id = fresh("last");
+    let replica = &stack.replicas[0];
+    let mut ann = Socket::connect(replica, auth("ann")).await;
+    ann.subscribe(&id).await;
+    replica.acquire(&id, "ann").await;
+    sqlx::query("select pg_sleep(1)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let at = json!({ "appointmentId": id, "position": { "x": 1, "y": 2 } });
+    assert_eq!(ann.ask("cursor-position", &at).await["success"], true);
+    let version = "select version from appointment_lock where appointment_id = $1";
+    let written: i64 = sqlx::query_scalar(version)
+        .bind(&id)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(written, 1, "written at once, which costs a write a move");
+    replica.signal("TERM");
+    let status = stack.replicas[0].await_end(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(0));
+    let longer: bool = sqlx::query_scalar(
+        "select expires_at >= granted_at + interval '5 m 950 ms' and user_info -> 'position' ->> 'x' = '1'
+         from appointment_lock where appointment_id = $1",
+    )
+    .bind(&id)
+    .fetch_one(&stack.pool)
+    .await
+    .unwrap();
+    assert!(longer, "the last activity was not written");
+}

@@ -211,3 +211,41 @@ async fn a_crash_of_postgresql_loses_no_acknowledged_lock() {
         assert_eq!(kept.as_ref(), Some(user), "lost: {id} with token {token}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_holder_does_while_postgresql_is_silent_counts_afterwards() {
+    let mut stack = Stack::empty(&[("LOCK_TTL", "15s")]).await;
+    let proxy = before(servers().postgres.port).await;
+    let url = stack.database.replace(
+        &format!(":{}/", servers().postgres.port),
+        &format!(":{}/", proxy.port()),
+    );
+    let replica = stack.add_with(&[("DATABASE_URL", &url)]).await;
+    let id = fresh("silent");
+    let mut ann = Socket::connect(replica, auth("ann")).await;
+    ann.subscribe(&id).await;
+    replica.acquire(&id, "ann").await;
+    sqlx::query("select pg_sleep(1.6)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    proxy.stall();
+    let moved = super::at(&id, 7);
+    assert_eq!(ann.ask("cursor-position", &moved).await["success"], true);
+    // Longer than a statement may take: the first attempt is over.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    proxy.pass();
+    let renewed = ann.expect("lock-update").await;
+    assert_eq!(renewed["reason"], "renewed");
+    let ago: f64 = sqlx::query_scalar(
+        "select extract(epoch from expires_at - granted_at)::float8 - 15 from appointment_lock where appointment_id = $1",
+    )
+    .bind(&id)
+    .fetch_one(&stack.pool)
+    .await
+    .unwrap();
+    assert!(
+        (1.4..3.5).contains(&ago),
+        "the lease ends {ago} s later than at first: it counts from the move, not from the write"
+    );
+}
