@@ -313,7 +313,8 @@ async fn a_stop_writes_the_last_activity() {
     let status = stack.replicas[0].await_end(Duration::from_secs(15));
     assert_eq!(status.code(), Some(0));
     let longer: bool = sqlx::query_scalar(
-        "select expires_at >= granted_at + interval '5 m 950 ms' and user_info -> 'position' ->> 'x' = '1'
+        "select expires_at >= granted_at + interval '5 minutes 950 ms'
+            and (user_info -> 'position' ->> 'x')::float8 = 1
          from appointment_lock where appointment_id = $1",
     )
     .bind(&id)
