@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::auth::AuthMode;
+use crate::auth::Auth;
 use crate::bus::memory::Hub as MemoryHub;
 use crate::bus::redis::RedisBus;
 use crate::bus::{Bus, BusEvent};
@@ -96,7 +96,7 @@ impl App {
                 (Arc::new(bus), events)
             }
         };
-        if config.auth == AuthMode::Trusted {
+        if matches!(config.auth, Auth::Trusted) {
             warn!(
                 "AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development"
             );
@@ -124,6 +124,7 @@ impl App {
             rooms.clone(),
             cursors.clone(),
             activity.clone(),
+            config.auth.clone(),
         ));
         let (layer, io) = socket::layer(hub.clone());
         let (resign, quit, finish) = (
@@ -175,6 +176,7 @@ impl App {
         };
         let router = http::router(Web {
             locks: locks.clone(),
+            auth: config.auth.clone(),
             demo: config.demo,
         })
         .layer(layer)

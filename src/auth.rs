@@ -1,20 +1,59 @@
-//! Who asks. Owns the step from what a request carries to a [`Principal`]; knows no transport.
+//! Who asks. Owns the step from what a request carries to a [`Principal`], and what a principal may say of
+//! itself; knows no transport.
 //!
-//! Layer 1. In `trusted` mode the principal is whoever the body or the handshake names: the back end in
-//! front has checked them, or it is a development machine. A principal always has a tenant; without tokens
+//! Layer 1. Where tokens are asked for, the identity is the token's, and a body that names somebody else is
+//! refused. In `trusted` mode the principal is whoever the body or the handshake names: the back end in front
+//! has checked them, or it is a development machine. A principal always has a tenant; where tokens name none
 //! it is the empty one.
+
+mod jwks;
+mod keys;
+mod token;
+
+use std::time::{Duration, SystemTime};
 
 use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Admin, Person, UserInfo};
 use crate::protocol::{Code, Refusal};
 
+pub use keys::{BadKey, KeySource};
+pub use token::{TokenRules, Tokens};
+
 /// Where identities come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMode {
+#[derive(Debug, Clone)]
+pub enum Auth {
     /// From a signed token.
-    Jwt,
+    Tokens(Tokens),
     /// From bodies and handshakes.
     Trusted,
+}
+
+impl Auth {
+    /// Who that token stands for; without tokens, anybody of the one tenant.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` with the token's fault, or `UNAVAILABLE` where the keys cannot be had now.
+    pub async fn principal(&self, token: Option<&str>) -> Result<Principal, Refusal> {
+        match (self, token) {
+            (Self::Trusted, _) => Ok(Principal::trusted()),
+            (Self::Tokens(_), None) => Err(Refusal::new(
+                Code::Unauthenticated,
+                "A token is needed: send Authorization: Bearer TOKEN, or auth.token on a socket",
+            )),
+            (Self::Tokens(tokens), Some(token)) => tokens.read(token).await,
+        }
+    }
+}
+
+/// What a token says of whoever carries it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identity {
+    /// Who, and as others see them.
+    pub person: Person,
+    /// Whether this is an admin.
+    pub admin: bool,
+    /// When the token runs out.
+    pub expires_at: SystemTime,
 }
 
 /// Who asks, as far as the request itself says; the parts that a body may still name are asked for with it.
@@ -22,6 +61,8 @@ pub enum AuthMode {
 pub struct Principal {
     /// Whose data it may touch.
     pub tenant: TenantId,
+    /// What its token says; `None` where identities are trusted.
+    pub identity: Option<Identity>,
 }
 
 impl Principal {
@@ -31,19 +72,57 @@ impl Principal {
         Self::default()
     }
 
+    /// How long its token still lasts; `None` where there is none.
+    #[must_use]
+    pub fn lasts(&self) -> Option<Duration> {
+        let identity = self.identity.as_ref()?;
+        let left = identity.expires_at.duration_since(SystemTime::now());
+        Some(left.unwrap_or_default())
+    }
+
+    /// Whether that is the same one, of the same tenant, whenever its token runs out.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let id = |principal: &Self| {
+            let identity = principal.identity.as_ref()?;
+            Some(identity.person.user_id.clone())
+        };
+        self.tenant == other.tenant && id(self) == id(other)
+    }
+
+    /// The token's identity, which nobody may contradict.
+    fn known(&self, named: Option<&UserId>) -> Result<Option<&Identity>, Refusal> {
+        match (&self.identity, named) {
+            (Some(identity), Some(named)) if *named != identity.person.user_id => {
+                Err(Refusal::new(
+                    Code::IdentityMismatch,
+                    "The body names somebody else than the token does; leave the id out",
+                ))
+            }
+            (identity, _) => Ok(identity.as_ref()),
+        }
+    }
+
     /// Who acts, where the action is a user's.
     ///
     /// # Errors
-    /// `INVALID` where neither the request nor the body names anybody.
+    /// `INVALID` where neither the request nor the body names anybody, `IDENTITY_MISMATCH` where they differ.
     pub fn user(&self, named: Option<UserId>) -> Result<UserId, Refusal> {
-        named.ok_or_else(|| Refusal::invalid("userId", "is missing"))
+        match self.known(named.as_ref())? {
+            Some(identity) => Ok(identity.person.user_id.clone()),
+            None => named.ok_or_else(|| Refusal::invalid("userId", "is missing")),
+        }
     }
 
-    /// Who acts and how others see them, where the action puts a name on other people's screens.
+    /// Who acts and how others see them, where the action puts a name on other people's screens. A token's
+    /// word goes before the body's.
     ///
     /// # Errors
-    /// `INVALID` where one of the two is not named.
+    /// As [`Principal::user`].
     pub fn person(&self, named: Option<UserId>, info: Option<UserInfo>) -> Result<Person, Refusal> {
+        if let Some(identity) = self.known(named.as_ref())? {
+            return Ok(identity.person.clone());
+        }
         Ok(Person {
             user_id: self.user(named)?,
             user_info: info.ok_or_else(|| Refusal::invalid("userInfo", "is missing"))?,
@@ -53,25 +132,50 @@ impl Principal {
     /// The admin who acts. `user` is whom the body names as a mere user.
     ///
     /// # Errors
-    /// `NOT_ADMIN` where only a user is named, `INVALID` where nobody is.
+    /// `NOT_ADMIN` where the token says so or only a user is named, `INVALID` where nobody is,
+    /// `IDENTITY_MISMATCH` where the body names somebody else.
     pub fn admin(
         &self,
         named: Option<UserId>,
         info: Option<UserInfo>,
         user: Option<UserId>,
     ) -> Result<Admin, Refusal> {
+        if let Some(identity) = self.known(named.as_ref())? {
+            self.known(user.as_ref())?;
+            let person = &identity.person;
+            return if identity.admin {
+                Ok(Admin {
+                    admin_id: person.user_id.clone(),
+                    admin_info: Some(person.user_info.clone()),
+                })
+            } else {
+                Err(not_admin(&person.user_id))
+            };
+        }
         match (named, user) {
             (Some(admin_id), _) => Ok(Admin {
                 admin_id,
                 admin_info: info,
             }),
-            (None, Some(user)) => Err(Refusal::new(
-                Code::NotAdmin,
-                format!("{user} is not an admin"),
-            )),
+            (None, Some(user)) => Err(not_admin(&user)),
             (None, None) => Err(Refusal::invalid("adminId", "is missing")),
         }
     }
+
+    /// Lets an admin read. Where identities are trusted, whoever may reach this is one.
+    ///
+    /// # Errors
+    /// `NOT_ADMIN`.
+    pub fn may_audit(&self) -> Result<(), Refusal> {
+        match &self.identity {
+            Some(identity) if !identity.admin => Err(not_admin(&identity.person.user_id)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn not_admin(user: &UserId) -> Refusal {
+    Refusal::new(Code::NotAdmin, format!("{user} is not an admin"))
 }
 
 /// How others see an admin who takes a lease: as the request says, else by the id, else by the role, since
@@ -89,10 +193,33 @@ pub fn seen_as(admin: &Admin) -> UserInfo {
 mod tests {
     use super::*;
 
+    fn id(text: &str) -> Option<UserId> {
+        Some(UserId::new(text).unwrap())
+    }
+
+    fn bearer(admin: bool) -> Principal {
+        let user_info = UserInfo {
+            name: Name::new("Ann").unwrap(),
+            email: Email::default(),
+            position: None,
+        };
+        let person = Person {
+            user_id: id("ann").unwrap(),
+            user_info,
+        };
+        Principal {
+            tenant: TenantId::default(),
+            identity: Some(Identity {
+                person,
+                admin,
+                expires_at: SystemTime::UNIX_EPOCH,
+            }),
+        }
+    }
+
     #[test]
     fn where_identities_are_trusted_an_admin_is_who_the_body_calls_one() {
         let principal = Principal::trusted();
-        let id = |text: &str| Some(UserId::new(text).unwrap());
         assert_eq!(
             principal
                 .admin(id("root"), None, id("u"))
@@ -109,6 +236,42 @@ mod tests {
             principal.admin(None, None, None).unwrap_err().message,
             "adminId: is missing"
         );
+    }
+
+    #[test]
+    fn a_token_names_who_acts_and_nobody_may_contradict_it() {
+        let ann = bearer(false);
+        assert_eq!(ann.user(None).unwrap().as_str(), "ann");
+        assert_eq!(ann.user(id("ann")).unwrap().as_str(), "ann");
+        assert_eq!(
+            ann.user(id("ben")).unwrap_err().code,
+            Code::IdentityMismatch
+        );
+        assert_eq!(
+            ann.person(None, None).unwrap().user_info.name.as_str(),
+            "Ann"
+        );
+        assert_eq!(
+            ann.person(id("ben"), None).unwrap_err().code,
+            Code::IdentityMismatch
+        );
+    }
+
+    #[test]
+    fn only_a_token_with_the_role_makes_an_admin() {
+        let refused = bearer(false).admin(id("ann"), None, None).unwrap_err();
+        assert_eq!(refused.code, Code::NotAdmin);
+        assert!(bearer(false).may_audit().is_err());
+        let root = bearer(true);
+        assert_eq!(
+            root.admin(None, None, None).unwrap().admin_id.as_str(),
+            "ann"
+        );
+        assert_eq!(
+            root.admin(id("ben"), None, None).unwrap_err().code,
+            Code::IdentityMismatch
+        );
+        assert!(root.may_audit().is_ok());
     }
 
     #[test]

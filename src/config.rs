@@ -3,60 +3,21 @@
 //! A bad setting ends the start with one line: the variable, the fault, the mend. Values of secrets are never
 //! in that line, in `--help`, or in a log.
 
-use std::fmt;
+mod auth;
+mod parse;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory};
 
-use crate::auth::AuthMode;
+use crate::auth::Auth;
 use crate::telemetry::LogFormat;
+use parse::{address, duration, given};
 
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value, for the one place that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// A setting that cannot be used: which, why, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}: {fault}; {mend}")]
-pub struct BadSetting {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// What is wrong with its value.
-    pub fault: String,
-    /// What to write instead.
-    pub mend: String,
-}
-
-impl BadSetting {
-    /// A fault and its mend.
-    pub fn new(variable: &'static str, fault: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self {
-            variable,
-            fault: fault.into(),
-            mend: mend.into(),
-        }
-    }
-}
+pub use crate::secret::Secret;
+pub use auth::AuthArgs;
+pub use parse::BadSetting;
 
 /// What `serve` can be told. Each option is an environment variable too; an empty value is the default.
 #[derive(Debug, Clone, Args)]
@@ -131,16 +92,9 @@ pub struct ServeArgs {
     )]
     pub drain_time: String,
 
-    /// Where identities come from: jwt (a signed token), or trusted (bodies and handshakes: for development,
-    /// or behind a back end that has checked them).
-    #[arg(
-        long,
-        env = "AUTH_MODE",
-        default_value = "jwt",
-        hide_env_values = true,
-        value_name = "MODE"
-    )]
-    pub auth_mode: String,
+    /// Where identities come from.
+    #[command(flatten)]
+    pub auth: AuthArgs,
 
     /// How log lines look: json or pretty.
     #[command(flatten)]
@@ -239,7 +193,7 @@ pub struct Config {
     /// Over how long the closing of sockets is spread.
     pub drain_time: Duration,
     /// Where identities come from.
-    pub auth: AuthMode,
+    pub auth: Auth,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
 }
@@ -250,23 +204,6 @@ impl ServeArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Config, BadSetting> {
-        let auth = match given(&self.auth_mode, "jwt") {
-            "trusted" => AuthMode::Trusted,
-            "jwt" => {
-                return Err(BadSetting::new(
-                    "AUTH_MODE",
-                    "jwt is not available in this version",
-                    "set AUTH_MODE=trusted, behind a back end that has checked its users",
-                ));
-            }
-            other => {
-                return Err(BadSetting::new(
-                    "AUTH_MODE",
-                    format!("\"{other}\" is not a mode"),
-                    "write jwt or trusted",
-                ));
-            }
-        };
         Ok(Config {
             listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
             management: address(
@@ -303,7 +240,7 @@ impl ServeArgs {
                 Duration::ZERO,
                 Duration::from_secs(120),
             )?,
-            auth,
+            auth: self.auth.check()?,
             demo: false,
         })
     }
@@ -381,44 +318,6 @@ impl LogArgs {
         };
         Ok((format, given(&self.rust_log, "info")))
     }
-}
-
-fn given<'a>(value: &'a str, default: &'a str) -> &'a str {
-    if value.is_empty() { default } else { value }
-}
-
-fn address(variable: &'static str, text: &str) -> Result<SocketAddr, BadSetting> {
-    text.parse().map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not an address with a port"),
-            "write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
-        )
-    })
-}
-
-fn duration(
-    variable: &'static str,
-    text: &str,
-    min: Duration,
-    max: Duration,
-) -> Result<Duration, BadSetting> {
-    let parsed = humantime::parse_duration(text).map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not a duration"),
-            "write a number with its unit, such as 5m, 45s or 50ms",
-        )
-    })?;
-    if (min..=max).contains(&parsed) {
-        return Ok(parsed);
-    }
-    let words = humantime::format_duration;
-    Err(BadSetting::new(
-        variable,
-        format!("{} is out of bounds", words(parsed)),
-        format!("write a duration from {} to {}", words(min), words(max)),
-    ))
 }
 
 #[derive(clap::Parser)]
@@ -503,10 +402,5 @@ mod tests {
         let config = check(&["--lock-ttl", "", "--redis-url", ""]).unwrap();
         assert_eq!(config.lock_ttl, Duration::from_secs(300));
         assert!(config.redis.is_none());
-    }
-
-    #[test]
-    fn secrets_are_not_shown() {
-        assert_eq!(format!("{:?}", Secret::new("pw")), "[redacted]");
     }
 }

@@ -26,6 +26,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Auth;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 
@@ -41,6 +42,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub struct Web {
     /// The lock operations.
     pub locks: Locks,
+    /// Who asks.
+    pub auth: Auth,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
 }
@@ -84,6 +87,9 @@ pub fn router(web: Web) -> Router {
     let document: Arc<str> = openapi().into();
     let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
     let (api, _) = api().split_for_parts();
+    let web = Arc::new(web);
+    // Who asks is read once, before anything else looks at the request.
+    let api = api.route_layer(middleware::from_fn_with_state(web.clone(), input::identify));
     api.route(
         "/api/openapi.json",
         get(move || async move { (json, document.to_string()) }),
@@ -107,7 +113,7 @@ pub fn router(web: Web) -> Router {
     .layer(middleware::from_fn(log_failures))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-    .with_state(Arc::new(web))
+    .with_state(web)
 }
 
 /// Nobody waits longer than the deadline, whatever the database does.

@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!   L0  domain         rules: names, leases, what a newer version means
+//!       secret         what is never shown
 //!   L1  protocol       every wire shape            auth   who asks
 //!       telemetry      metrics and logs            config settings
 //!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
@@ -43,6 +44,7 @@ pub mod locks;
 pub mod protocol;
 pub mod replication;
 pub mod rooms;
+pub mod secret;
 pub mod socket;
 pub mod store;
 pub mod sweeper;

@@ -12,7 +12,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use apptlock::app::{App, StartError};
-use apptlock::auth::AuthMode;
+use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
 use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, settings};
 use apptlock::store::Store;
@@ -231,7 +231,7 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
 
 async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     start_log(&args.serve.logs, "pretty")?;
-    args.serve.auth_mode = "trusted".into();
+    args.serve.auth.auth_mode = "trusted".into();
     let set = |value: &Option<String>| value.as_deref().is_some_and(|text| !text.is_empty());
 
     // Servers are started before the first replica and dropped after the last.
@@ -268,7 +268,7 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
                 n,
                 "MANAGEMENT_ADDR",
             )?,
-            auth: AuthMode::Trusted,
+            auth: Auth::Trusted,
             // No balancer has to notice, and who pressed Ctrl-C does not want to wait.
             drain_delay: Duration::ZERO,
             drain_time: Duration::ZERO,

@@ -22,5 +22,5 @@ pub use rest::{
 };
 pub use socket::{
     AdminTakeover, CursorChoice, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired,
-    LockReleased, LockUpdate, Restarting, Room, Subscribed, ack,
+    LockReleased, LockUpdate, RefreshToken, Restarting, Room, Subscribed, TokenExpired, ack,
 };

@@ -31,15 +31,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::auth::Principal;
+use crate::auth::Auth;
 use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::lines::Line;
 use crate::locks::{Activity, Locks};
 use crate::protocol::{
-    Code, CursorChoice, CursorPosition, Handshake, Object, Refusal, Restarting, Room, Subscribed,
-    ack, from_value,
+    Code, CursorChoice, CursorPosition, Handshake, Object, RefreshToken, Refusal, Restarting, Room,
+    Subscribed, TokenExpired, ack, from_value,
 };
 use crate::rooms::{Rooms, Ticket};
 use crate::telemetry;
@@ -68,18 +68,27 @@ pub struct Hub {
     pub cursors: Arc<Cursors>,
     /// What renews a lease.
     pub activity: Activity,
+    /// Who asks.
+    auth: Auth,
     /// The connections of sessions that began by polling.
     upgrades: Upgrades,
 }
 
 impl Hub {
     /// What the handlers need.
-    pub fn new(locks: Locks, rooms: Arc<Rooms>, cursors: Arc<Cursors>, activity: Activity) -> Self {
+    pub fn new(
+        locks: Locks,
+        rooms: Arc<Rooms>,
+        cursors: Arc<Cursors>,
+        activity: Activity,
+        auth: Auth,
+    ) -> Self {
         Self {
             locks,
             rooms,
             cursors,
             activity,
+            auth,
             upgrades: Upgrades::default(),
         }
     }
@@ -97,7 +106,7 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
     // Handlers are registered in the middleware, which runs before the client hears that it is connected:
     // what a client sends right after that would be lost otherwise.
     let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
-        connect(&hub, &socket, auth.ok())
+        connect(&hub, &socket, auth.ok()).await
     };
     io.ns("/", (async || {}).with(connect));
     (layer, io)
@@ -106,7 +115,7 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
 /// Reads who connects, and registers what it may ask.
 ///
 /// An `Err` is a `connect_error` for the client: one line that names the field.
-fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
+async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
         Some(auth) => from_value(auth).map(|Object(it)| it).map_err(|fault| {
@@ -114,12 +123,16 @@ fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<()
             Refused(format!("auth.{fault}"))
         })?,
     };
-    let principal = Principal::trusted();
-    let person = match handshake.user_id {
-        None => None,
-        Some(user_id) => Some(
+    let principal = hub
+        .auth
+        .principal(handshake.token.as_deref())
+        .await
+        .map_err(|refusal| Refused(format!("auth.token: {}", refusal.message)))?;
+    let person = match (&principal.identity, handshake.user_id) {
+        (None, None) => None,
+        (_, named) => Some(
             principal
-                .person(Some(user_id), handshake.user_info.map(Into::into))
+                .person(named, handshake.user_info.map(Into::into))
                 .map_err(|refusal| Refused(format!("auth.{}", refusal.message)))?,
         ),
     };
@@ -156,6 +169,16 @@ fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<()
             std::future::ready(())
         },
     );
+    let (h, s) = (hub.clone(), session.clone());
+    socket.on(
+        "refresh-token",
+        async move |TryData(data): TryData<Value>, ack: AckSender| {
+            answer("refresh-token", ack, refresh_token(&h, &s, data.ok()).await);
+        },
+    );
+    if session.lasts.borrow().is_some() {
+        tokio::spawn(close_when_it_runs_out(session.clone(), socket.clone()));
+    }
     let h = hub.clone();
     socket.on_disconnect(move || {
         metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
@@ -281,6 +304,33 @@ fn unsubscribe(
         socket,
     );
     Ok("Unsubscribed")
+}
+
+async fn refresh_token(
+    hub: &Hub,
+    session: &Session,
+    data: Option<Value>,
+) -> Result<&'static str, Refusal> {
+    let Object(RefreshToken { token }) = payload("refresh-token", data)?;
+    let fresh = hub.auth.principal(Some(&token)).await?;
+    session.refresh(&fresh)?;
+    Ok("Refreshed")
+}
+
+/// A socket lives as long as its token. It is sent away for good, since it would only be refused if it came
+/// back with the same one.
+async fn close_when_it_runs_out(session: Arc<Session>, socket: SocketRef) {
+    if session.runs_out().await {
+        let message = "The token has run out; connect with a fresh one";
+        // A client that is gone, or does not read, learns it from the end of its connection.
+        let _ = socket.emit("token-expired", &TokenExpired { message });
+        // Where its queue is full the connection is all that can be ended.
+        let _ = socket.disconnect();
+        tokio::time::sleep(LAST_WORD).await;
+        if let Some(line) = &session.line {
+            line.hang_up();
+        }
+    }
 }
 
 fn cursor_position(

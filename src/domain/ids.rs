@@ -161,6 +161,12 @@ impl Name {
     pub fn admin() -> Self {
         Self(Arc::from("admin"))
     }
+
+    /// What somebody is called whose id cannot be read as a name.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self(Arc::from("somebody"))
+    }
 }
 
 impl Default for Email {

@@ -1,13 +1,18 @@
 //! From an HTTP request to checked values. Owns which content types a body may have, and that each fault has
 //! its own status: 400 malformed, 413 too large, 415 not JSON, 422 not what was expected.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
 use serde::de::DeserializeOwned;
 
+use super::Web;
 use super::answer::Failure;
 use crate::auth::Principal;
 use crate::domain::ids::{AppointmentId, RoomId};
@@ -16,11 +21,40 @@ use crate::protocol::{Code, Refusal, from_slice};
 /// Who asks.
 pub(super) struct Who(pub(super) Principal);
 
+/// What the request's token came to, in its extensions.
+#[derive(Clone)]
+struct Asked(Result<Principal, Refusal>);
+
+/// Reads the token, so that all that follows knows who asks.
+pub(super) async fn identify(
+    State(web): State<Arc<Web>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let asked = web.auth.principal(bearer(request.headers())).await;
+    request.extensions_mut().insert(Asked(asked));
+    next.run(request).await
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750, 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|token| !token.is_empty())
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Who {
     type Rejection = Failure;
 
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Failure> {
-        Ok(Self(Principal::trusted()))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let Some(Asked(asked)) = parts.extensions.get().cloned() else {
+            // A route that was not laid behind `identify`: nobody may use it.
+            return Err(Refusal::new(Code::Unauthenticated, "This route knows nobody").into());
+        };
+        Ok(Self(asked?))
     }
 }
 

@@ -27,6 +27,20 @@ pub struct Handshake {
     pub session_id: Option<SessionId>,
 }
 
+/// Payload of `refresh-token`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct RefreshToken {
+    /// The fresh one, of the same user.
+    pub token: String,
+}
+
+/// `token-expired`: the token has run out, and the connection is closed.
+#[derive(Debug, Clone, Serialize)]
+pub struct TokenExpired<'a> {
+    /// What to do, for people.
+    pub message: &'a str,
+}
+
 /// Payload of `subscribe` and `unsubscribe`: the id alone, or an object with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Room {

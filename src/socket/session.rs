@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socketioxide::TransportType;
 use socketioxide::extract::SocketRef;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Principal;
 use crate::bus::Subscribing;
@@ -83,6 +86,10 @@ pub(super) struct Session {
     pub(super) session_id: Option<SessionId>,
     /// Its connection, where it began as a WebSocket.
     pub(super) line: Option<Line>,
+    /// Until when its token lasts, where it has one.
+    pub(super) lasts: watch::Sender<Option<Instant>>,
+    /// Rung when the socket is gone.
+    pub(super) gone: CancellationToken,
     /// A std mutex: held for a change of a map, never across an await.
     membership: Mutex<Membership>,
 }
@@ -99,9 +106,12 @@ impl Session {
             TransportType::Websocket => socket.req_parts().extensions.get::<Line>().cloned(),
             TransportType::Polling => None,
         };
+        let lasts = principal.lasts().map(|left| Instant::now() + left);
         Self {
             socket: name.into(),
             line,
+            lasts: watch::Sender::new(lasts),
+            gone: CancellationToken::new(),
             principal,
             person,
             session_id,
@@ -155,6 +165,41 @@ impl Session {
     pub(super) fn hears(&self, room: &RoomId) -> bool {
         let membership = self.membership();
         !membership.closed && membership.rooms.contains_key(room)
+    }
+
+    /// Waits until the token has run out and no fresh one has come. False: the socket was gone before.
+    pub(super) async fn runs_out(&self) -> bool {
+        let mut lasts = self.lasts.subscribe();
+        let wait = async {
+            loop {
+                let until = *lasts.borrow_and_update();
+                let Some(until) = until else {
+                    std::future::pending().await
+                };
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => return,
+                    // The sender is this session's: it is there as long as somebody waits here.
+                    _ = lasts.changed() => {}
+                }
+            }
+        };
+        self.gone.run_until_cancelled(wait).await.is_some()
+    }
+
+    /// A fresh token of the same user came.
+    ///
+    /// # Errors
+    /// `IDENTITY_MISMATCH` where it is somebody else's.
+    pub(super) fn refresh(&self, fresh: &Principal) -> Result<(), Refusal> {
+        if !self.principal.is(fresh) {
+            return Err(Refusal::new(
+                Code::IdentityMismatch,
+                "The token is somebody else's; connect anew to become somebody else",
+            ));
+        }
+        self.lasts
+            .send_replace(fresh.lasts().map(|left| Instant::now() + left));
+        Ok(())
     }
 
     /// Takes back an entering that failed, unless the room was left and entered anew since.
@@ -220,6 +265,7 @@ impl Session {
 
     /// The socket is gone: leaves every room, and enters none any more.
     pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
+        self.gone.cancel();
         let mut membership = self.membership();
         membership.closed = true;
         for (room, member) in std::mem::take(&mut membership.rooms) {

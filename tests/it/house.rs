@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "domain",
+    "secret",
     "protocol",
     "auth",
     "telemetry",

@@ -74,7 +74,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "AUTH_MODE",
             "",
-            "AUTH_MODE: jwt is not available in this version; set AUTH_MODE=trusted",
+            "JWT_SECRET: is not set, nor is JWT_PUBLIC_KEY or JWT_JWKS_URL; set one of them, or AUTH_MODE=trusted",
         ),
         (
             "LOG_FORMAT",

@@ -12,6 +12,7 @@ mod events;
 mod expiry;
 mod faults;
 mod house;
+mod identity;
 mod lifecycle;
 mod pooler;
 mod rest;

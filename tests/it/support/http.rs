@@ -35,18 +35,48 @@ impl Reply {
     }
 }
 
+fn path(appointment: &str, action: &str) -> String {
+    let id: String = appointment.bytes().fold(String::new(), |mut id, byte| {
+        if byte.is_ascii_alphanumeric() || byte == b'-' {
+            id.push(char::from(byte));
+        } else {
+            id += &format!("%{byte:02X}");
+        }
+        id
+    });
+    format!("/api/appointments/{id}/{action}")
+}
+
+/// A client with a token.
+pub struct Bearer<'a> {
+    replica: &'a Replica,
+    token: String,
+}
+
+impl Bearer<'_> {
+    /// A request with a JSON body to a route of an appointment.
+    pub async fn ask(&self, method: &str, appointment: &str, action: &str, body: &Value) -> Reply {
+        self.send(method, &path(appointment, action), body).await
+    }
+
+    /// Any request with a JSON body.
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> Reply {
+        let (token, kind) = (Some(self.token.as_str()), Some("application/json"));
+        self.replica
+            .bearing_maybe(token, method, path, kind, body.to_string().into())
+            .await
+    }
+
+    pub async fn status_of(&self, appointment: &str) -> Reply {
+        self.ask("GET", appointment, "lock-status", &Value::Null)
+            .await
+    }
+}
+
 impl Replica {
     /// A request with a JSON body to a route of an appointment.
     pub async fn ask(&self, method: &str, appointment: &str, action: &str, body: &Value) -> Reply {
-        let id: String = appointment.bytes().fold(String::new(), |mut id, byte| {
-            if byte.is_ascii_alphanumeric() || byte == b'-' {
-                id.push(char::from(byte));
-            } else {
-                id += &format!("%{byte:02X}");
-            }
-            id
-        });
-        let path = format!("/api/appointments/{id}/{action}");
+        let path = path(appointment, action);
         self.raw(method, &path, Some("application/json"), body.to_string())
             .await
     }
@@ -59,6 +89,26 @@ impl Replica {
         kind: Option<&str>,
         body: impl Into<reqwest::Body>,
     ) -> Reply {
+        self.bearing_maybe(None, method, path, kind, body.into())
+            .await
+    }
+
+    /// The same, as the bearer of a token.
+    pub fn bearing(&self, token: &str) -> Bearer<'_> {
+        Bearer {
+            replica: self,
+            token: token.to_owned(),
+        }
+    }
+
+    async fn bearing_maybe(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        kind: Option<&str>,
+        body: reqwest::Body,
+    ) -> Reply {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self
             .client
@@ -66,6 +116,9 @@ impl Replica {
             .body(body);
         if let Some(kind) = kind {
             request = request.header("content-type", kind);
+        }
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
         }
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -6,6 +6,7 @@ mod pgbouncer;
 mod proxy;
 mod socket;
 mod stack;
+pub mod tokens;
 
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;

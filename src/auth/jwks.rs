@@ -1,0 +1,162 @@
+//! A JWK set that is fetched over HTTP. Owns when it is fetched: at first need, every few minutes after, and
+//! at once where a token names a key that is not in it, but not more often than every ten seconds, so that
+//! forged names cost nothing. One fetch at a time; meanwhile, and where it fails, the keys of before serve.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::JwkSet;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::keys::Key;
+
+/// After this long the set is fetched again, so that a key that was withdrawn is forgotten.
+const STALE: Duration = Duration::from_secs(300);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long a fetch may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The largest set, in bytes.
+const LARGEST: u64 = 256 * 1024;
+
+/// Keys by their names; one without a name is by the empty one.
+type Keys = Arc<HashMap<String, Key>>;
+
+/// A set of keys at a URL.
+pub struct Jwks {
+    url: String,
+    /// A std lock: held to copy a pointer, never across an await.
+    keys: RwLock<Option<(Keys, Instant)>>,
+    /// When a fetch was begun last. Held while one runs, across its await: others wait for its outcome.
+    fetching: Mutex<Option<Instant>>,
+}
+
+impl std::fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[a JWK set]")
+    }
+}
+
+/// Why a key could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// The set has no such key.
+    Unknown,
+    /// There is no set yet.
+    Away,
+}
+
+impl Jwks {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            keys: RwLock::new(None),
+            fetching: Mutex::new(None),
+        }
+    }
+
+    fn known(&self) -> Option<(Keys, Instant)> {
+        self.keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The key of that name; without a name, the only one there is.
+    pub(super) async fn key(&self, name: Option<&str>) -> Result<Key, NoKey> {
+        let find = |keys: &Keys| match name {
+            Some(name) => keys.get(name).cloned(),
+            None if keys.len() == 1 => keys.values().next().cloned(),
+            None => None,
+        };
+        let known = self.known();
+        if let Some((keys, at)) = &known
+            && let Some(key) = find(keys)
+            && at.elapsed() < STALE
+        {
+            return Ok(key);
+        }
+        self.fetch(known.map(|(_, at)| at)).await;
+        let (keys, _) = self.known().ok_or(NoKey::Away)?;
+        find(&keys).ok_or(NoKey::Unknown)
+    }
+
+    /// Fetches the set, unless that was tried a moment ago or somebody else has since `seen`.
+    async fn fetch(&self, seen: Option<Instant>) {
+        let mut begun = self.fetching.lock().await;
+        let news = self.known().map(|(_, at)| at) != seen;
+        if news || begun.is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
+        *begun = Some(Instant::now());
+        let url = self.url.clone();
+        let fetched = tokio::task::spawn_blocking(move || get(&url)).await;
+        match fetched.unwrap_or_else(|_| Err("the fetch panicked".into())) {
+            Ok(keys) => {
+                info!(keys = keys.len(), "the JWK set was fetched");
+                let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+                *known = Some((Arc::new(keys), Instant::now()));
+            }
+            Err(error) => warn!(%error, "JWT_JWKS_URL: the JWK set could not be fetched"),
+        }
+    }
+}
+
+fn get(url: &str) -> Result<HashMap<String, Key>, String> {
+    let tls = ureq::tls::TlsConfig::builder()
+        .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+        .build();
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .max_redirects(0)
+        .tls_config(tls)
+        .build()
+        .into();
+    let mut answer = agent.get(url).call().map_err(|error| error.to_string())?;
+    if answer.status() != 200 {
+        return Err(format!("it answered {}", answer.status()));
+    }
+    let text = answer
+        .body_mut()
+        .with_config()
+        .limit(LARGEST)
+        .read_to_string()
+        .map_err(|error| error.to_string())?;
+    read(&text)
+}
+
+/// The keys of a set that can be used. Those of a kind that this release does not know are left out.
+fn read(text: &str) -> Result<HashMap<String, Key>, String> {
+    let set: JwkSet = serde_json::from_str(text).map_err(|_| "it is not a JWK set".to_owned())?;
+    let keys: HashMap<String, Key> = set
+        .keys
+        .iter()
+        .filter_map(|jwk| Some((jwk.common.key_id.clone().unwrap_or_default(), Key::of(jwk)?)))
+        .collect();
+    if keys.is_empty() {
+        return Err("it has no key that can be used".into());
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_set_only_public_keys_for_signatures_count() {
+        let symmetric = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0","kid":"a","alg":"HS256"}]}"#;
+        assert!(read(symmetric).is_err());
+        let ed =
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
+        let set = format!(
+            r#"{{"keys":[{ed},"kid":"sig","use":"sig"}},{ed},"kid":"enc","use":"enc"}}]}}"#
+        );
+        let keys = read(&set).unwrap();
+        assert_eq!(keys.keys().collect::<Vec<_>>(), ["sig"]);
+        assert!(read("{}").is_err());
+        assert!(read("<html>").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! The keys that signatures are checked with. Owns that the algorithm is the key's and never the token's: a
+//! token that claims another one, or none, is no token.
+
+use std::sync::Arc;
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+use super::jwks::Jwks;
+use crate::secret::Secret;
+
+/// The shortest secret, in bytes: as long as what HS256 makes of it (RFC 7518, 3.2).
+const SHORTEST_SECRET: usize = 32;
+
+const RSA: &[Algorithm] = &[
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+const EC: &[Algorithm] = &[Algorithm::ES256, Algorithm::ES384];
+
+/// Why a key cannot be used, and what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadKey {
+    /// Easily guessed.
+    #[error(
+        "is shorter than {SHORTEST_SECRET} bytes; write a longer one, such as `openssl rand -base64 48` makes"
+    )]
+    ShortSecret,
+    /// No PEM, or of another kind.
+    #[error(
+        "is not a public key; write the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
+    )]
+    NotAPublicKey,
+    /// No URL.
+    #[error("is not a URL; write https://… of a JWK set")]
+    NotAUrl,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// One key, for good.
+    Fixed(Key),
+    /// A set that is fetched, and fetched again.
+    Set(Arc<Jwks>),
+}
+
+/// A key and what it may sign with.
+#[derive(Clone)]
+pub struct Key {
+    pub(super) key: DecodingKey,
+    pub(super) algorithms: &'static [Algorithm],
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[a key for {:?}]", self.algorithms)
+    }
+}
+
+impl KeySource {
+    /// A secret that is shared with whoever signs: HS256.
+    ///
+    /// # Errors
+    /// [`BadKey::ShortSecret`].
+    pub fn secret(secret: &Secret) -> Result<Self, BadKey> {
+        if secret.expose().len() < SHORTEST_SECRET {
+            return Err(BadKey::ShortSecret);
+        }
+        Ok(Self::Fixed(Key {
+            key: DecodingKey::from_secret(secret.expose().as_bytes()),
+            algorithms: &[Algorithm::HS256],
+        }))
+    }
+
+    /// A public key, in PEM. `\n` may stand for a new line, as it does where a variable holds only one.
+    ///
+    /// # Errors
+    /// [`BadKey::NotAPublicKey`].
+    pub fn public_key(pem: &str) -> Result<Self, BadKey> {
+        let pem = pem.replace("\\n", "\n");
+        // A private key would do for checking too, and has no business here.
+        if !pem.contains("PUBLIC KEY") {
+            return Err(BadKey::NotAPublicKey);
+        }
+        let pem = pem.as_bytes();
+        let key = DecodingKey::from_rsa_pem(pem)
+            .map(|key| (key, RSA))
+            .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, EC)))
+            .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, &[Algorithm::EdDSA][..])));
+        let (key, algorithms) = key.map_err(|_| BadKey::NotAPublicKey)?;
+        Ok(Self::Fixed(Key { key, algorithms }))
+    }
+
+    /// A JWK set at that URL (RFC 7517).
+    ///
+    /// # Errors
+    /// [`BadKey::NotAUrl`].
+    pub fn set(url: &str) -> Result<Self, BadKey> {
+        let host = url
+            .strip_prefix("https://")
+            .or_else(|| url.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() => Ok(Self::Set(Arc::new(Jwks::new(url)))),
+            _ => Err(BadKey::NotAUrl),
+        }
+    }
+}
+
+impl Key {
+    /// A key of a set; `None` where it is not for checking signatures, or of a kind that is not taken: a
+    /// symmetric key in a set that everybody can read would be none.
+    pub(super) fn of(jwk: &Jwk) -> Option<Self> {
+        if !matches!(
+            jwk.common.public_key_use,
+            None | Some(PublicKeyUse::Signature)
+        ) {
+            return None;
+        }
+        let algorithms: &'static [Algorithm] = match (&jwk.algorithm, jwk.common.key_algorithm) {
+            (AlgorithmParameters::RSA(_), None) => RSA,
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS256)) => &[Algorithm::RS256],
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS384)) => &[Algorithm::RS384],
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS512)) => &[Algorithm::RS512],
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS256)) => &[Algorithm::PS256],
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS384)) => &[Algorithm::PS384],
+            (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS512)) => &[Algorithm::PS512],
+            (AlgorithmParameters::EllipticCurve(curve), _) => match curve.curve {
+                EllipticCurve::P256 => &[Algorithm::ES256],
+                EllipticCurve::P384 => &[Algorithm::ES384],
+                _ => return None,
+            },
+            (AlgorithmParameters::OctetKeyPair(_), _) => &[Algorithm::EdDSA],
+            _ => return None,
+        };
+        let key = DecodingKey::from_jwk(jwk).ok()?;
+        Some(Self { key, algorithms })
+    }
+}
