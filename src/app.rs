@@ -27,6 +27,7 @@ use crate::bus::{Bus, BusEvent};
 use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::http::{Web, ops};
+use crate::limits::Limits;
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
@@ -118,6 +119,7 @@ impl App {
             config.lock_ttl,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
+        let limits = Limits::new(config.allowance.clone());
         let activity = Activity::new(locks.clone(), rooms.clone());
         let hub = Arc::new(Hub::new(
             locks.clone(),
@@ -125,6 +127,8 @@ impl App {
             cursors.clone(),
             activity.clone(),
             config.auth.clone(),
+            limits.clone(),
+            config.origins.clone(),
         ));
         let (layer, io) = socket::layer(hub.clone());
         let (resign, quit, finish) = (
@@ -174,16 +178,19 @@ impl App {
             draining: draining.clone(),
             metrics,
         };
-        let router = http::router(Web {
+        let web = Web {
             locks: locks.clone(),
             auth: config.auth.clone(),
+            limits,
             demo: config.demo,
-        })
-        .layer(layer)
-        .layer(middleware::from_fn_with_state(
-            hub.clone(),
-            socket::note_line,
-        ));
+        };
+        let router = http::router(web, quit.clone())
+            .layer(layer)
+            .layer(middleware::from_fn_with_state(
+                hub.clone(),
+                socket::at_the_door,
+            ))
+            .layer(http::cors(&config.origins));
         let public = lines::serve(listener, router, finish.clone());
         // Probes are answered to the end.
         let managing = lines::serve(managing, ops::router(ops), CancellationToken::new());

@@ -4,6 +4,7 @@
 //! in that line, in `--help`, or in a log.
 
 mod auth;
+mod limits;
 mod parse;
 
 use std::net::SocketAddr;
@@ -12,11 +13,13 @@ use std::time::Duration;
 use clap::{Args, CommandFactory};
 
 use crate::auth::Auth;
+use crate::limits::Allowance;
 use crate::telemetry::LogFormat;
 use parse::{address, duration, given};
 
 pub use crate::secret::Secret;
 pub use auth::AuthArgs;
+pub use limits::{LimitArgs, Origins};
 pub use parse::BadSetting;
 
 /// What `serve` can be told. Each option is an environment variable too; an empty value is the default.
@@ -95,6 +98,10 @@ pub struct ServeArgs {
     /// Where identities come from.
     #[command(flatten)]
     pub auth: AuthArgs,
+
+    /// Who may ask how often.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// How log lines look: json or pretty.
     #[command(flatten)]
@@ -194,6 +201,10 @@ pub struct Config {
     pub drain_time: Duration,
     /// Where identities come from.
     pub auth: Auth,
+    /// Who may ask how often.
+    pub allowance: Allowance,
+    /// Which origins' pages may use this.
+    pub origins: Origins,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
 }
@@ -241,6 +252,8 @@ impl ServeArgs {
                 Duration::from_secs(120),
             )?,
             auth: self.auth.check()?,
+            allowance: self.limits.check()?,
+            origins: self.limits.origins()?,
             demo: false,
         })
     }

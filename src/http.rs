@@ -5,6 +5,7 @@
 
 mod answer;
 mod input;
+mod limits;
 mod locks;
 pub mod ops;
 mod pages;
@@ -14,10 +15,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::Method;
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{
     MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
@@ -27,13 +35,20 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
+use crate::config::Origins;
+use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 
 use answer::{Cause, Failure};
+pub use input::address;
+use limits::Forget;
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
+/// Between two times that those who have not asked for a while are forgotten.
+const FORGET: Duration = Duration::from_secs(60);
 /// How long a request may take, its body's arrival included.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -44,6 +59,8 @@ pub struct Web {
     pub locks: Locks,
     /// Who asks.
     pub auth: Auth,
+    /// How often.
+    pub limits: Arc<Limits>,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
 }
@@ -60,21 +77,44 @@ pub struct Web {
 )]
 struct Document;
 
-fn api() -> OpenApiRouter<Arc<Web>> {
+/// What keeps or ends one's own lease.
+fn keeping() -> OpenApiRouter<Arc<Web>> {
+    OpenApiRouter::new()
+        .routes(routes!(locks::release_lock, locks::release_lock_by_beacon))
+        .routes(routes!(locks::update_position))
+}
+
+/// All else.
+fn asking() -> OpenApiRouter<Arc<Web>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(locks::lock_status))
         .routes(routes!(locks::acquire_lock))
-        .routes(routes!(locks::release_lock, locks::release_lock_by_beacon))
         .routes(routes!(locks::force_release_lock))
         .routes(routes!(locks::take_over))
-        .routes(routes!(locks::update_position))
         .routes(routes!(locks::verify))
+}
+
+/// The routes of the API, each behind its budget and behind who asks; and what forgets old budgets.
+fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
+    let (mut asking, _) = asking().split_for_parts();
+    let (mut keeping, _) = keeping().split_for_parts();
+    let mut forget = Vec::new();
+    if let Some(rate) = web.limits.allowance().rate {
+        for (routes, kind) in [(&mut asking, "request"), (&mut keeping, "keep")] {
+            let (limited, forgets) = limits::limited(std::mem::take(routes), rate, kind);
+            *routes = limited;
+            forget.push(forgets);
+        }
+    }
+    // Who asks is read once, before anything else looks at the request.
+    let identify = middleware::from_fn_with_state(web.clone(), input::identify);
+    (asking.merge(keeping).route_layer(identify), forget)
 }
 
 /// The OpenAPI document, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let document = api().into_openapi();
+    let document = asking().merge(keeping()).into_openapi();
     let mut text = document
         .to_pretty_json()
         .expect("an OpenAPI document is strings and lists, which JSON can say");
@@ -83,13 +123,19 @@ pub fn openapi() -> String {
 }
 
 /// The whole public interface but Socket.IO, which is a layer around it.
-pub fn router(web: Web) -> Router {
+pub fn router(web: Web, stop: CancellationToken) -> Router {
     let document: Arc<str> = openapi().into();
     let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
-    let (api, _) = api().split_for_parts();
     let web = Arc::new(web);
-    // Who asks is read once, before anything else looks at the request.
-    let api = api.route_layer(middleware::from_fn_with_state(web.clone(), input::identify));
+    let (api, forget) = api(&web);
+    let limits = web.limits.clone();
+    tokio::spawn(stop.run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(FORGET).await;
+            forget.iter().for_each(|forget| forget());
+            limits.sweep();
+        }
+    }));
     api.route(
         "/api/openapi.json",
         get(move || async move { (json, document.to_string()) }),
@@ -109,11 +155,59 @@ pub fn router(web: Web) -> Router {
     })
     .layer(DefaultBodyLimit::max(MAX_BODY))
     .layer(CatchPanicLayer::custom(answer::panicked))
+    .layer(middleware::map_response(safe_headers))
     .layer(middleware::from_fn(deadline))
     .layer(middleware::from_fn(log_failures))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
     .with_state(web)
+}
+
+/// What browsers are told of every answer: it is what it says it is, nobody frames it, and where it says
+/// nothing of caches it is not kept.
+async fn safe_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let set = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in set {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The layer that answers for browsers whether a page of another origin may ask.
+pub fn cors(origins: &Origins) -> CorsLayer {
+    let allowed = match origins {
+        Origins::All => AllowOrigin::any(),
+        Origins::These(origins) => AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        ),
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, X_REQUEST_ID])
+        .expose_headers([
+            RETRY_AFTER,
+            X_REQUEST_ID,
+            HeaderName::from_static("ratelimit-limit"),
+            HeaderName::from_static("ratelimit-remaining"),
+            HeaderName::from_static("ratelimit-reset"),
+        ])
+        .max_age(Duration::from_secs(3600))
+}
+
+/// A refusal as an answer, for layers around the router.
+pub fn refuse(refusal: Refusal) -> Response {
+    Failure::from(refusal).into_response()
 }
 
 /// Nobody waits longer than the deadline, whatever the database does.

@@ -13,6 +13,7 @@
 //!       secret         what is never shown
 //!   L1  protocol       every wire shape            auth   who asks
 //!       telemetry      metrics and logs            config settings
+//!       limits         who may ask how often
 //!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
 //!       rooms          who watches what; the one door to the sockets
 //!   L3  locks          transitions: commit, then announce
@@ -39,6 +40,7 @@ pub mod dev;
 pub mod domain;
 pub mod http;
 pub mod leadership;
+pub mod limits;
 pub mod lines;
 pub mod locks;
 pub mod protocol;

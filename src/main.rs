@@ -157,6 +157,13 @@ fn cli() -> Result<Cli, ExitCode> {
             listen: unchosen("listen_addr", &dev.serve.listen_addr),
             management: unchosen("management_addr", &dev.serve.management_addr),
         };
+        // Who tries things out is not to be slowed down.
+        if unchosen(
+            "rate_limit_per_second",
+            &dev.serve.limits.rate_limit_per_second,
+        ) {
+            dev.serve.limits.rate_limit_per_second = "0".into();
+        }
     }
     Ok(cli)
 }

@@ -12,6 +12,7 @@
 //! answered where there is an acknowledgement, counted in any case, and harms nobody. On failure of the
 //! database `subscribe` says so, and the client asks again.
 
+mod budget;
 mod pump;
 mod session;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde::de::DeserializeOwned;
@@ -32,9 +34,11 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
+use crate::config::Origins;
 use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
+use crate::limits::{Asker, Limits};
 use crate::lines::Line;
 use crate::locks::{Activity, Locks};
 use crate::protocol::{
@@ -42,13 +46,16 @@ use crate::protocol::{
     Subscribed, TokenExpired, ack, from_value,
 };
 use crate::rooms::{Rooms, Ticket};
-use crate::telemetry;
+use crate::{http, telemetry};
 
+use budget::Budget;
 pub use pump::pump;
 use session::{Entry, Session, Upgrades};
 
 /// The largest message of a socket, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
+/// How long a connection may take to join the namespace.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Packets that wait for one slow socket.
 const SOCKET_QUEUE: usize = 1024;
 /// Between two sockets that are closed at a stop, at most: a few need not take long.
@@ -70,6 +77,10 @@ pub struct Hub {
     pub activity: Activity,
     /// Who asks.
     auth: Auth,
+    /// How often, and how many.
+    limits: Arc<Limits>,
+    /// From which pages.
+    origins: Origins,
     /// The connections of sessions that began by polling.
     upgrades: Upgrades,
 }
@@ -82,6 +93,8 @@ impl Hub {
         cursors: Arc<Cursors>,
         activity: Activity,
         auth: Auth,
+        limits: Arc<Limits>,
+        origins: Origins,
     ) -> Self {
         Self {
             locks,
@@ -89,6 +102,8 @@ impl Hub {
             cursors,
             activity,
             auth,
+            limits,
+            origins,
             upgrades: Upgrades::default(),
         }
     }
@@ -97,6 +112,7 @@ impl Hub {
 /// The layer that answers `/socket.io`, and the handle to its sockets.
 pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
     let (layer, io) = SocketIo::builder()
+        .connect_timeout(HANDSHAKE)
         .max_buffer_size(SOCKET_QUEUE)
         .max_payload(MAX_MESSAGE as u64)
         .ws_max_message_size(MAX_MESSAGE)
@@ -136,11 +152,20 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
                 .map_err(|refusal| Refused(format!("auth.{}", refusal.message)))?,
         ),
     };
+    let asker = match &person {
+        Some(person) => Asker::user(&principal.tenant, &person.user_id),
+        None => Asker::address(http::address(socket.req_parts(), &hub.limits)),
+    };
+    let place = hub
+        .limits
+        .socket(&asker)
+        .map_err(|refusal| Refused(refusal.message))?;
     let session = Arc::new(Session::new(
         socket,
         principal,
         person,
         handshake.session_id,
+        Budget::new(asker, place, hub.limits.clone()),
     ));
     socket.extensions.insert(session.clone());
     metrics::gauge!(telemetry::SOCKETS).increment(1.0);
@@ -149,7 +174,10 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on(
         "subscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
-            let begun = begin_subscribe(&h, &s, data.ok());
+            let begun = s
+                .budget
+                .event(&s)
+                .and_then(|()| begin_subscribe(&h, &s, data.ok()));
             finish_subscribe(h, s, socket, begun, ack)
         },
     );
@@ -157,6 +185,7 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on(
         "unsubscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+            // Leaving is never too much.
             answer("unsubscribe", ack, unsubscribe(&h, &s, &socket, data.ok()));
             std::future::ready(())
         },
@@ -165,7 +194,11 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on(
         "cursor-position",
         move |TryData(data): TryData<Value>, ack: AckSender| {
-            answer("cursor-position", ack, cursor_position(&h, &s, data.ok()));
+            let done = s
+                .budget
+                .cursor(&s)
+                .and_then(|()| cursor_position(&h, &s, data.ok()));
+            answer("cursor-position", ack, done);
             std::future::ready(())
         },
     );
@@ -173,7 +206,11 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on(
         "refresh-token",
         async move |TryData(data): TryData<Value>, ack: AckSender| {
-            answer("refresh-token", ack, refresh_token(&h, &s, data.ok()).await);
+            let done = match s.budget.event(&s) {
+                Ok(()) => refresh_token(&h, &s, data.ok()).await,
+                Err(refusal) => Err(refusal),
+            };
+            answer("refresh-token", ack, done);
         },
     );
     if session.lasts.borrow().is_some() {
@@ -250,9 +287,7 @@ fn begin_subscribe(
         ));
     }
     let room = room_of(session, appointment_id);
-    let entry = session
-        .enter(&room, &hub.rooms)
-        .ok_or_else(|| Refusal::new(Code::Unavailable, "This connection is closing"))?;
+    let entry = session.enter(&room, &hub.rooms)?;
     Ok((room, entry))
 }
 
@@ -364,16 +399,39 @@ fn cursor_position(
     Ok("Shown")
 }
 
-/// Notes on which connection an upgraded session goes on, so that it can be hung up.
-pub async fn note_line(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    if let (Some(query), Some(line)) = (request.uri().query(), request.extensions().get::<Line>())
-        && request.uri().path().starts_with("/socket.io")
-        && query.split('&').any(|part| part == "transport=websocket")
-        && let Some(name) = query.split('&').find_map(|part| part.strip_prefix("sid="))
+/// Looks at what comes for Socket.IO before it does: pages of other origins are sent away, since no other
+/// rule of browsers keeps them from WebSockets; and an upgraded session's connection is noted, so that it can
+/// be hung up.
+pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/socket.io")
+        && let Err(refusal) = look_at(&hub, &request)
+    {
+        return http::refuse(refusal);
+    }
+    next.run(request).await
+}
+
+fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
+    let header = |name| {
+        let value = request.headers().get(name)?;
+        value.to_str().ok()
+    };
+    if let Some(origin) = header(ORIGIN)
+        && !hub.origins.allow(origin, header(HOST))
+    {
+        return Err(Refusal::new(
+            Code::OriginNotAllowed,
+            "Pages of this origin may not connect; CORS_ALLOWED_ORIGINS names those that may",
+        ));
+    }
+    let mut parts = request.uri().query().unwrap_or_default().split('&');
+    if let Some(line) = request.extensions().get::<Line>()
+        && parts.clone().any(|part| part == "transport=websocket")
+        && let Some(name) = parts.find_map(|part| part.strip_prefix("sid="))
     {
         hub.upgrades.note(name, line);
     }
-    next.run(request).await
+    Ok(())
 }
 
 /// Tells every socket that this replica goes and closes it, one after the other over at most that time: so

@@ -23,6 +23,8 @@ pub const OUTLET_FULL: &str = "apptlock_outlet_full_total";
 pub const SOCKET_FULL: &str = "apptlock_socket_queue_full_total";
 /// Payloads of socket events that were not what they should be, by `event`.
 pub const BAD_PAYLOADS: &str = "apptlock_socket_bad_payloads_total";
+/// What was over a limit, by `kind`: request, keep, event, cursor, connection, subscription, abuse.
+pub const RATE_LIMITED: &str = "apptlock_rate_limited_total";
 /// Sockets connected now.
 pub const SOCKETS: &str = "apptlock_sockets";
 /// Rooms with a local audience now.
@@ -84,6 +86,7 @@ fn describe() {
         "Packets that did not fit into a socket's own queue"
     );
     describe_counter!(BAD_PAYLOADS, "Socket payloads that were refused, by event");
+    describe_counter!(RATE_LIMITED, "What was over a limit, by kind");
     describe_gauge!(SOCKETS, "Sockets connected");
     describe_gauge!(ROOMS, "Rooms with a local audience");
     describe_counter!(BUS_PUBLISHED, "Messages published on the bus");

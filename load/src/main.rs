@@ -171,6 +171,7 @@ impl Replica {
                     .env("LISTEN_ADDR", &address)
                     .env("MANAGEMENT_ADDR", "127.0.0.1:0")
                     .env("AUTH_MODE", "trusted")
+                    .env("RATE_LIMIT_PER_SECOND", "0")
                     .env("RUST_LOG", "error")
                     .env("DATABASE_MAX_CONNECTIONS", "16")
                     .stdin(Stdio::null())

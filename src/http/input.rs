@@ -1,21 +1,24 @@
 //! From an HTTP request to checked values. Owns which content types a body may have, and that each fault has
 //! its own status: 400 malformed, 413 too large, 415 not JSON, 422 not what was expected.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
 use super::Web;
 use super::answer::Failure;
 use crate::auth::Principal;
-use crate::domain::ids::{AppointmentId, RoomId};
+use crate::domain::ids::{AppointmentId, RoomId, UserId};
+use crate::limits::{Asker, Limits};
 use crate::protocol::{Code, Refusal, from_slice};
 
 /// Who asks.
@@ -25,15 +28,70 @@ pub(super) struct Who(pub(super) Principal);
 #[derive(Clone)]
 struct Asked(Result<Principal, Refusal>);
 
-/// Reads the token, so that all that follows knows who asks.
+/// Reads the token, so that all that follows knows who asks, and whose budget it is.
 pub(super) async fn identify(
     State(web): State<Arc<Web>>,
-    mut request: Request,
+    request: Request,
     next: Next,
-) -> Response {
-    let asked = web.auth.principal(bearer(request.headers())).await;
-    request.extensions_mut().insert(Asked(asked));
-    next.run(request).await
+) -> Result<Response, Failure> {
+    let (mut parts, mut body) = request.into_parts();
+    let asked = web.auth.principal(bearer(&parts.headers)).await;
+    let known = match &asked {
+        Ok(principal) => match &principal.identity {
+            Some(identity) => Some(Asker::user(&principal.tenant, &identity.person.user_id)),
+            // Where identities are trusted the body says who it is, and must be looked into.
+            None if web.limits.allowance().rate.is_some() => {
+                let bytes = whole(body).await?;
+                let user = named(&bytes);
+                body = bytes.into();
+                user.map(|user| Asker::user(&principal.tenant, &user))
+            }
+            None => None,
+        },
+        Err(_) => None,
+    };
+    let asker = known.unwrap_or_else(|| Asker::address(address(&parts, &web.limits)));
+    parts.extensions.insert(asker);
+    parts.extensions.insert(Asked(asked));
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+async fn whole(body: Body) -> Result<Bytes, Failure> {
+    axum::body::to_bytes(body, super::MAX_BODY)
+        .await
+        .map_err(|fault| {
+            if std::error::Error::source(&fault)
+                .is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
+            {
+                too_large().into()
+            } else {
+                unreadable().into()
+            }
+        })
+}
+
+/// Whom a body names, as user or as admin.
+fn named(body: &[u8]) -> Option<UserId> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        user_id: Option<UserId>,
+        admin_id: Option<UserId>,
+    }
+    let named: Named = serde_json::from_slice(body).ok()?;
+    named.user_id.or(named.admin_id)
+}
+
+/// Where the client is, whatever proxies are between.
+pub fn address(parts: &Parts, limits: &Limits) -> IpAddr {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
+    let forwarded = parts.headers.get_all("x-forwarded-for");
+    let lists: Vec<&str> = forwarded
+        .iter()
+        .filter_map(|list| list.to_str().ok())
+        .collect();
+    limits.allowance().proxies.client(peer, lists.into_iter())
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750, 2.1).
@@ -95,9 +153,9 @@ fn is_percent_encoded(path: &str) -> bool {
 }
 
 /// A JSON body. An empty one without a type is `{}`, which is what a `DELETE` without a body is.
-pub(super) struct Body<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
@@ -141,12 +199,9 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
         .await
         .map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Refusal::new(
-                    Code::TooLarge,
-                    format!("The body is over {} KiB", super::MAX_BODY / 1024),
-                )
+                too_large()
             } else {
-                Refusal::new(Code::Malformed, "The body could not be read to its end")
+                unreadable()
             }
         })?;
     if bytes.is_empty() {
@@ -156,6 +211,15 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
         return Err(unsupported().into());
     }
     Ok(from_slice(&bytes)?)
+}
+
+fn too_large() -> Refusal {
+    let most = super::MAX_BODY / 1024;
+    Refusal::new(Code::TooLarge, format!("The body is over {most} KiB"))
+}
+
+fn unreadable() -> Refusal {
+    Refusal::new(Code::Malformed, "The body could not be read to its end")
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 
 use super::Web;
 use super::answer::Failure;
-use super::input::{BeaconBody, Body, Of, Who};
+use super::input::{BeaconBody, JsonBody, Of, Who};
 use crate::protocol::{
     AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
     TakeOverBody, VerifyBody,
@@ -26,6 +26,8 @@ type Answered = Result<Json<LockAnswer>, Failure>;
         (status = 200, description = "The state", body = StatusAnswer),
         (status = 400, description = "The id is not percent-encoded UTF-8", body = Answer),
         (status = 422, description = "The id is not acceptable", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -48,6 +50,8 @@ pub(super) async fn lock_status(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -55,7 +59,7 @@ pub(super) async fn acquire_lock(
     State(web): State<Arc<Web>>,
     Who(who): Who,
     Of(room): Of,
-    Body(body): Body<AcquireBody>,
+    JsonBody(body): JsonBody<AcquireBody>,
 ) -> Result<(StatusCode, Json<LockAnswer>), Failure> {
     let person = who.person(body.user_id, body.user_info.map(Into::into))?;
     let granted = web
@@ -83,6 +87,8 @@ pub(super) async fn acquire_lock(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -90,7 +96,7 @@ pub(super) async fn release_lock(
     state: State<Arc<Web>>,
     who: Who,
     room: Of,
-    Body(body): Body<ReleaseBody>,
+    JsonBody(body): JsonBody<ReleaseBody>,
 ) -> Answered {
     release(state, who, room, body).await
 }
@@ -109,6 +115,8 @@ pub(super) async fn release_lock(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is neither JSON nor text", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -148,6 +156,8 @@ async fn release(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -155,7 +165,7 @@ pub(super) async fn force_release_lock(
     State(web): State<Arc<Web>>,
     Who(who): Who,
     Of(room): Of,
-    Body(body): Body<ForceReleaseBody>,
+    JsonBody(body): JsonBody<ForceReleaseBody>,
 ) -> Answered {
     let admin = who.admin(body.admin_id, body.admin_info.map(Into::into), body.user_id)?;
     let state = web
@@ -177,6 +187,8 @@ pub(super) async fn force_release_lock(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -184,7 +196,7 @@ pub(super) async fn take_over(
     State(web): State<Arc<Web>>,
     Who(who): Who,
     Of(room): Of,
-    Body(body): Body<TakeOverBody>,
+    JsonBody(body): JsonBody<TakeOverBody>,
 ) -> Answered {
     let admin = who.admin(body.admin_id, body.admin_info.map(Into::into), body.user_id)?;
     let state = web
@@ -206,6 +218,8 @@ pub(super) async fn take_over(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
@@ -213,7 +227,7 @@ pub(super) async fn update_position(
     State(web): State<Arc<Web>>,
     Who(who): Who,
     Of(room): Of,
-    Body(body): Body<PositionBody>,
+    JsonBody(body): JsonBody<PositionBody>,
 ) -> Answered {
     let user = who.user(body.user_id)?;
     let state = web
@@ -234,13 +248,15 @@ pub(super) async fn update_position(
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
         (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 401, description = "No token, or one that is not good", body = Answer),
+        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
     )
 )]
 pub(super) async fn verify(
     State(web): State<Arc<Web>>,
     Of(room): Of,
-    Body(body): Body<VerifyBody>,
+    JsonBody(body): JsonBody<VerifyBody>,
 ) -> Answered {
     let state = web.locks.verify(&room, body.fencing_token).await?;
     Ok(Json(LockAnswer::new("The lease is in force", &state)))

@@ -4,7 +4,9 @@
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -18,6 +20,11 @@ use crate::protocol::{Code, Refusal};
 #[folder = "web/dist/"]
 #[allow_missing = true]
 struct Dist;
+
+/// A page's own scripts and nothing else; it may talk to replicas of this machine, which the demo links to.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; font-src 'self'; connect-src 'self' ws: wss: http://127.0.0.1:* http://localhost:*; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The pages' routes; the demo only where it is wanted.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> {
@@ -78,7 +85,11 @@ fn file(headers: &HeaderMap, name: &str) -> Response {
         _ => "application/octet-stream",
     };
     // Names do not change with content, so a browser asks each time and mostly hears "not modified".
-    let common = [(ETAG, tag.as_str()), (CACHE_CONTROL, "no-cache")];
+    let common = [
+        (ETAG, tag.as_str()),
+        (CACHE_CONTROL, "no-cache"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+    ];
     let weak = format!("W/{tag}");
     let known = headers
         .get(IF_NONE_MATCH)

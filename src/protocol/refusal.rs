@@ -39,6 +39,12 @@ pub enum Code {
     UnsupportedMediaType,
     /// This socket has not subscribed to that appointment.
     NotSubscribed,
+    /// Too much at once; try again later.
+    RateLimited,
+    /// As many as there may be: sockets, or subscriptions of one.
+    LimitExceeded,
+    /// A page of an origin that may not use this.
+    OriginNotAllowed,
     /// The database is away, or did not answer in time; try again.
     Unavailable,
     /// A fault of ours. Nothing earns it; if it is seen, it is a bug.
@@ -52,13 +58,18 @@ impl Code {
         match self {
             Self::Malformed => 400,
             Self::Unauthenticated => 401,
-            Self::NotHolder | Self::NotAdmin | Self::IdentityMismatch | Self::NotSubscribed => 403,
+            Self::NotHolder
+            | Self::NotAdmin
+            | Self::IdentityMismatch
+            | Self::NotSubscribed
+            | Self::OriginNotAllowed => 403,
             Self::NotLocked | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::LockHeld | Self::HeldByYou | Self::StaleToken => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
+            Self::RateLimited | Self::LimitExceeded => 429,
             Self::Unavailable => 503,
             Self::Internal => 500,
         }
@@ -67,7 +78,11 @@ impl Code {
     /// How long a client should wait before it tries again, in seconds, where trying again helps.
     #[must_use]
     pub fn retry_after(self) -> Option<u32> {
-        (self == Self::Unavailable).then_some(1)
+        matches!(
+            self,
+            Self::Unavailable | Self::RateLimited | Self::LimitExceeded
+        )
+        .then_some(1)
     }
 }
 

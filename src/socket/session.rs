@@ -12,17 +12,21 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::Budget;
 use crate::auth::Principal;
 use crate::bus::Subscribing;
 use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
+use crate::limits::over;
 use crate::lines::Line;
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 
 /// Upgrades that may be noted before those whose connections have ended are looked for.
 const FORGET: usize = 1024;
+/// Appointments that one socket may subscribe to.
+const MAX_ROOMS: usize = 100;
 /// People that one socket may speak for in one room, where identities are trusted.
 const MAX_SHOWN: usize = 64;
 
@@ -84,6 +88,8 @@ pub(super) struct Session {
     pub(super) person: Option<Person>,
     /// Which tab the handshake said it is.
     pub(super) session_id: Option<SessionId>,
+    /// What it may ask.
+    pub(super) budget: Budget,
     /// Its connection, where it began as a WebSocket.
     pub(super) line: Option<Line>,
     /// Until when its token lasts, where it has one.
@@ -100,6 +106,7 @@ impl Session {
         principal: Principal,
         person: Option<Person>,
         session_id: Option<SessionId>,
+        budget: Budget,
     ) -> Self {
         let name = socket.id.to_string();
         let line = match socket.transport_type() {
@@ -115,6 +122,7 @@ impl Session {
             principal,
             person,
             session_id,
+            budget,
             membership: Mutex::default(),
         }
     }
@@ -126,17 +134,29 @@ impl Session {
     }
 
     /// Is in the room from now on, as far as counting goes; it hears nothing before [`Session::join`].
-    /// `None`: the socket is closed.
-    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Option<Entry> {
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` where the socket is closed, `LIMIT_EXCEEDED` where it is in as many rooms as may be.
+    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Result<Entry, Refusal> {
         let mut membership = self.membership();
         if membership.closed {
-            return None;
+            return Err(Refusal::new(
+                Code::Unavailable,
+                "This connection is closing",
+            ));
         }
         if let Some(member) = membership.rooms.get(room) {
-            return Some(Entry {
+            return Ok(Entry {
                 number: member.number,
                 subscribing: None,
             });
+        }
+        if membership.rooms.len() >= MAX_ROOMS {
+            over("subscription");
+            return Err(Refusal::new(
+                Code::LimitExceeded,
+                format!("A socket may subscribe to {MAX_ROOMS} appointments; unsubscribe from one"),
+            ));
         }
         membership.entries += 1;
         let number = membership.entries;
@@ -147,7 +167,7 @@ impl Session {
                 shown: HashSet::new(),
             },
         );
-        Some(Entry {
+        Ok(Entry {
             number,
             subscribing: Some(rooms.enter(room)),
         })
@@ -165,6 +185,13 @@ impl Session {
     pub(super) fn hears(&self, room: &RoomId) -> bool {
         let membership = self.membership();
         !membership.closed && membership.rooms.contains_key(room)
+    }
+
+    /// Ends its connection, where it has one of its own.
+    pub(super) fn hang_up(&self) {
+        if let Some(line) = &self.line {
+            line.hang_up();
+        }
     }
 
     /// Waits until the token has run out and no fresh one has come. False: the socket was gone before.

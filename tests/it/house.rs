@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "domain",
     "secret",
     "protocol",
     "auth",
     "telemetry",
+    "limits",
     "config",
     "store",
     "bus",

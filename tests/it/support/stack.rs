@@ -121,6 +121,7 @@ impl Stack {
             ("DATABASE_MAX_CONNECTIONS".to_owned(), "8".to_owned()),
             ("DRAIN_DELAY".to_owned(), "0s".to_owned()),
             ("DRAIN_TIME".to_owned(), "0s".to_owned()),
+            ("RATE_LIMIT_PER_SECOND".to_owned(), "0".to_owned()),
         ];
         settings.extend(self.settings.iter().cloned());
         let own = extra.iter().map(|(k, v)| ((*k).into(), (*v).into()));

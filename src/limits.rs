@@ -1,0 +1,288 @@
+//! Who may ask how often, and how much one may have. Owns every budget that is not a request's: events and
+//! cursors of sockets, connections, strikes; and whose budget it is.
+//!
+//! Layer 1. A budget belongs to an identity, else to a client's address. Budgets are kept by each replica for
+//! itself. Nothing waits: what is over a budget is refused, counted and answered. HTTP requests have the same
+//! rates in `http::limits`.
+
+mod address;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use governor::{DefaultKeyedRateLimiter, Quota};
+
+use crate::domain::ids::{TenantId, UserId};
+use crate::protocol::{Code, Refusal};
+use crate::telemetry;
+
+pub use address::Proxies;
+
+/// A pointer moves up to sixty times a second on a usual screen: cursors have three times the rate.
+const CURSORS: u32 = 3;
+
+/// Whose budget it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// Somebody who is known.
+    Identity(Arc<str>),
+    /// An address; of IPv6 the network that one subscriber has, 64 bits.
+    Address(IpAddr),
+}
+
+impl Asker {
+    /// A user of a tenant.
+    #[must_use]
+    pub fn user(tenant: &TenantId, user: &UserId) -> Self {
+        Self::Identity(format!("{}\u{1f}{user}", tenant.as_str()).into())
+    }
+
+    /// A client's address.
+    #[must_use]
+    pub fn address(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = v6.to_bits() >> 64 << 64;
+                Self::Address(IpAddr::V6(network.into()))
+            }
+            v4 @ IpAddr::V4(_) => Self::Address(v4),
+        }
+    }
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// On average.
+    pub per_second: NonZeroU32,
+    /// At once, after a while of silence.
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    fn times(self, factor: u32) -> Quota {
+        let times = |n: NonZeroU32| n.saturating_mul(NonZeroU32::MIN.saturating_add(factor - 1));
+        Quota::per_second(times(self.per_second)).allow_burst(times(self.burst))
+    }
+}
+
+/// What is allowed.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    /// Requests, events and cursors; `None`: as many as come.
+    pub rate: Option<Rate>,
+    /// Sockets of this replica.
+    pub sockets: usize,
+    /// Sockets of one identity on this replica.
+    pub sockets_each: usize,
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: Proxies,
+}
+
+struct Budgets {
+    events: DefaultKeyedRateLimiter<Asker>,
+    cursors: DefaultKeyedRateLimiter<Asker>,
+}
+
+/// The budgets of one replica.
+pub struct Limits {
+    allowance: Allowance,
+    budgets: Option<Budgets>,
+    /// How many sockets there are, by whom. A std mutex: held for a count, never across an await.
+    sockets: Mutex<Sockets>,
+}
+
+#[derive(Default)]
+struct Sockets {
+    all: usize,
+    of: HashMap<Asker, usize>,
+}
+
+/// A place for one socket, until it is dropped.
+pub struct Place {
+    limits: Arc<Limits>,
+    asker: Asker,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sockets = self.limits.sockets();
+        sockets.all -= 1;
+        if let Some(count) = sockets.of.get_mut(&self.asker) {
+            *count -= 1;
+            if *count == 0 {
+                sockets.of.remove(&self.asker);
+            }
+        }
+    }
+}
+
+impl Limits {
+    /// With that allowance.
+    #[must_use]
+    pub fn new(allowance: Allowance) -> Arc<Self> {
+        let budgets = allowance.rate.map(|rate| Budgets {
+            events: DefaultKeyedRateLimiter::keyed(rate.times(1)),
+            cursors: DefaultKeyedRateLimiter::keyed(rate.times(CURSORS)),
+        });
+        Arc::new(Self {
+            allowance,
+            budgets,
+            sockets: Mutex::default(),
+        })
+    }
+
+    /// What is allowed.
+    #[must_use]
+    pub fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An event of a socket.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn event(&self, asker: &Asker) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.events);
+        spend(budget, asker, "event")
+    }
+
+    /// A cursor that moved.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn cursor(&self, asker: &Asker) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.cursors);
+        spend(budget, asker, "cursor")
+    }
+
+    /// A place for one more socket.
+    ///
+    /// # Errors
+    /// `LIMIT_EXCEEDED` where this replica or that identity has enough.
+    pub fn socket(self: &Arc<Self>, asker: &Asker) -> Result<Place, Refusal> {
+        let mut sockets = self.sockets();
+        let full = |message: String| {
+            over("connection");
+            Err(Refusal::new(Code::LimitExceeded, message))
+        };
+        if sockets.all >= self.allowance.sockets {
+            return full("This replica has as many sockets as it takes; try again later".into());
+        }
+        let known = matches!(asker, Asker::Identity(_));
+        let count = sockets.of.entry(asker.clone()).or_default();
+        // Behind one address there may be many people.
+        if known && *count >= self.allowance.sockets_each {
+            let most = self.allowance.sockets_each;
+            return full(format!("You have {most} sockets here already; close one"));
+        }
+        *count += 1;
+        sockets.all += 1;
+        drop(sockets);
+        Ok(Place {
+            limits: self.clone(),
+            asker: asker.clone(),
+        })
+    }
+
+    /// Forgets those who have not asked for a while.
+    pub fn sweep(&self) {
+        if let Some(budgets) = &self.budgets {
+            budgets.events.retain_recent();
+            budgets.cursors.retain_recent();
+        }
+    }
+}
+
+fn spend(
+    budget: Option<&DefaultKeyedRateLimiter<Asker>>,
+    asker: &Asker,
+    kind: &'static str,
+) -> Result<(), Refusal> {
+    match budget {
+        Some(budget) if budget.check_key(asker).is_err() => {
+            over(kind);
+            Err(Refusal::new(
+                Code::RateLimited,
+                "Too much at once; slow down and try again",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Counts what was over a limit.
+pub fn over(kind: &'static str) {
+    metrics::counter!(telemetry::RATE_LIMITED, "kind" => kind).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(rate: Option<(u32, u32)>, sockets: usize, each: usize) -> Arc<Limits> {
+        let n = |n| NonZeroU32::new(n).unwrap();
+        Limits::new(Allowance {
+            rate: rate.map(|(per_second, burst)| Rate {
+                per_second: n(per_second),
+                burst: n(burst),
+            }),
+            sockets,
+            sockets_each: each,
+            proxies: Proxies::default(),
+        })
+    }
+
+    fn user(name: &str) -> Asker {
+        Asker::user(&TenantId::default(), &UserId::new(name).unwrap())
+    }
+
+    #[test]
+    fn each_has_a_budget_of_its_own() {
+        let limits = limits(Some((1, 2)), 9, 9);
+        for _ in 0..2 {
+            limits.event(&user("ann")).unwrap();
+        }
+        assert_eq!(
+            limits.event(&user("ann")).unwrap_err().code,
+            Code::RateLimited
+        );
+        limits.event(&user("ben")).unwrap();
+        limits.cursor(&user("ann")).unwrap();
+    }
+
+    #[test]
+    fn without_a_rate_nobody_is_limited() {
+        let limits = limits(None, 9, 9);
+        for _ in 0..1000 {
+            limits.event(&user("ann")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_socket_is_gone() {
+        let limits = limits(None, 3, 2);
+        let first = limits.socket(&user("ann")).unwrap();
+        let _second = limits.socket(&user("ann")).unwrap();
+        assert!(limits.socket(&user("ann")).is_err(), "enough for one");
+        let _third = limits.socket(&user("ben")).unwrap();
+        assert!(limits.socket(&user("eve")).is_err(), "enough for all");
+        drop(first);
+        assert!(limits.socket(&user("eve")).is_ok());
+    }
+
+    #[test]
+    fn one_subscriber_has_one_network() {
+        let at = |text: &str| Asker::address(text.parse().unwrap());
+        assert_eq!(at("2001:db8:1:2:3::4"), at("2001:db8:1:2:ffff::1"));
+        assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+    }
+}

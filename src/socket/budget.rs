@@ -1,0 +1,63 @@
+//! What one socket may ask. Owns that a limit is answered, and that only who goes on and on in spite of it is
+//! hung up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::session::Session;
+use crate::limits::{Asker, Limits, Place, over};
+use crate::protocol::Refusal;
+
+/// Refusals, less what was granted between, after which it is no accident any more.
+const ABUSE: u32 = 1000;
+
+/// The budget of one socket, which it shares with all of the same asker.
+pub(super) struct Budget {
+    asker: Asker,
+    limits: Arc<Limits>,
+    strikes: AtomicU32,
+    /// Held as long as the socket is there.
+    _place: Place,
+}
+
+impl Budget {
+    pub(super) fn new(asker: Asker, place: Place, limits: Arc<Limits>) -> Self {
+        Self {
+            asker,
+            limits,
+            strikes: AtomicU32::new(0),
+            _place: place,
+        }
+    }
+
+    /// An event.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub(super) fn event(&self, session: &Session) -> Result<(), Refusal> {
+        self.judge(self.limits.event(&self.asker), session)
+    }
+
+    /// A cursor that moved.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub(super) fn cursor(&self, session: &Session) -> Result<(), Refusal> {
+        self.judge(self.limits.cursor(&self.asker), session)
+    }
+
+    fn judge(&self, outcome: Result<(), Refusal>, session: &Session) -> Result<(), Refusal> {
+        let strikes = &self.strikes;
+        if outcome.is_ok() {
+            // Forgiven one by one. That two at once may forgive only one does not matter.
+            strikes.store(
+                strikes.load(Ordering::Relaxed).saturating_sub(1),
+                Ordering::Relaxed,
+            );
+        } else if strikes.fetch_add(1, Ordering::Relaxed) == ABUSE {
+            over("abuse");
+            session.hang_up();
+        }
+        outcome
+    }
+}
