@@ -14,6 +14,7 @@ mod faults;
 mod house;
 mod identity;
 mod lifecycle;
+mod limits;
 mod pooler;
 mod rest;
 mod rolling;

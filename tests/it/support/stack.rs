@@ -51,6 +51,13 @@ impl Stack {
         stack
     }
 
+    /// The same with the rate limits as they are by default.
+    pub async fn start_limited(count: usize, settings: &[(&str, &str)]) -> Self {
+        let mut all = vec![("RATE_LIMIT_PER_SECOND", "")];
+        all.extend_from_slice(settings);
+        Self::start(count, &all).await
+    }
+
     /// A migrated database, and no replica yet.
     pub async fn empty(settings: &[(&str, &str)]) -> Self {
         Self::empty_on(&servers().postgres.url, settings).await
