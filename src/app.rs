@@ -33,7 +33,7 @@ use crate::replication::Replication;
 use crate::rooms::Rooms;
 use crate::socket::Hub;
 use crate::store::Store;
-use crate::{http, leadership, lines, socket, sweeper, telemetry};
+use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
 
 /// How long requests under way may take at a stop.
 const FINISH: Duration = Duration::from_secs(6);
@@ -148,6 +148,13 @@ impl App {
         duty.spawn(sweeper::run(
             locks.clone(),
             name.clone(),
+            term.clone(),
+            resign.clone(),
+        ));
+        duty.spawn(audit::forget(
+            store.clone(),
+            name.clone(),
+            config.history_retention,
             term,
             resign.clone(),
         ));
@@ -180,6 +187,7 @@ impl App {
         };
         let web = Web {
             locks: locks.clone(),
+            store: store.clone(),
             auth: config.auth.clone(),
             limits,
             demo: config.demo,

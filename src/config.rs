@@ -74,6 +74,16 @@ pub struct ServeArgs {
     )]
     pub cursor_interval: String,
 
+    /// How long the history is kept.
+    #[arg(
+        long,
+        env = "HISTORY_RETENTION",
+        default_value = "90d",
+        hide_env_values = true,
+        value_name = "DURATION"
+    )]
+    pub history_retention: String,
+
     /// After SIGTERM, how long a replica that is no longer ready still takes requests, until balancers have
     /// noticed.
     #[arg(
@@ -195,6 +205,8 @@ pub struct Config {
     pub lock_ttl: Duration,
     /// The cursor tick.
     pub cursor_interval: Duration,
+    /// How long the history is kept.
+    pub history_retention: Duration,
     /// How long requests are still taken at a stop.
     pub drain_delay: Duration,
     /// Over how long the closing of sockets is spread.
@@ -238,6 +250,12 @@ impl ServeArgs {
                 given(&self.cursor_interval, "50ms"),
                 Duration::from_millis(10),
                 Duration::from_secs(5),
+            )?,
+            history_retention: duration(
+                "HISTORY_RETENTION",
+                given(&self.history_retention, "90d"),
+                Duration::from_secs(1),
+                Duration::from_secs(3650 * 24 * 3600),
             )?,
             drain_delay: duration(
                 "DRAIN_DELAY",

@@ -4,6 +4,7 @@
 //! layer gives it, is the JSON envelope. A failure is logged here, once, with the request's id.
 
 mod answer;
+mod audit;
 mod input;
 mod limits;
 mod locks;
@@ -39,6 +40,7 @@ use crate::config::Origins;
 use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
+use crate::store::Store;
 
 use answer::{Cause, Failure};
 pub use input::address;
@@ -57,6 +59,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub struct Web {
     /// The lock operations.
     pub locks: Locks,
+    /// What is only read.
+    pub store: Store,
     /// Who asks.
     pub auth: Auth,
     /// How often.
@@ -73,7 +77,10 @@ pub struct Web {
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         contact(name = "apptlock")
     ),
-    tags((name = "locks", description = "One appointment, one holder."))
+    tags(
+        (name = "locks", description = "One appointment, one holder."),
+        (name = "audit", description = "For admins: what happened, and who holds what.")
+    )
 )]
 struct Document;
 
@@ -92,6 +99,8 @@ fn asking() -> OpenApiRouter<Arc<Web>> {
         .routes(routes!(locks::force_release_lock))
         .routes(routes!(locks::take_over))
         .routes(routes!(locks::verify))
+        .routes(routes!(audit::history))
+        .routes(routes!(audit::locks))
 }
 
 /// The routes of the API, each behind its budget and behind who asks; and what forgets old budgets.

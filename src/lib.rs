@@ -18,7 +18,7 @@
 //!       rooms          who watches what; the one door to the sockets
 //!   L3  locks          transitions: commit, then announce
 //!       cursors        gathered per room and tick
-//!   L4  replication    receive, watch, reconcile   leadership, sweeper
+//!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
 //!       lines          clients' TCP connections
 //!   L5  http           REST and pages              socket  Socket.IO, the pump
 //!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
@@ -32,6 +32,7 @@
 //! 4. Nothing needs the sweeper, Redis or a cursor to be right.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod bus;
 pub mod config;

@@ -4,6 +4,7 @@
 //! Layer 1: knows the domain, no transport. A field here is public; it changes only with a changelog entry,
 //! and the snapshot tests show it.
 
+mod audit;
 mod input;
 mod lock;
 mod refusal;
@@ -11,6 +12,7 @@ mod replicas;
 mod rest;
 mod socket;
 
+pub use audit::{HistoryAnswer, HistoryEntry, LocksAnswer};
 pub use input::{InvalidInput, Object, from_slice, from_value};
 pub(crate) use lock::held_by;
 pub use lock::{Lock, rfc3339_millis};

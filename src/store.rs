@@ -7,6 +7,7 @@
 //! Every statement reads `clock_timestamp()` after it holds the row, never `now()`: that is the start of
 //! the transaction, before the wait for the row.
 
+mod audit;
 mod connections;
 mod leadership;
 mod locks;

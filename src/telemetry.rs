@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 pub const LOCK_OPERATIONS: &str = "apptlock_lock_operations_total";
 /// Seconds between a lease's deadline and its sweep.
 pub const EXPIRY_LATENESS: &str = "apptlock_expiry_lateness_seconds";
+/// Entries of the history that were forgotten because they were old.
+pub const FORGOTTEN: &str = "apptlock_history_forgotten_total";
 /// Whether this replica sweeps: 1 or 0.
 pub const LEADER: &str = "apptlock_leader";
 /// Events handed to local sockets, by `event`.
@@ -75,6 +77,7 @@ fn describe() {
         Unit::Seconds,
         "Time between a lease's deadline and its sweep"
     );
+    describe_counter!(FORGOTTEN, "Entries of the history that were forgotten");
     describe_gauge!(LEADER, "Whether this replica sweeps expired leases");
     describe_counter!(EVENTS_OUT, "Events handed to local sockets, by event");
     describe_counter!(

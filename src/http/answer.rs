@@ -9,6 +9,7 @@ use axum::response::IntoResponse;
 
 use crate::locks::LockError;
 use crate::protocol::{Answer, Code, InvalidInput, Refusal};
+use crate::store::StoreError;
 
 /// What is behind a failure, for the log; it rides on the response to the one place that logs.
 #[derive(Debug, Clone)]
@@ -33,6 +34,12 @@ impl From<Refusal> for Failure {
 impl From<InvalidInput> for Failure {
     fn from(input: InvalidInput) -> Self {
         Refusal::from(input).into()
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        LockError::from(error).into()
     }
 }
 

@@ -1,11 +1,12 @@
 //! From an HTTP request to checked values. Owns which content types a body may have, and that each fault has
 //! its own status: 400 malformed, 413 too large, 415 not JSON, 422 not what was expected.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -142,6 +143,46 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
             tenant: principal.tenant,
             appointment,
         }))
+    }
+}
+
+/// What stands after the question mark.
+pub(super) struct Params(HashMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let malformed = |_| Refusal::new(Code::Malformed, "The query is not percent-encoded UTF-8");
+        let query =
+            Query::<HashMap<String, String>>::try_from_uri(&parts.uri).map_err(malformed)?;
+        Ok(Self(query.0))
+    }
+}
+
+impl Params {
+    /// A whole number, where it is there.
+    pub(super) fn number(&self, name: &str, least: i64, most: i64) -> Result<Option<i64>, Refusal> {
+        let Some(text) = self.0.get(name) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(Refusal::invalid(
+                name,
+                format!("must be a whole number from {least} to {most}"),
+            )),
+        }
+    }
+
+    /// An appointment's id, where it is there.
+    pub(super) fn id(&self, name: &str) -> Result<Option<AppointmentId>, Refusal> {
+        self.0
+            .get(name)
+            .map(|id| {
+                AppointmentId::new(id.as_str()).map_err(|fault| Refusal::invalid(name, fault))
+            })
+            .transpose()
     }
 }
 

@@ -57,6 +57,6 @@ pub(super) fn room(row: &PgRow) -> Result<RoomId, StoreError> {
 }
 
 /// A column that holds what no statement of ours writes.
-fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
+pub(super) fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
     StoreError::Unavailable(sqlx::Error::Decode(Box::new(fault)))
 }

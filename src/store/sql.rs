@@ -285,3 +285,35 @@ on conflict (replica) do update set at = excluded.at";
 /// A newest time would not do: who says it first need not commit first.
 pub const UNANNOUNCED: &str = "/* unannounced */
 select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') from unannounced where replica <> $1";
+
+/// An appointment's history: `$3` before which version or NULL, `$4` how many.
+pub const HISTORY: &str = "/* history */
+select version, reason, user_id, user_info, fencing_token, at, actor_id, actor_info, actor_reason
+from lock_history
+where tenant_id = $1 and appointment_id = $2 and ($3::bigint is null or version < $3)
+order by version desc limit $4";
+
+/// A tenant's leases in force: `$2` after which appointment or NULL, `$3` how many.
+pub const LEASES: &str = "/* leases */
+select tenant_id, appointment_id, clock_timestamp() as now, version, reason, user_id, user_info, session_id,
+    granted_at, expires_at, fencing_token
+from appointment_lock
+where tenant_id = $1 and user_id is not null and expires_at > clock_timestamp()
+    and ($2::text is null or appointment_id > $2)
+order by appointment_id limit $3";
+
+/// Forgets old history: `$1` leader, `$2` term, `$3` seconds, `$4` how many. One row: how many there were.
+pub const FORGET: &str = "/* forget */
+with old as materialized (
+    select h.tenant_id, h.appointment_id, h.version from lock_history h
+    where h.at < clock_timestamp() - make_interval(secs => $3)
+        and exists (select from leader_lease
+            where name = 'sweeper' and holder = $1 and term = $2 and expires_at > clock_timestamp())
+    order by h.at limit $4
+    for update skip locked
+), gone as (
+    delete from lock_history h using old o
+    where h.tenant_id = o.tenant_id and h.appointment_id = o.appointment_id and h.version = o.version
+    returning 1
+)
+select count(*) from gone";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "domain",
     "secret",
     "protocol",
@@ -23,6 +23,7 @@ const LAYERS: [&str; 20] = [
     "replication",
     "leadership",
     "sweeper",
+    "audit",
     "lines",
     "http",
     "socket",

@@ -4,6 +4,7 @@
 //! Socket.IO; each other file holds the tests of one matter, named as sentences.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod audit;
 mod bad_input;
 mod bus;
 mod clocks;

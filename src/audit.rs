@@ -1,0 +1,59 @@
+//! The history: read by admins, forgotten when it is old.
+//!
+//! Layer 4. It is written by the transitions themselves, in the same statement. Here it is only read, and the
+//! leader forgets what is older than `HISTORY_RETENTION`, a small batch at a time, so that no statement holds
+//! many rows. On failure it tries again at its next turn.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::leadership::Term;
+use crate::store::Store;
+use crate::telemetry;
+
+/// Entries that one statement forgets.
+const BATCH: i64 = 500;
+/// Between two batches while there are more.
+const BREATH: Duration = Duration::from_millis(200);
+/// Between two looks, at most.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Forgets what is older than `retention` while this replica leads, until stopped.
+pub async fn forget(
+    store: Store,
+    name: String,
+    retention: Duration,
+    mut elected: watch::Receiver<Option<Term>>,
+    stop: CancellationToken,
+) {
+    let pause = PAUSE.min(retention);
+    let work = async {
+        loop {
+            let Ok(term) = elected.wait_for(Option::is_some).await.map(|term| *term) else {
+                return;
+            };
+            let Some(term) = term.filter(Term::is_trusted) else {
+                tokio::time::sleep(BREATH).await;
+                continue;
+            };
+            match store.forget(&name, term.number, retention, BATCH).await {
+                Ok(count) => {
+                    metrics::counter!(telemetry::FORGOTTEN)
+                        .increment(u64::try_from(count).unwrap_or(0));
+                    if count > 0 {
+                        debug!(count, "old history was forgotten");
+                    }
+                    tokio::time::sleep(if count < BATCH { pause } else { BREATH }).await;
+                }
+                Err(error) => {
+                    warn!(%error, "could not forget old history; trying again");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}

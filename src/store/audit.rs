@@ -1,0 +1,98 @@
+//! What admins read, and what is forgotten.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+
+use super::row::{room, state, unreadable};
+use super::{Store, StoreError, only, sql};
+use crate::domain::history::Entry;
+use crate::domain::ids::{AppointmentId, RoomId, TenantId, UserId};
+use crate::domain::lease::{Admin, LockState, Reason, UserInfo};
+
+fn entry(row: &PgRow) -> Result<Entry, StoreError> {
+    let user = |column| -> Result<Option<UserId>, StoreError> {
+        let id: Option<String> = row.try_get(column)?;
+        id.map(UserId::new).transpose().map_err(unreadable)
+    };
+    let info = |column| -> Result<Option<UserInfo>, StoreError> {
+        Ok(row
+            .try_get::<Option<Json<UserInfo>>, _>(column)?
+            .map(|json| json.0))
+    };
+    let admin_info = info("actor_info")?;
+    Ok(Entry {
+        version: row.try_get("version")?,
+        // A word of a newer release, while replicas are being updated: something that ended or began a lease.
+        reason: Reason::parse(row.try_get("reason")?).unwrap_or(Reason::Released),
+        user_id: user("user_id")?.ok_or(sqlx::Error::RowNotFound)?,
+        user_info: info("user_info")?.ok_or(sqlx::Error::RowNotFound)?,
+        fencing_token: row.try_get("fencing_token")?,
+        at: row.try_get("at")?,
+        admin: user("actor_id")?.map(|admin_id| Admin {
+            admin_id,
+            admin_info,
+        }),
+        why: row.try_get("actor_reason")?,
+    })
+}
+
+impl Store {
+    /// What happened to an appointment, newest first: at most `limit` entries before version `before`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn history(
+        &self,
+        room: &RoomId,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let query = sqlx::query(sql::HISTORY)
+            .bind(room.tenant.as_str())
+            .bind(room.appointment.as_str())
+            .bind(before)
+            .bind(limit);
+        self.requests.rows(query).await?.iter().map(entry).collect()
+    }
+
+    /// The leases of a tenant that are in force, by appointment: at most `limit` of them after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases(
+        &self,
+        tenant: &TenantId,
+        after: Option<&AppointmentId>,
+        limit: i64,
+    ) -> Result<Vec<LockState>, StoreError> {
+        let query = sqlx::query(sql::LEASES)
+            .bind(tenant.as_str())
+            .bind(after.map(AppointmentId::as_str))
+            .bind(limit);
+        let rows = self.requests.rows(query).await?;
+        rows.iter().map(|row| state(&room(row)?, row)).collect()
+    }
+
+    /// Forgets history that is older than that, at most `batch` entries, if `holder` still leads in `term`.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget(
+        &self,
+        holder: &str,
+        term: i64,
+        older: Duration,
+        batch: i64,
+    ) -> Result<i64, StoreError> {
+        let query = sqlx::query(sql::FORGET)
+            .bind(holder)
+            .bind(term)
+            .bind(older.as_secs_f64())
+            .bind(batch);
+        Ok(only(&self.duties.rows(query).await?)?.try_get(0)?)
+    }
+}

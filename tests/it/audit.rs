@@ -1,0 +1,184 @@
+//! What admins read: the history, and the leases in force; and that old history is forgotten.
+
+use serde_json::{Value, json};
+
+use crate::support::tokens::{SECRET, admin_token, claims, token, token_of};
+use crate::support::{Reply, Stack, fresh, person};
+
+const BY_SECRET: [(&str, &str); 2] = [("AUTH_MODE", "jwt"), ("JWT_SECRET", SECRET)];
+
+fn told(reply: &Reply) -> Vec<(i64, &str, &str)> {
+    let entries = reply.body["history"].as_array().unwrap();
+    entries
+        .iter()
+        .map(|entry| {
+            (
+                entry["version"].as_i64().unwrap(),
+                entry["reason"].as_str().unwrap(),
+                entry["userId"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_history_says_what_happened_and_which_admin_did_it_why() {
+    let stack = Stack::start(1, &BY_SECRET).await;
+    let replica = &stack.replicas[0];
+    let (ann, root) = (
+        replica.bearing(&token("ann")),
+        replica.bearing(&admin_token("root")),
+    );
+    let id = fresh("told");
+    ann.ask("POST", &id, "acquire-lock", &json!({})).await;
+    ann.ask("POST", &id, "acquire-lock", &json!({})).await;
+    root.ask(
+        "POST",
+        &id,
+        "take-over",
+        &json!({ "reason": "Ann is at lunch" }),
+    )
+    .await;
+    root.ask("DELETE", &id, "force-release-lock", &json!({}))
+        .await;
+    ann.ask("POST", &id, "acquire-lock", &json!({})).await;
+    ann.ask("DELETE", &id, "release-lock", &json!({})).await;
+    let all = root.ask("GET", &id, "history", &Value::Null).await;
+    assert_eq!(all.status, 200, "{all:?}");
+    assert_eq!(
+        told(&all),
+        [
+            (6, "released", "ann"),
+            (5, "acquired", "ann"),
+            (4, "forced", "root"),
+            (3, "taken-over", "root"),
+            (1, "acquired", "ann"),
+        ]
+    );
+    let taken = &all.body["history"][3];
+    assert_eq!(
+        (&taken["adminId"], &taken["adminReason"]),
+        (&json!("root"), &json!("Ann is at lunch"))
+    );
+    assert_eq!(taken["adminInfo"]["name"], "Name of root");
+    assert_eq!(taken["fencingToken"], 2);
+    assert!(taken["at"].as_str().unwrap().ends_with('Z'));
+    assert!(all.body["history"][0].get("adminId").is_none());
+
+    let page = root.ask("GET", &id, "history?limit=2", &Value::Null).await;
+    assert_eq!(told(&page).len(), 2);
+    let next = root
+        .ask("GET", &id, "history?limit=2&before=5", &Value::Null)
+        .await;
+    assert_eq!(
+        told(&next),
+        [(4, "forced", "root"), (3, "taken-over", "root")]
+    );
+    for (query, message) in [
+        ("limit=0", "limit: must be a whole number from 1 to 1000"),
+        ("limit=1001", "limit: must be a whole number from 1 to 1000"),
+        ("limit=x", "limit: must be a whole number from 1 to 1000"),
+        (
+            "before=-1",
+            "before: must be a whole number from 1 to 9223372036854775807",
+        ),
+    ] {
+        let reply = root
+            .ask("GET", &id, &format!("history?{query}"), &Value::Null)
+            .await;
+        assert_eq!(
+            (reply.status, reply.code(), reply.message()),
+            (422, "INVALID", message)
+        );
+    }
+    assert_eq!(
+        ann.ask("GET", &id, "history", &Value::Null).await.code(),
+        "NOT_ADMIN"
+    );
+    let none = replica.ask("GET", &id, "history", &Value::Null).await;
+    assert_eq!((none.status, none.code()), (401, "UNAUTHENTICATED"));
+}
+
+#[tokio::test]
+async fn the_leases_in_force_are_listed_by_appointment_for_the_own_tenant() {
+    let stack = Stack::start(1, &BY_SECRET).await;
+    let replica = &stack.replicas[0];
+    let of = |tenant: &str| {
+        let mut claims = claims("root");
+        claims["tenant"] = json!(tenant);
+        claims["roles"] = json!(["admin"]);
+        replica.bearing(&token_of(&claims))
+    };
+    let (red, blue) = (of("red"), of("blue"));
+    for id in ["c", "a", "b", "d"] {
+        red.ask("POST", id, "acquire-lock", &json!({})).await;
+    }
+    blue.ask("POST", "a", "acquire-lock", &json!({})).await;
+    red.ask("DELETE", "d", "release-lock", &json!({})).await;
+    let ids = |reply: &Reply| -> Vec<String> {
+        let locks = reply.body["locks"].as_array().unwrap();
+        let id = |lock: &Value| lock["appointmentId"].as_str().unwrap().to_owned();
+        locks.iter().map(id).collect()
+    };
+    let all = red.send("GET", "/api/locks", &Value::Null).await;
+    assert_eq!(ids(&all), ["a", "b", "c"]);
+    let lock = &all.body["locks"][0];
+    assert_eq!(
+        (&lock["userId"], &lock["version"], &lock["fencingToken"]),
+        (&json!("root"), &json!(1), &json!(1))
+    );
+    let page = red
+        .send("GET", "/api/locks?limit=1&after=a", &Value::Null)
+        .await;
+    assert_eq!(ids(&page), ["b"]);
+    let history = blue.ask("GET", "a", "history", &Value::Null).await;
+    assert_eq!(told(&history), [(1, "acquired", "root")]);
+    assert_eq!(
+        told(&blue.ask("GET", "b", "history", &Value::Null).await),
+        []
+    );
+    let bad = red.send("GET", "/api/locks?after=", &Value::Null).await;
+    assert_eq!(
+        (bad.status, bad.message()),
+        (422, "after: must not be empty")
+    );
+    let user = replica
+        .bearing(&token("ann"))
+        .send("GET", "/api/locks", &Value::Null)
+        .await;
+    assert_eq!((user.status, user.code()), (403, "NOT_ADMIN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_forgets_old_history_and_keeps_the_counters() {
+    let stack = Stack::start(2, &[("HISTORY_RETENTION", "2s")]).await;
+    stack.leader().await;
+    let replica = &stack.replicas[0];
+    // More than one batch, long ago.
+    sqlx::query(
+        "insert into lock_history select '', 'old', n, 'released', 'ann', '{\"name\":\"Ann\",\"email\":\"\"}', n,
+            null, null, null, clock_timestamp() - interval '1 day' from generate_series(1, 1200) as n",
+    )
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    let id = fresh("young");
+    replica.acquire(&id, "ann").await;
+    let count = async |what: &str| -> i64 {
+        sqlx::query_scalar("select count(*) from lock_history where appointment_id = $1")
+            .bind(what)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+    };
+    assert_eq!(count(&id).await, 1, "what is young is kept");
+    let since = std::time::Instant::now();
+    while count("old").await + count(&id).await > 0 {
+        assert!(since.elapsed().as_secs() < 15, "not forgotten");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let again = replica
+        .ask("POST", &id, "acquire-lock", &person("ann"))
+        .await;
+    assert_eq!((again.status, again.version(), again.token()), (200, 2, 1));
+}
