@@ -83,8 +83,8 @@ impl App {
         let name = format!("{}-{}", host(), uuid::Uuid::new_v4().simple());
         let store = Store::new(&config.database)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
-            Some(url) => {
-                let (bus, events) = RedisBus::start(url, &name)?;
+            Some(redis) => {
+                let (bus, events) = RedisBus::start(redis, &name)?;
                 (Arc::new(bus), events)
             }
             None => {

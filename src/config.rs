@@ -54,6 +54,16 @@ pub struct ServeArgs {
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<String>,
 
+    /// A file with the certificate, in PEM, of the authority that signed Redis's [default: the system's
+    /// authorities].
+    #[arg(
+        long,
+        env = "REDIS_CA_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub redis_ca_file: Option<String>,
+
     /// A lease ends this long after its holder's last activity.
     #[arg(
         long,
@@ -190,6 +200,25 @@ pub enum Pooler {
     Transaction,
 }
 
+/// Redis, and whom to trust there.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// Where it is.
+    pub url: Secret,
+    /// The authorities, in PEM; `None`: the system's.
+    pub ca: Option<Vec<u8>>,
+}
+
+impl Redis {
+    /// At that URL, trusting whom the system trusts.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            url: Secret::new(url),
+            ca: None,
+        }
+    }
+}
+
 /// A replica's settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -200,7 +229,7 @@ pub struct Config {
     /// PostgreSQL.
     pub database: Database,
     /// Redis, where there is one.
-    pub redis: Option<Secret>,
+    pub redis: Option<Redis>,
     /// How long a lease lasts without activity.
     pub lock_ttl: Duration,
     /// The cursor tick.
@@ -234,11 +263,7 @@ impl ServeArgs {
                 given(&self.management_addr, "0.0.0.0:9090"),
             )?,
             database: self.database.check()?,
-            redis: self
-                .redis_url
-                .as_deref()
-                .filter(|url| !url.is_empty())
-                .map(Secret::new),
+            redis: self.redis()?,
             lock_ttl: duration(
                 "LOCK_TTL",
                 given(&self.lock_ttl, "5m"),
@@ -274,6 +299,35 @@ impl ServeArgs {
             origins: self.limits.origins()?,
             demo: false,
         })
+    }
+}
+
+impl ServeArgs {
+    fn redis(&self) -> Result<Option<Redis>, BadSetting> {
+        let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let Some(url) = set(&self.redis_url) else {
+            return Ok(None);
+        };
+        let Some(file) = set(&self.redis_ca_file) else {
+            return Ok(Some(Redis::at(url)));
+        };
+        let bad = |fault: String, mend: &str| BadSetting::new("REDIS_CA_FILE", fault, mend);
+        if !url.starts_with("rediss") {
+            return Err(bad(
+                "is set, and REDIS_URL is not one with TLS".into(),
+                "write rediss:// there, or leave this out",
+            ));
+        }
+        let ca = std::fs::read(&file).map_err(|error| {
+            bad(
+                format!("{file} cannot be read: {error}"),
+                "name a file with a certificate in PEM",
+            )
+        })?;
+        Ok(Some(Redis {
+            url: Secret::new(url),
+            ca: Some(ca),
+        }))
     }
 }
 

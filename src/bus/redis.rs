@@ -15,6 +15,7 @@
 mod link;
 mod publisher;
 mod subscriber;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Bus, BusEvent, Subscribing};
-use crate::config::{BadSetting, Secret};
+use crate::config::{BadSetting, Redis};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
 
@@ -82,9 +83,10 @@ impl RedisBus {
     /// this end's name, unique among replicas and starts.
     ///
     /// # Errors
-    /// [`BadSetting`] where `REDIS_URL` cannot be read; its text, which may hold a password, is not in it.
+    /// [`BadSetting`] where `REDIS_URL` or the authorities cannot be read; the URL, which may hold a password, is
+    /// not in it.
     pub fn start(
-        url: &Secret,
+        redis: &Redis,
         replica: &str,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), BadSetting> {
         let bad = || {
@@ -95,12 +97,15 @@ impl RedisBus {
             )
         };
         // fred would take any scheme for a standalone Redis.
-        let scheme = url.expose().split("://").next().unwrap_or_default();
+        let scheme = redis.url.expose().split("://").next().unwrap_or_default();
         if !SCHEMES.contains(&scheme) {
             return Err(bad());
         }
-        let mut config = Config::from_url(url.expose()).map_err(|_| bad())?;
+        let mut config = Config::from_url(redis.url.expose()).map_err(|_| bad())?;
         config.version = RespVersion::RESP3;
+        if let Some(pem) = &redis.ca {
+            config.tls = Some(tls::trusting(pem)?);
+        }
         let sharded = config.server.is_clustered();
         let mut builder = Builder::from_config(config);
         builder
@@ -211,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_one_line_without_the_password() {
-        let Err(bad) = RedisBus::start(&Secret::new("redis://:geheim@"), "me") else {
+        let Err(bad) = RedisBus::start(&Redis::at("redis://:geheim@"), "me") else {
             panic!("accepted")
         };
         assert!(bad.to_string().starts_with("REDIS_URL: "));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use apptlock::bus::redis::RedisBus;
 use apptlock::bus::{Bus, BusEvent};
-use apptlock::config::Secret;
+use apptlock::config::Redis;
 use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use bytes::Bytes;
 
@@ -32,7 +32,7 @@ async fn next(events: &mut tokio::sync::mpsc::Receiver<BusEvent>) -> BusEvent {
 
 #[tokio::test]
 async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_gap() {
-    let url = Secret::new(&servers().redis.url);
+    let url = Redis::at(&servers().redis.url);
     let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
     let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
     assert_eq!(
@@ -74,7 +74,7 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
 
 #[tokio::test]
 async fn many_rooms_are_subscribed_in_batches() {
-    let url = Secret::new(&servers().redis.url);
+    let url = Redis::at(&servers().redis.url);
     let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
     let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
     assert_eq!(next(&mut heard).await, BusEvent::Gap);

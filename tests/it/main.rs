@@ -22,4 +22,5 @@ mod rolling;
 mod simulation;
 mod storms;
 mod support;
+mod tls;
 mod wire;
