@@ -82,13 +82,13 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@touch $@
 
 test: ## Run every test: pages, Rust, then end to end with the official Socket.IO client
-	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime
+	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) run-e2e ARGS=
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
-	@scripts/need rust cc postgres redis haproxy pgbouncer faketime
+	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace $(ARGS)
 
