@@ -82,7 +82,7 @@ pub struct Hub {
     /// From which pages.
     origins: Origins,
     /// The connections of sessions that began by polling.
-    upgrades: Upgrades,
+    upgrades: Arc<Upgrades>,
 }
 
 impl Hub {
@@ -104,7 +104,7 @@ impl Hub {
             auth,
             limits,
             origins,
-            upgrades: Upgrades::default(),
+            upgrades: Arc::default(),
         }
     }
 }
@@ -166,6 +166,7 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         person,
         handshake.session_id,
         Budget::new(asker, place, hub.limits.clone()),
+        hub.upgrades.clone(),
     ));
     socket.extensions.insert(session.clone());
     metrics::gauge!(telemetry::SOCKETS).increment(1.0);
@@ -220,7 +221,6 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on_disconnect(move || {
         metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
         session.close(&h.rooms, &h.cursors);
-        h.upgrades.take(&session.socket);
         std::future::ready(())
     });
     Ok(())
@@ -362,9 +362,7 @@ async fn close_when_it_runs_out(session: Arc<Session>, socket: SocketRef) {
         // Where its queue is full the connection is all that can be ended.
         let _ = socket.disconnect();
         tokio::time::sleep(LAST_WORD).await;
-        if let Some(line) = &session.line {
-            line.hang_up();
-        }
+        session.hang_up();
     }
 }
 
@@ -448,11 +446,7 @@ pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
             continue;
         };
         // Without a connection of its own it is polling, and is closed with the rest.
-        if let Some(line) = session
-            .line
-            .clone()
-            .or_else(|| hub.upgrades.take(&session.socket))
-        {
+        if let Some(line) = session.line() {
             closing.spawn(async move {
                 tokio::time::sleep(LAST_WORD).await;
                 line.hang_up();

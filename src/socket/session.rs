@@ -72,9 +72,14 @@ impl Upgrades {
         lines.insert(name.to_owned(), line.clone());
     }
 
-    /// The connection of that session, which is forgotten here.
-    pub(super) fn take(&self, name: &str) -> Option<Line> {
-        self.lines().remove(name)
+    /// The connection of that session.
+    fn get(&self, name: &str) -> Option<Line> {
+        self.lines().get(name).cloned()
+    }
+
+    /// That session is gone.
+    fn forget(&self, name: &str) {
+        self.lines().remove(name);
     }
 }
 
@@ -91,7 +96,9 @@ pub(super) struct Session {
     /// What it may ask.
     pub(super) budget: Budget,
     /// Its connection, where it began as a WebSocket.
-    pub(super) line: Option<Line>,
+    line: Option<Line>,
+    /// Where its connection is noted, if it began by polling and was upgraded.
+    upgrades: Arc<Upgrades>,
     /// Until when its token lasts, where it has one.
     pub(super) lasts: watch::Sender<Option<Instant>>,
     /// Rung when the socket is gone.
@@ -107,6 +114,7 @@ impl Session {
         person: Option<Person>,
         session_id: Option<SessionId>,
         budget: Budget,
+        upgrades: Arc<Upgrades>,
     ) -> Self {
         let name = socket.id.to_string();
         let line = match socket.transport_type() {
@@ -117,6 +125,7 @@ impl Session {
         Self {
             socket: name.into(),
             line,
+            upgrades,
             lasts: watch::Sender::new(lasts),
             gone: CancellationToken::new(),
             principal,
@@ -187,9 +196,16 @@ impl Session {
         !membership.closed && membership.rooms.contains_key(room)
     }
 
+    /// Its connection, where it has one of its own: a session that polls has none.
+    pub(super) fn line(&self) -> Option<Line> {
+        self.line
+            .clone()
+            .or_else(|| self.upgrades.get(&self.socket))
+    }
+
     /// Ends its connection, where it has one of its own.
     pub(super) fn hang_up(&self) {
-        if let Some(line) = &self.line {
+        if let Some(line) = self.line() {
             line.hang_up();
         }
     }
@@ -293,6 +309,7 @@ impl Session {
     /// The socket is gone: leaves every room, and enters none any more.
     pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
         self.gone.cancel();
+        self.upgrades.forget(&self.socket);
         let mut membership = self.membership();
         membership.closed = true;
         for (room, member) in std::mem::take(&mut membership.rooms) {
