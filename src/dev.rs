@@ -1,17 +1,23 @@
 //! PostgreSQL and Redis of one's own, for development and tests: found, started on loopback with throw-away
 //! data, stopped with the process that asked for them, whatever becomes of it.
 //!
-//! Each server runs on a leash: a small shell that waits for its standard input to end, which happens when
-//! the parent is gone, by whatever signal, and then stops the server and removes its data.
+//! Tests can also let a server fail: [`Server::kill`] is a crash, after which [`Server::start_again`] finds
+//! the same data at the same address, and [`Server::pause`] is a machine that stands still. How a server is
+//! held is in `leash`, where it lies in `place`.
+
+mod leash;
+mod place;
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use leash::Recipe;
+pub use place::find;
+use place::{home, lower};
 
 /// How long a server may take to answer after its start.
 const START: Duration = Duration::from_secs(30);
@@ -40,7 +46,7 @@ pub enum DevError {
     Io(#[from] io::Error),
 }
 
-/// A server on a leash; dropping it stops the server.
+/// A server on a leash; dropping it stops the server and removes its data.
 #[derive(Debug)]
 pub struct Server {
     /// Where it listens.
@@ -48,14 +54,148 @@ pub struct Server {
     /// Its port on 127.0.0.1.
     pub port: u16,
     home: PathBuf,
+    recipe: Recipe,
     leash: Child,
+    /// Sees to the data while the server is killed.
+    keeper: Option<Child>,
+    /// The processes that stand still.
+    paused: Vec<u32>,
+}
+
+impl Server {
+    fn start(url: String, port: u16, home: PathBuf, recipe: Recipe) -> Result<Self, DevError> {
+        let leash = recipe.leash(&home, port)?;
+        let mut server = Self {
+            url,
+            port,
+            home,
+            recipe,
+            leash,
+            keeper: None,
+            paused: Vec::new(),
+        };
+        server.await_ready()?;
+        Ok(server)
+    }
+
+    fn await_ready(&mut self) -> Result<(), DevError> {
+        let since = Instant::now();
+        loop {
+            // Asked first: another server at this port would answer in the place of one that has ended.
+            let ended = self.leash.try_wait()?.is_some();
+            if !ended && (self.recipe.ready)(&self.recipe.program, self.port) {
+                return Ok(());
+            }
+            if ended || since.elapsed() > START {
+                let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("it said nothing").to_owned();
+                return Err(DevError::Failed {
+                    what: self.recipe.what,
+                    why: last,
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends every process of the server at once, as a crash would. Its data stays until it is started again
+    /// or dropped.
+    ///
+    /// # Errors
+    /// Where the operating system refuses.
+    pub fn kill(&mut self) -> Result<(), DevError> {
+        if self.keeper.is_some() {
+            return Ok(());
+        }
+        fs::write(self.home.join("killed"), "")?;
+        self.keeper = Some(self.recipe.keeper(&self.home)?);
+        let root = leash::server_of(&self.home)?;
+        // The first stands still while its children are counted, so that none is born meanwhile.
+        leash::signal("STOP", &[root])?;
+        leash::signal("KILL", &leash::family(root))?;
+        self.leash.wait()?;
+        self.paused.clear();
+        for note in ["paused", "server"] {
+            let _ = fs::remove_file(self.home.join(note));
+        }
+        Ok(())
+    }
+
+    /// Starts the server that was killed at the same address, with the data as the crash left it, and waits
+    /// until it answers.
+    ///
+    /// # Errors
+    /// [`DevError`] where it does not start.
+    pub fn start_again(&mut self) -> Result<(), DevError> {
+        let Some(mut keeper) = self.keeper.take() else {
+            return Ok(());
+        };
+        let since = Instant::now();
+        let started = loop {
+            self.leash = self.recipe.leash(&self.home, self.port)?;
+            match self.await_ready() {
+                // What was killed may still be on its way out, and hold the shared memory or the port.
+                Err(_) if since.elapsed() < START / 3 => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                started => break started,
+            }
+        };
+        if started.is_err() {
+            self.keeper = Some(keeper);
+            return started;
+        }
+        fs::remove_file(self.home.join("killed"))?;
+        let _ = keeper.kill();
+        let _ = keeper.wait();
+        Ok(())
+    }
+
+    /// Lets every process of the server stand still: connections stay, and nothing is answered.
+    ///
+    /// # Errors
+    /// Where the operating system refuses.
+    pub fn pause(&mut self) -> Result<(), DevError> {
+        if self.keeper.is_some() || !self.paused.is_empty() {
+            return Ok(());
+        }
+        let root = leash::server_of(&self.home)?;
+        // Written down before each step, for the leash: what stands still cannot be stopped in order.
+        let mut family = vec![root];
+        for _ in 0..2 {
+            let pids: Vec<String> = family.iter().map(u32::to_string).collect();
+            fs::write(self.home.join("paused"), pids.join(" "))?;
+            leash::signal("STOP", &family)?;
+            self.paused = family;
+            family = leash::family(root);
+        }
+        Ok(())
+    }
+
+    /// Ends a [`Server::pause`].
+    ///
+    /// # Errors
+    /// Where the operating system refuses.
+    pub fn resume(&mut self) -> Result<(), DevError> {
+        if !self.paused.is_empty() {
+            leash::signal("CONT", &self.paused)?;
+            self.paused.clear();
+            fs::remove_file(self.home.join("paused"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let _ = self.resume();
         drop(self.leash.stdin.take());
         // The leash stops the server and removes its data; nothing is left to do when it fails.
         let _ = self.leash.wait();
+        if let Some(mut keeper) = self.keeper.take() {
+            let _ = keeper.kill();
+            let _ = keeper.wait();
+        }
         let _ = fs::remove_dir_all(&self.home);
     }
 }
@@ -97,20 +237,22 @@ pub fn postgres(under: &Path) -> Result<Server, DevError> {
     let run = r#"exec "$1" -D "$2/data" -h 127.0.0.1 -p "$3" -k "" -c max_connections=400 \
         -c log_min_messages=warning 2>>"$2/log""#;
 
-    let leash = leash(run, "INT", &program, &home, port, owner)?;
-    let server = Server {
-        url: format!("postgres://apptlock@127.0.0.1:{port}/postgres"),
-        port,
-        home: home.clone(),
-        leash,
+    let recipe = Recipe {
+        what: "PostgreSQL",
+        run,
+        signal: "INT",
+        program,
+        owner,
+        ready: |program, port| {
+            Command::new(program.with_file_name("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        },
     };
-    await_ready("PostgreSQL", server, |port| {
-        Command::new(initdb.with_file_name("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    })
+    let url = format!("postgres://apptlock@127.0.0.1:{port}/postgres");
+    Server::start(url, port, home, recipe)
 }
 
 /// Redis, found on the PATH or where distributions put it; `None` where it is not installed.
@@ -126,204 +268,88 @@ pub fn redis(under: &Path) -> Result<Option<Server>, DevError> {
     let run = r#"exec "$1" --bind 127.0.0.1 --port "$3" --dir "$2" --save "" --appendonly no \
         --daemonize no >>"$2/log" 2>&1"#;
 
-    let leash = leash(run, "TERM", &program, &home, port, owner)?;
-    let server = Server {
-        url: format!("redis://127.0.0.1:{port}"),
-        port,
-        home: home.clone(),
-        leash,
+    let recipe = Recipe {
+        what: "Redis",
+        run,
+        signal: "TERM",
+        program,
+        owner,
+        ready: |_, port| std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(),
     };
-    await_ready("Redis", server, |port| {
-        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
-    })
-    .map(Some)
+    let url = format!("redis://127.0.0.1:{port}");
+    Server::start(url, port, home, recipe).map(Some)
 }
 
-/// A program, on the PATH or where distributions put PostgreSQL; the newest where there are several.
-#[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    for parent in [
-        "/usr/lib/postgresql",
-        "/opt/homebrew/opt",
-        "/usr/local/opt",
-        "/home/linuxbrew/.linuxbrew/opt",
-    ] {
-        let mut below: Vec<PathBuf> = fs::read_dir(parent)
-            .map(|entries| {
-                entries
-                    .filter_map(Result::ok)
-                    .map(|entry| entry.path().join("bin"))
-                    .collect()
-            })
-            .unwrap_or_default();
-        below.sort_by_key(|bin| std::cmp::Reverse(version(bin)));
-        places.extend(below);
-    }
-    places.extend([
-        "/usr/sbin".into(),
-        "/opt/homebrew/bin".into(),
-        "/usr/local/bin".into(),
-    ]);
-    places
-        .into_iter()
-        .map(|place| place.join(program))
-        .find(|file| file.is_file())
-}
-
-/// The number in a path such as `/usr/lib/postgresql/15/bin`, so that 15 comes before 9.
-fn version(bin: &Path) -> u32 {
-    let name = bin
-        .parent()
-        .and_then(Path::file_name)
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    name.rsplit(['@', '/'])
-        .next()
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(0)
-}
-
-/// The user that a server runs as: PostgreSQL refuses to run as root.
-type Owner = Option<(u32, u32)>;
-
-fn owner() -> Result<Owner, DevError> {
-    let id = |args: &[&str]| -> Option<u32> {
-        let out = Command::new("id")
-            .args(args)
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        String::from_utf8(out.stdout).ok()?.trim().parse().ok()
-    };
-    if id(&["-u"]) != Some(0) {
-        return Ok(None);
-    }
-    ["postgres", "nobody"]
-        .iter()
-        .find_map(|user| Some((id(&["-u", user])?, id(&["-g", user])?)))
-        .map(Some)
-        .ok_or(DevError::Failed {
-            what: "PostgreSQL",
-            why: "it does not run as root, and there is no other user".into(),
-        })
-}
-
-fn lower(command: &mut Command, owner: Owner) -> &mut Command {
-    match owner {
-        Some((uid, gid)) => command.gid(gid).uid(uid),
-        None => command,
-    }
-}
-
-/// An empty directory for one server, below `under` where its user can get there, else below the system's
-/// temporary one. What others have left empty is removed first.
-fn home(under: &Path, kind: &str) -> Result<(PathBuf, Owner), DevError> {
-    let owner = owner()?;
-    fs::create_dir_all(under)?;
-    let under = fs::canonicalize(under)?;
-    // A leash empties a directory whose process was killed, and may not remove it. A young one may be in use.
-    for left in fs::read_dir(&under)?.filter_map(Result::ok) {
-        let old = left
-            .metadata()
-            .and_then(|data| data.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > START));
-        if old && left.file_name().to_string_lossy().starts_with("apptlock-") {
-            let _ = fs::remove_dir(left.path());
-        }
-    }
-    let name = format!(
-        "{kind}-{}-{}",
-        std::process::id(),
-        uuid::Uuid::new_v4().simple()
-    );
-    for place in [under.clone(), std::env::temp_dir()] {
-        let home = place.join(format!("apptlock-{name}"));
-        fs::DirBuilder::new().mode(0o700).create(&home)?;
-        if let Some((uid, gid)) = owner {
-            chown(&home, Some(uid), Some(gid))?;
-        }
-        let mut probe = Command::new("test");
-        probe.arg("-w").arg(&home);
-        if lower(&mut probe, owner)
-            .current_dir("/")
-            .status()?
-            .success()
-        {
-            return Ok((home, owner));
-        }
-        fs::remove_dir(&home)?;
-    }
-    Err(DevError::Failed {
-        what: "a server's data directory",
-        why: format!("{} cannot be entered", under.display()),
-    })
-}
-
-/// Runs the server until standard input ends, then stops it with that signal; or until it ends by itself.
-fn leash(
-    run: &str,
-    signal: &str,
-    program: &Path,
-    home: &Path,
-    port: u16,
-    owner: Owner,
-) -> Result<Child, DevError> {
-    // A background list reads from /dev/null unless it is told otherwise: hence descriptor 3.
-    let script = format!(
-        r#"exec 3<&0
-        ({run}) 3<&- & server=$!
-        (read -r _ <&3; kill -{signal} $server) & hand=$!
-        wait $server
-        rm -rf "$2"/*
-        kill $hand"#
-    );
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg(script)
-        .arg("leash")
-        .arg(program)
-        .arg(home)
-        .arg(port.to_string());
-    // A group of its own: Ctrl-C in a terminal is for us, who then stop the replicas before the database.
-    let spawned = lower(&mut shell, owner)
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    Ok(spawned)
-}
-
-fn await_ready(
-    what: &'static str,
-    mut server: Server,
-    ready: impl Fn(u16) -> bool,
-) -> Result<Server, DevError> {
-    let since = Instant::now();
-    while !ready(server.port) {
-        let ended = server.leash.try_wait()?.is_some();
-        if ended || since.elapsed() > START {
-            let log = fs::read_to_string(server.home.join("log")).unwrap_or_default();
-            let last = log.lines().last().unwrap_or("it said nothing").to_owned();
-            return Err(DevError::Failed { what, why: last });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(server)
-}
-
-/// A port that is free now.
+/// A port that is free now, and below those that the operating system gives to connections that go out:
+/// so a server that was killed finds it free when it is started again.
 ///
 /// # Errors
 /// Where the machine has none.
 pub fn free_port() -> io::Result<u16> {
+    for _ in 0..50 {
+        let random = uuid::Uuid::new_v4().as_u128() % 12_000;
+        let port = 20_000 + u16::try_from(random).unwrap_or(0);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     match listener.local_addr()?.port() {
         0 => Err(ErrorKind::AddrNotAvailable.into()),
         port => Ok(port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// What Redis answers to a PING, within half a second.
+    fn ping(server: &Server) -> io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
+        stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 16];
+        let n = stream.read(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..n]).trim().to_owned())
+    }
+
+    #[test]
+    fn a_server_is_killed_started_again_paused_and_resumed_at_one_address() {
+        let under = std::env::temp_dir().join("apptlock-tests");
+        let mut redis = redis(&under).unwrap().expect("redis-server");
+        let home = redis.home.clone();
+        assert_eq!(ping(&redis).unwrap(), "+PONG");
+        redis.pause().unwrap();
+        assert!(ping(&redis).is_err(), "it answers though it stands still");
+        redis.resume().unwrap();
+        assert_eq!(ping(&redis).unwrap(), "+PONG");
+        redis.kill().unwrap();
+        assert!(ping(&redis).is_err(), "it answers though it is killed");
+        redis.start_again().unwrap();
+        assert_eq!(ping(&redis).unwrap(), "+PONG");
+        redis.pause().unwrap();
+        drop(redis);
+        assert!(!home.exists(), "a paused server leaves its data behind");
+    }
+
+    #[test]
+    fn a_killed_postgres_recovers_with_its_data_and_leaves_none_behind() {
+        let under = std::env::temp_dir().join("apptlock-tests");
+        let mut postgres = postgres(&under).unwrap();
+        let home = postgres.home.clone();
+        let born = fs::read_to_string(home.join("data/postmaster.pid")).unwrap();
+        postgres.pause().unwrap();
+        postgres.kill().unwrap();
+        assert!(home.join("data/PG_VERSION").exists(), "its data is gone");
+        postgres.start_again().unwrap();
+        let again = fs::read_to_string(home.join("data/postmaster.pid")).unwrap();
+        assert_ne!(born.lines().next(), again.lines().next());
+        postgres.kill().unwrap();
+        drop(postgres);
+        assert!(!home.exists(), "a killed server leaves its data behind");
     }
 }
