@@ -1,10 +1,12 @@
 //! What tests stand on: servers, replicas, clients.
 
 mod http;
+mod proxy;
 mod socket;
 mod stack;
 
 pub use http::Reply;
+pub use proxy::Proxy;
 pub use socket::Socket;
 pub use stack::{Replica, Stack, servers};
 

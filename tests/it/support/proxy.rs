@@ -1,0 +1,291 @@
+//! A TCP proxy in this process, between a replica and a server, that can be told to fail: it stalls like a
+//! black hole, cuts like a network that is gone, or delays. Shared: the load generator includes this file
+//! too, so it needs nothing but std, tokio and socket2.
+//!
+//! ```text
+//!             pass      stall      cut          delay
+//!   old       flows     waits      reset        flows later
+//!   new       flows     waits      reset        flows later
+//! ```
+//!
+//! Each connection is a task that holds at most [`CHUNK`] times [`QUEUE`] bytes in each direction, and sleeps
+//! until bytes or a change of mode come. Dropping the proxy ends them all. A failure of either end resets the
+//! other: that is what a test of failures wants to see.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// The most bytes in one piece.
+const CHUNK: usize = 16 * 1024;
+/// The most pieces that are on their way in one direction while they are delayed.
+const QUEUE: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Pass,
+    Stall,
+    Cut,
+    Delay(Duration),
+}
+
+/// What all connections obey.
+#[derive(Debug, Clone, Copy)]
+struct Orders {
+    mode: Mode,
+    /// Connections of an earlier generation are reset.
+    generation: u64,
+}
+
+/// A proxy; its port stands for the server's.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    orders: watch::Sender<Orders>,
+    listening: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a port of 127.0.0.1 for connections to `upstream`, which need not be there yet.
+    pub async fn start(upstream: impl Into<SocketAddr>) -> io::Result<Self> {
+        let upstream = upstream.into();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (orders, obey) = watch::channel(Orders {
+            mode: Mode::Pass,
+            generation: 0,
+        });
+        let listening = tokio::spawn(listen(listener, upstream, obey));
+        Ok(Self {
+            port,
+            orders,
+            listening,
+        })
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Everything flows.
+    pub fn pass(&self) {
+        self.order(Mode::Pass);
+    }
+
+    /// Connections stay and are made, and nothing flows.
+    pub fn stall(&self) {
+        self.order(Mode::Stall);
+    }
+
+    /// Connections are reset, old and new.
+    pub fn cut(&self) {
+        self.order(Mode::Cut);
+    }
+
+    /// Everything flows, later by that.
+    pub fn delay(&self, by: Duration) {
+        self.order(Mode::Delay(by));
+    }
+
+    /// Resets the connections that there are; new ones are as before.
+    pub fn reset(&self) {
+        self.orders.send_modify(|orders| orders.generation += 1);
+    }
+
+    fn order(&self, mode: Mode) {
+        self.orders.send_modify(|orders| orders.mode = mode);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // The connections end when they see that nobody gives orders any more.
+        self.listening.abort();
+    }
+}
+
+async fn listen(listener: TcpListener, upstream: SocketAddr, obey: watch::Receiver<Orders>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => drop(tokio::spawn(serve(client, upstream, obey.clone()))),
+            // A client that was gone before it was accepted, or no descriptors left: neither is for good.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// One connection, to its end or until it is cut.
+async fn serve(mut client: TcpStream, upstream: SocketAddr, mut obey: watch::Receiver<Orders>) {
+    let mut flow = obey.clone();
+    let generation = obey.borrow_and_update().generation;
+    let cut = async move {
+        // An error: the proxy was dropped, which cuts too.
+        let _ = obey
+            .wait_for(|orders| orders.mode == Mode::Cut || orders.generation != generation)
+            .await;
+    };
+    tokio::pin!(cut);
+    reset_when_dropped(&client);
+    let server = async {
+        // A black hole has no other side.
+        let open = |orders: &Orders| orders.mode != Mode::Stall;
+        flow.wait_for(open).await.map_err(io::Error::other)?;
+        TcpStream::connect(upstream).await
+    };
+    let mut server = tokio::select! {
+        () = &mut cut => return,
+        connected = server => match connected {
+            Ok(server) => server,
+            Err(_) => return,
+        },
+    };
+    reset_when_dropped(&server);
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let ended_well = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let both = async {
+            tokio::try_join!(
+                pump(from_client, to_server, flow.clone()),
+                pump(from_server, to_client, flow.clone()),
+            )
+        };
+        tokio::select! {
+            () = &mut cut => false,
+            done = both => done.is_ok(),
+        }
+    };
+    if ended_well {
+        for stream in [&client, &server] {
+            let _ = SockRef::from(stream).set_linger(None);
+        }
+    }
+}
+
+/// So that the other end learns of the end as a failure and not as a good-bye.
+fn reset_when_dropped(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// One direction, until it ends.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut obey: watch::Receiver<Orders>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut queue: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut open = true;
+    while open || !queue.is_empty() {
+        let due = queue.front().map(|(due, _)| *due);
+        tokio::select! {
+            biased;
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                flowing(&mut obey).await?;
+                if let Some((_, chunk)) = queue.pop_front() {
+                    to.write_all(&chunk).await?;
+                }
+            }
+            read = from.read(&mut buffer), if open && queue.len() < QUEUE => {
+                let n = read?;
+                open = n > 0;
+                match flowing(&mut obey).await? {
+                    Mode::Delay(by) => queue.push_back((Instant::now() + by, buffer[..n].to_vec())),
+                    // What is delayed goes first, though the delay is over.
+                    _ if !queue.is_empty() => queue.push_back((Instant::now(), buffer[..n].to_vec())),
+                    _ => to.write_all(&buffer[..n]).await?,
+                }
+            }
+        }
+    }
+    to.shutdown().await
+}
+
+/// The mode, once it is one in which bytes flow.
+async fn flowing(obey: &mut watch::Receiver<Orders>) -> io::Result<Mode> {
+    obey.wait_for(|orders| orders.mode != Mode::Stall)
+        .await
+        .map(|orders| orders.mode)
+        .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(150);
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        address
+    }
+
+    /// Sends a word and waits for its echo; `None` where nothing comes for a while.
+    async fn say(stream: &mut TcpStream) -> Option<io::Result<()>> {
+        let exchange = async {
+            stream.write_all(b"word").await?;
+            let mut heard = [0; 4];
+            stream.read_exact(&mut heard).await?;
+            assert_eq!(&heard, b"word");
+            Ok(())
+        };
+        tokio::time::timeout(SHORT, exchange).await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_proxy_passes_stalls_cuts_resets_and_delays() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()));
+        let mut old = connect().await.unwrap();
+        assert!(matches!(say(&mut old).await, Some(Ok(()))), "it passes");
+
+        proxy.stall();
+        assert!(say(&mut old).await.is_none(), "an old connection waits");
+        let mut new = connect().await.unwrap();
+        assert!(say(&mut new).await.is_none(), "a new one waits");
+        proxy.pass();
+        let mut late = [0; 4];
+        for stream in [&mut old, &mut new] {
+            stream.read_exact(&mut late).await.unwrap();
+            assert_eq!(&late, b"word", "what waited comes after all");
+        }
+
+        proxy.delay(Duration::from_millis(40));
+        let since = Instant::now();
+        assert!(matches!(say(&mut old).await, Some(Ok(()))), "it comes");
+        assert!(since.elapsed() >= Duration::from_millis(80), "there, back");
+
+        proxy.pass();
+        proxy.reset();
+        assert!(matches!(say(&mut old).await, Some(Err(_))), "it is reset");
+        let mut new = connect().await.unwrap();
+        assert!(matches!(say(&mut new).await, Some(Ok(()))), "a new one is");
+
+        proxy.cut();
+        assert!(matches!(say(&mut new).await, Some(Err(_))), "it is cut");
+        let mut refused = connect().await.unwrap();
+        assert!(matches!(say(&mut refused).await, Some(Err(_))), "and stays");
+        proxy.pass();
+        let mut back = connect().await.unwrap();
+        assert!(matches!(say(&mut back).await, Some(Ok(()))), "it is back");
+    }
+}
