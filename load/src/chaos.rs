@@ -14,6 +14,7 @@
 mod check;
 mod faults;
 #[path = "../../tests/it/support/proxy.rs"]
+#[allow(dead_code)] // the tests use all of it
 mod proxy;
 mod record;
 mod report;
