@@ -158,11 +158,9 @@ impl Replica {
     /// SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         // The guard first: it knows the replica by a number that may soon be another process's.
-        for child in [self.guard.take(), self.child.take()] {
-            if let Some(mut child) = child {
-                child.kill()?;
-                child.wait()?;
-            }
+        for mut child in [self.guard.take(), self.child.take()].into_iter().flatten() {
+            child.kill()?;
+            child.wait()?;
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ mod socket;
 mod stack;
 
 pub use http::Reply;
+// Its own test alone does not import it from here.
+#[allow(unused_imports)]
 pub use proxy::Proxy;
 pub use socket::Socket;
 pub use stack::{Replica, Stack, servers};
