@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Failure;
@@ -40,7 +40,7 @@ use record::{Clock, Evidence, Ledger};
 use report::Report;
 use screen::Screen;
 use watcher::{Heard, Shown};
-use worker::{Plan, Worker};
+use worker::{Door, Plan, Worker};
 use world::{REPLICAS, World};
 
 /// Short, so that leases run out often.
@@ -96,7 +96,7 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
         forgetful: FORGETFUL,
         lock_ttl: LOCK_TTL,
         stop: AtomicBool::new(false),
-        freed: (0..HOT + FORGETFUL).map(|_| Notify::new()).collect(),
+        doors: (0..HOT + FORGETFUL).map(|_| Door::default()).collect(),
         grants: AtomicUsize::new(0),
         refusals: AtomicUsize::new(0),
     });

@@ -50,10 +50,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let run = || -> Result<bool, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        match Cli::parse().command {
+        let cli = Cli::parse();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let What::Chaos(_) = cli.command {
+            // It shares the machine with all that it drives: one thread is enough, and wakes no other.
+            builder.worker_threads(1);
+        }
+        let runtime = builder.enable_all().build()?;
+        match cli.command {
             What::Bench {
                 connections,
                 seconds,

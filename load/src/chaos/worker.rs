@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -32,12 +32,22 @@ pub(crate) struct Plan {
     pub(crate) forgetful: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) stop: AtomicBool,
-    /// By appointment: rung twice by who gives it back. Those who wait try at once, as people do who see on
-    /// their screen that it is free, and all but one are refused.
-    pub(crate) freed: Vec<Notify>,
+    pub(crate) doors: Vec<Door>,
     /// For the progress line.
     pub(crate) grants: AtomicUsize,
     pub(crate) refusals: AtomicUsize,
+}
+
+/// Where those meet who want one appointment. It makes sure that they do meet, with as few requests as it
+/// takes: the more of them are needed for one contended grant, the fewer grants there are in a run.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    /// Rung by who gives it back, for one of those who wait; the other who tries at once is who rang.
+    freed: Notify,
+    /// Rung by who was refused.
+    refused: Notify,
+    /// The newest lease that somebody was refused for.
+    met: AtomicI64,
 }
 
 /// As much of an answer as matters here.
@@ -138,9 +148,10 @@ impl Worker {
 
     /// Until somebody gives it back, or for so long as somebody may be who says nothing.
     async fn wait(&mut self, appointment: usize) {
-        let limit = Duration::from_millis(self.random.u64(20..60));
+        let limit = Duration::from_millis(self.random.u64(80..240));
         // Either is a reason to try again.
-        let _ = tokio::time::timeout(limit, self.plan.freed[appointment].notified()).await;
+        let door = &self.plan.doors[appointment];
+        let _ = tokio::time::timeout(limit, door.freed.notified()).await;
     }
 
     async fn try_acquire(&mut self, appointment: usize) -> Option<Reply> {
@@ -189,6 +200,9 @@ impl Worker {
             token: lock.fencing_token,
             sent: reply.sent,
         };
+        let door = &self.plan.doors[appointment];
+        door.met.fetch_max(now.token, Ordering::Relaxed);
+        door.refused.notify_one();
         match self.ledger.refused.last_mut() {
             Some(last) if last.appointment == appointment && last.token == now.token => *last = now,
             _ => self.ledger.refused.push(now),
@@ -199,7 +213,11 @@ impl Worker {
     async fn hold(&mut self, mut grant: Grant) {
         let appointment = grant.appointment;
         let forgets = if appointment < self.plan.hot { 4000 } else { 5 };
-        self.rest(0, 2500).await;
+        if self.random.u8(..10) == 0 {
+            self.rest(0, 5000).await;
+        } else {
+            self.meet(&grant).await;
+        }
         match self.random.u8(..100) {
             0..4 => self.renew(&mut grant).await,
             4..8 => self.verify(&grant).await,
@@ -236,12 +254,23 @@ impl Worker {
         grant.given_up = Some(self.plan.clock.now());
         self.ledger.grants.push(grant.clone());
         self.release(&grant).await;
-        for _ in 0..2 {
-            self.plan.freed[appointment].notify_one();
-        }
+        self.plan.doors[appointment].freed.notify_one();
         if self.random.u8(..50) == 0 {
             self.verify(&grant).await;
         }
+    }
+
+    /// Until somebody was refused for this lease, or for a moment.
+    async fn meet(&mut self, grant: &Grant) {
+        let limit = Duration::from_micros(self.random.u64(5000..15_000));
+        let door = &self.plan.doors[grant.appointment];
+        let met = async {
+            while door.met.load(Ordering::Relaxed) < grant.token {
+                door.refused.notified().await;
+            }
+        };
+        // Nobody may want it just now.
+        let _ = tokio::time::timeout(limit, met).await;
     }
 
     async fn renew(&mut self, grant: &mut Grant) {
