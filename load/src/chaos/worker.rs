@@ -18,6 +18,8 @@ use crate::client::{Connection, request};
 
 /// How long a worker waits for an answer: longer than a replica takes to say that PostgreSQL is away.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// How long a holder waits for somebody who is on the way, before it wakes another.
+const SOON: Duration = Duration::from_millis(5);
 /// Requests on one connection, before another replica is chosen: so work comes back to one that was away.
 const LOYALTY: u32 = 400;
 
@@ -262,11 +264,15 @@ impl Worker {
 
     /// Until somebody was refused for this lease, or for a moment.
     async fn meet(&mut self, grant: &Grant) {
-        let limit = Duration::from_micros(self.random.u64(5000..15_000));
+        let limit = Duration::from_millis(self.random.u64(20..40));
         let door = &self.plan.doors[grant.appointment];
         let met = async {
             while door.met.load(Ordering::Relaxed) < grant.token {
-                door.refused.notified().await;
+                let refused = door.refused.notified();
+                if tokio::time::timeout(SOON, refused).await.is_err() {
+                    // Whoever tried came too early or not at all.
+                    door.freed.notify_one();
+                }
             }
         };
         // Nobody may want it just now.
