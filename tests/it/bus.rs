@@ -73,6 +73,30 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
 }
 
 #[tokio::test]
+async fn what_was_published_before_the_end_still_goes_out() {
+    let url = Secret::new(&servers().redis.url);
+    let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
+    let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
+    assert_eq!(next(&mut heard).await, BusEvent::Gap);
+    let wanted = room(&fresh("last"));
+    there.subscribe(&wanted).await;
+    while !here.healthy() {
+        tokio::task::yield_now().await;
+    }
+    // Nothing is awaited between: all of it is still in the queue when the end comes.
+    for n in 0..1000 {
+        here.publish(&wanted, Bytes::from(format!("{n}")));
+    }
+    here.close().await;
+    for n in 0..1000 {
+        assert_eq!(
+            next(&mut heard).await,
+            BusEvent::Message(Bytes::from(format!("{n}")))
+        );
+    }
+}
+
+#[tokio::test]
 async fn many_rooms_are_subscribed_in_batches() {
     let url = Secret::new(&servers().redis.url);
     let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
