@@ -8,7 +8,7 @@ use apptlock::config::Secret;
 use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use bytes::Bytes;
 
-use crate::support::{PATIENCE, Socket, Stack, auth, fresh, servers};
+use crate::support::{PATIENCE, Proxy, Socket, Stack, auth, fresh, servers};
 
 fn room(name: &str) -> RoomId {
     RoomId {
@@ -118,6 +118,32 @@ async fn many_rooms_are_subscribed_in_batches() {
         if let BusEvent::Message(message) = next(&mut heard).await {
             missing.remove(&message);
         }
+    }
+}
+
+/// The way to Redis is long: an acknowledgement that went ahead of the room's channel would hide what comes
+/// right after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_acknowledged_only_when_redis_has_it() {
+    let mut stack = Stack::start(1, &[]).await;
+    let server = (std::net::Ipv4Addr::LOCALHOST, servers().redis.port);
+    let proxy = Proxy::start(server).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    stack.add_with(&[("REDIS_URL", &url)]).await;
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let mut socket = Socket::connect(there, auth("ben")).await;
+    proxy.delay(Duration::from_millis(100));
+    for _ in 0..5 {
+        let id = fresh("far");
+        socket.subscribe(&id).await;
+        let since = Instant::now();
+        here.acquire(&id, "ann").await;
+        socket.expect("lock-acquired").await;
+        assert!(
+            since.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            since.elapsed()
+        );
     }
 }
 

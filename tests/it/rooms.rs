@@ -1,0 +1,116 @@
+//! A room whose outlet the test itself empties: what comes between two steps, and what does not fit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apptlock::bus::Bus;
+use apptlock::bus::memory::Hub;
+use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
+use apptlock::domain::lease::{Change, LockState, Person};
+use apptlock::protocol::{AcquireBody, from_value};
+use apptlock::replication::Replication;
+use apptlock::rooms::{Outlet, Rooms, Ticket};
+use apptlock::store::Store;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, Stack, fresh, person};
+
+fn a_room() -> RoomId {
+    RoomId {
+        tenant: TenantId::default(),
+        appointment: AppointmentId::new(fresh("room")).unwrap(),
+    }
+}
+
+fn a_ticket() -> Ticket {
+    Ticket {
+        socket: "socket".into(),
+        let_in: Box::new(|_| ()),
+    }
+}
+
+async fn acquire(store: &Store, room: &RoomId) -> LockState {
+    let ann: AcquireBody = from_value(person("ann")).unwrap();
+    let ann = Person {
+        user_id: ann.user_id.unwrap(),
+        user_info: ann.user_info.unwrap().into(),
+    };
+    let ttl = Duration::from_secs(60);
+    let taken = store.acquire(room, &ann, None, ttl, false).await.unwrap();
+    taken.unwrap().state
+}
+
+/// The version that comes out next, as a snapshot or as a change.
+fn version(item: Option<Outlet>) -> (&'static str, i64) {
+    match item {
+        Some(Outlet::Admit(_, state)) => ("snapshot", state.version),
+        Some(Outlet::Change(_, events)) => {
+            let payload: serde_json::Value = serde_json::from_str(events[0].payload.get()).unwrap();
+            ("change", payload["version"].as_i64().unwrap())
+        }
+        _ => panic!("neither a snapshot nor a change"),
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let (rooms, mut outlet) = Rooms::new(Arc::new(bus));
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+
+    rooms.enter(&room).await;
+    let read = store.status(&room).await.unwrap();
+    // This comes between: whoever is let in after it does not hear it, and nothing would show it later.
+    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
+    rooms.admit(read, a_ticket()).await;
+    assert_eq!(version(outlet.recv().await), ("change", 1));
+    assert_eq!(version(outlet.recv().await), ("snapshot", 1));
+}
+
+#[tokio::test]
+async fn what_did_not_fit_the_outlet_is_shown_as_soon_as_it_does() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outlet) = Rooms::with_outlet(bus.clone(), 1);
+    let rooms = Arc::new(rooms);
+    let replication = Replication {
+        rooms: rooms.clone(),
+        store: store.clone(),
+        bus,
+        replica: fresh("replica"),
+        gap: Notify::new(),
+    };
+    let stop = CancellationToken::new();
+    let end = stop.clone();
+    tokio::spawn(async move { replication.reconcile(end).await });
+    let _stopped = stop.drop_guard();
+
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
+    assert!(!rooms.observe(&Change::from(acquire(&store, &room).await)));
+    assert_eq!(version(outlet.recv().await), ("change", 1));
+    let since = Instant::now();
+    let next = timeout(PATIENCE, outlet.recv())
+        .await
+        .expect("it was forgotten");
+    assert_eq!(version(next), ("change", 2));
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
+}
