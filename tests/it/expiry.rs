@@ -13,8 +13,14 @@ use crate::support::{Socket, Stack, auth, fresh};
 async fn expiry_is_told_within_a_second_of_the_deadline() {
     let stack = Stack::start(2, &[("LOCK_TTL", "1s")]).await;
     let sweeps = stack.leader().await;
-    for at in [sweeps, 1 - sweeps] {
+    // The last one not right after a sweep: who swept in steps of two seconds would be in time for the others.
+    for (at, pause) in [(sweeps, 0.0), (1 - sweeps, 0.0), (sweeps, 1.1)] {
         let replica = &stack.replicas[at];
+        sqlx::query("select pg_sleep($1)")
+            .bind(pause)
+            .execute(&stack.pool)
+            .await
+            .unwrap();
         let id = fresh("expiry");
         let mut socket = Socket::connect(replica, auth("ben")).await;
         socket.subscribe(&id).await;
