@@ -155,7 +155,10 @@ async fn a_subscription_is_acknowledged_only_when_redis_has_it() {
 /// A change that no message told of: written past every replica, as a lost message would leave it.
 #[tokio::test]
 async fn what_the_bus_lost_is_shown_after_the_next_gap() {
-    let stack = Stack::start(2, &[]).await;
+    // One of its own: the connections that are cut below would be other tests' too.
+    let under = std::env::temp_dir().join("apptlock-tests");
+    let redis = apptlock::dev::redis(&under).unwrap().expect("redis-server");
+    let stack = Stack::start(2, &[("REDIS_URL", redis.url.as_str())]).await;
     let replica = &stack.replicas[0];
     let id = fresh("lost");
     replica.acquire(&id, "ann").await;
@@ -171,7 +174,7 @@ async fn what_the_bus_lost_is_shown_after_the_next_gap() {
     .unwrap();
     // Every connection to Redis is cut; each replica comes back by itself, and takes that for a gap.
     let cut = Instant::now();
-    kill_redis_clients().await;
+    kill_redis_clients(redis.port).await;
     let update = socket.expect("lock-update").await;
     assert_eq!(
         (&update["version"], &update["lock"]),
@@ -191,9 +194,9 @@ async fn what_the_bus_lost_is_shown_after_the_next_gap() {
     );
 }
 
-async fn kill_redis_clients() {
+async fn kill_redis_clients(port: u16) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", servers().redis.port))
+    let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
         .unwrap();
     redis
