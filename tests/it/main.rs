@@ -16,6 +16,7 @@ mod lifecycle;
 mod pooler;
 mod rest;
 mod rolling;
+mod rooms;
 mod simulation;
 mod storms;
 mod support;
