@@ -371,3 +371,45 @@ async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
     let status = stack.replicas[0].await_end(Duration::from_secs(15));
     assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
 }
+
+/// A look is no transition that anything else waits for: nothing but its own connection holds the stop up.
+#[tokio::test]
+async fn a_stop_waits_for_a_request_that_only_looks() {
+    let mut stack = Stack::start(1, &[]).await;
+    stack.leader().await;
+    let id = fresh("look");
+    let replica = &stack.replicas[0];
+    replica.acquire(&id, "ann").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("lock table appointment_lock in access exclusive mode")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* status%' and datname = current_database()";
+    let stopping = async {
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        replica.signal("TERM");
+        replica.await_line("stopping");
+        // Whatever the stop does not wait for is over long before this.
+        sqlx::query("select pg_sleep(1)")
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        held.commit().await.unwrap();
+    };
+    let (reply, ()) = tokio::join!(replica.status_of(&id), stopping);
+    assert_eq!(
+        (reply.status, &reply.body["locked"]),
+        (200, &json!(true)),
+        "{reply:?}"
+    );
+    let status = stack.replicas[0].await_end(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
+}

@@ -170,10 +170,10 @@ async fn connections_to_redis_that_are_reset_again_and_again_hide_no_change() {
         proxy.reset();
         let mut all: Vec<&mut Socket> = sockets.iter_mut().collect();
         let (_, took) = change_is_seen(&stack.replicas[n % 2], &id, &mut all).await;
+        assert!(took < SEEN_WITHIN, "seen only after {took:?}");
         worst = worst.max(took);
     }
     println!("20 resets: seen within {worst:?}");
-    assert!(worst < SEEN_WITHIN, "{worst:?}");
 }
 
 /// Connections that are dead and never say so: as when a firewall forgets them.
