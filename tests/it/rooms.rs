@@ -160,11 +160,7 @@ async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back
     let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port)).await.unwrap();
     let (direct, proxied) = (format!(":{port}/"), format!(":{}/", proxy.port()));
     let cut_off = Store::new(&Database {
-<<<<<<< HEAD
-        url: Secret::new(&stack.database.replace(&direct, &proxied)),
-=======
         url: Secret::new(stack.database.replace(&direct, &proxied)),
->>>>>>> a7d3ace7dc2a1b810c6953a833c40d2b3a52922f
         max_connections: 4,
         pooler: Pooler::None,
     })
