@@ -9,10 +9,12 @@ SHELL := bash
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Extra arguments for `make run`, `make test-rust`, `make e2e` and `make bench`.
+# Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench` and `make chaos`.
 ARGS ?=
 # How many replicas `make run` starts.
 REPLICAS ?= 2
+# How long `make chaos` breaks things.
+CHAOS_SECONDS ?= 120
 
 # rustup's folder, for a shell that was open before Rust came.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -34,16 +36,17 @@ export RUST_TEST_THREADS ?= 6
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
-.PHONY: help run build release web test test-rust e2e lint fmt advisories bench openapi clean \
-	check-fmt check-shell check-yaml check-deps check-clippy test-web run-e2e
+.PHONY: help run build release web test test-rust e2e lint fmt advisories bench chaos openapi clean \
+	check-fmt check-shell check-yaml check-deps check-clippy test-web test-chaos run-e2e
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-12s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-13s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n%s\n' 'Variables:'
-	@printf '  $(BLUE)%-12s$(PLAIN) %s\n' \
-		ARGS 'extra arguments for run, test-rust, e2e and bench' \
+	@printf '  $(BLUE)%-13s$(PLAIN) %s\n' \
+		ARGS 'extra arguments for run, test-rust, e2e, bench and chaos' \
 		REPLICAS 'how many replicas `make run` starts (2)' \
+		CHAOS_SECONDS 'how long `make chaos` breaks things (120)' \
 		DATABASE_URL '`make run` uses this PostgreSQL instead of one of its own' \
 		REDIS_URL '`make run` uses this Redis instead of one of its own'
 
@@ -81,16 +84,25 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, then end to end with the official Socket.IO client
+test: ## Run every test: pages, Rust, a short chaos, then end to end with the official Socket.IO client
 	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
+	@$(MAKE) test-chaos
 	@$(MAKE) run-e2e ARGS=
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace $(ARGS)
+
+# All binaries with all tests: what `cargo test` has built, and so it builds one binary more. Alone that one
+# would compile the dependencies a second time, with the features that only the tests do not ask for.
+test-chaos: web
+	@scripts/need rust cc postgres redis
+	$(call say,Breaking things for 20 s while workers contend)
+	@cargo build $(LOCKED) --workspace --bins --tests
+	@target/debug/apptlock-load chaos --seconds 20 --binary target/debug/apptlock
 
 test-web: web
 	$(call say,Running the tests of the web pages)
@@ -143,6 +155,11 @@ bench: release ## Measure throughput and latency with the load generator
 	@scripts/need rust cc postgres redis
 	$(call say,Building and running the load generator)
 	@cargo run $(LOCKED) --release -p apptlock-load -- bench $(ARGS)
+
+chaos: release ## Kill, pause and cut while workers contend, then check every record (CHAOS_SECONDS=120)
+	@scripts/need rust cc postgres redis
+	$(call say,Building the load generator and breaking things for $(CHAOS_SECONDS) s)
+	@cargo run $(LOCKED) --release -p apptlock-load -- chaos --seconds $(CHAOS_SECONDS) $(ARGS)
 
 openapi: build ## Print the OpenAPI document
 	@target/debug/apptlock openapi

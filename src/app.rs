@@ -228,8 +228,8 @@ impl App {
 
     /// Stops in order, and returns when everything that was under way is done or has had its time.
     pub async fn stop(self) {
-        info!(replica = self.name, "stopping: no longer ready");
         self.draining.store(true, Ordering::Relaxed);
+        info!(replica = self.name, "stopping: no longer ready");
         // Balancers ask every now and then: until they have noticed, requests still come.
         tokio::time::sleep(self.drain_delay).await;
         self.resign.cancel();

@@ -5,7 +5,10 @@
 //! release over kept-alive HTTP connections; then pgbench runs the very same two statements with as many
 //! clients. Everything is on loopback and ends by itself. A replica that answers anything but success ends
 //! the run with an error.
+//!
+//! `chaos` is not about figures but about promises: see its own file. It ends with 1 where one was broken.
 
+mod chaos;
 mod client;
 mod yardstick;
 
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant};
 use apptlock::dev::{self, Server};
 use clap::{Parser, Subcommand};
 
-/// Measures apptlock on this machine.
+/// Measures apptlock on this machine, and tries its promises.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
@@ -38,25 +41,34 @@ enum What {
         #[arg(long, default_value = "target/release/apptlock")]
         binary: PathBuf,
     },
+    /// Kill, pause and cut PostgreSQL, Redis and three replicas while workers contend, then check every record.
+    Chaos(chaos::Options),
 }
 
 /// What ends a run early.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let What::Bench {
-        connections,
-        seconds,
-        binary,
-    } = Cli::parse().command;
-    let run = || -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        bench(&runtime, connections, Duration::from_secs(seconds), &binary)
+    let run = || -> Result<bool, Failure> {
+        let cli = Cli::parse();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let What::Chaos(_) = cli.command {
+            // It shares the machine with all that it drives: one thread is enough, and wakes no other.
+            builder.worker_threads(1);
+        }
+        let runtime = builder.enable_all().build()?;
+        match cli.command {
+            What::Bench {
+                connections,
+                seconds,
+                binary,
+            } => bench(&runtime, connections, Duration::from_secs(seconds), &binary).map(|()| true),
+            What::Chaos(options) => runtime.block_on(chaos::run(options)),
+        }
     };
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::FAILURE

@@ -43,9 +43,11 @@ impl Recipe {
     /// Runs the server until standard input ends, then stops it in order; or until it ends by itself.
     pub(super) fn leash(&self, home: &Path, port: u16) -> io::Result<Child> {
         let (run, signal) = (self.run, self.signal);
-        // A background list reads from /dev/null unless it is told otherwise: hence descriptor 3.
+        // A background list reads from /dev/null unless it is told otherwise: hence descriptor 3. Where the
+        // parent is gone while the server stands still, the kernel sends SIGHUP to the whole group.
         let script = format!(
-            r#"exec 3<&0
+            r#"trap '' HUP
+            exec 3<&0
             ({run}) 3<&- & server=$!
             echo $server >"$2/server"
             (read -r _ <&3

@@ -226,6 +226,23 @@ async fn cursors_are_seen_by_the_others_and_go_when_their_owner_goes() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_stands_still_stays_while_its_replica_is_there() {
+    let stack = Stack::start(2, &[]).await;
+    let id = fresh("still");
+    let mut ann = watcher(&stack.replicas[0], "ann", &id).await;
+    let mut far = watcher(&stack.replicas[1], "far", &id).await;
+    let at = json!({ "appointmentId": id, "position": { "x": 1, "y": 1 } });
+    ann.ask("cursor-position", &at).await;
+    assert_eq!(far.expect("cursor-update").await["userId"], "ann");
+    // Longer than a replica may be silent.
+    sqlx::query("select pg_sleep(5)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(far.so_far().await, []);
+}
+
+#[tokio::test]
 async fn a_user_with_two_sockets_keeps_the_cursor_until_both_are_gone() {
     let stack = Stack::start(1, &[]).await;
     let replica = &stack.replicas[0];

@@ -178,3 +178,31 @@ async fn every_table_and_column_has_a_comment() {
     .unwrap();
     assert_eq!(bare, Vec::<String>::new());
 }
+
+/// docs/RELIABILITY.md names the tests of each promise: a test that is renamed or gone must not stay there.
+#[test]
+fn the_tests_that_the_docs_name_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_to_string(root.join("docs/RELIABILITY.md")).unwrap();
+    let mut tests = String::new();
+    for file in sources(&root.join("tests/it")) {
+        let inside = file.strip_prefix(root.join("tests/it")).unwrap();
+        let module = inside.with_extension("").display().to_string();
+        let text = fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("fn ") {
+            let name: &str = text[at + 3..]
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .unwrap();
+            tests += &format!("{}::{name}\n", module.replace('/', "::"));
+        }
+    }
+    let mut seen = 0;
+    for named in docs.split('`').skip(1).step_by(2) {
+        if named.contains("::") && !named.contains(' ') {
+            assert!(tests.contains(named), "{named} is not there");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "only {seen} tests are named");
+}

@@ -323,3 +323,93 @@ async fn a_stop_writes_the_last_activity() {
     .unwrap();
     assert!(longer, "the last activity was not written");
 }
+
+/// A client that hung up waits for nothing, and yet what it asked for is done: it is announced before the end.
+#[tokio::test]
+async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
+    let mut stack = Stack::start(2, &[]).await;
+    let id = fresh("hung-up");
+    let mut socket = Socket::connect(&stack.replicas[1], auth("ben")).await;
+    socket.subscribe(&id).await;
+    let replica = &stack.replicas[0];
+    replica.acquire(&id, "ann").await;
+    socket.expect("lock-acquired").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("select 1 from appointment_lock where appointment_id = $1 for update")
+        .bind(&id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* release%' and datname = current_database()";
+    let asked = async {
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Dropped, and its connection with it, as soon as PostgreSQL has the statement.
+    tokio::select! {
+        reply = replica.release(&id, "ann") => panic!("{reply:?}"),
+        () = asked => {}
+    }
+    replica.signal("TERM");
+    replica.await_line("stopping");
+    // Whatever the stop does not wait for is over long before this.
+    sqlx::query("select pg_sleep(1)")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    held.commit().await.unwrap();
+    let committed = std::time::Instant::now();
+    assert_eq!(socket.expect("lock-released").await["reason"], "released");
+    let took = committed.elapsed();
+    assert!(took < Duration::from_secs(2), "told only after {took:?}");
+    let status = stack.replicas[0].await_end(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
+}
+
+/// A look is no transition that anything else waits for: nothing but its own connection holds the stop up.
+#[tokio::test]
+async fn a_stop_waits_for_a_request_that_only_looks() {
+    let mut stack = Stack::start(1, &[]).await;
+    stack.leader().await;
+    let id = fresh("look");
+    let replica = &stack.replicas[0];
+    replica.acquire(&id, "ann").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("lock table appointment_lock in access exclusive mode")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* status%' and datname = current_database()";
+    let stopping = async {
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        replica.signal("TERM");
+        replica.await_line("stopping");
+        // Whatever the stop does not wait for is over long before this.
+        sqlx::query("select pg_sleep(1)")
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        held.commit().await.unwrap();
+    };
+    let (reply, ()) = tokio::join!(replica.status_of(&id), stopping);
+    assert_eq!(
+        (reply.status, &reply.body["locked"]),
+        (200, &json!(true)),
+        "{reply:?}"
+    );
+    let status = stack.replicas[0].await_end(Duration::from_secs(15));
+    assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
+}

@@ -19,6 +19,7 @@ mod limits;
 mod pooler;
 mod rest;
 mod rolling;
+mod rooms;
 mod simulation;
 mod storms;
 mod support;

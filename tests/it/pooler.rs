@@ -217,6 +217,12 @@ async fn a_request_that_waits_in_vain_gives_the_poolers_connection_back() {
         201,
         "all connections are free again"
     );
+    // One that is refused by PostgreSQL itself, and nothing else: its transaction is nobody else's.
+    assert_eq!(replica.release(&id, "ann").await.status, 503);
+    for _ in 0..8 {
+        let reply = replica.acquire(&fresh("after"), "ben").await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+    }
     drop(save);
     assert_eq!(replica.release(&id, "ann").await.status, 200);
     let log = pooler.log();

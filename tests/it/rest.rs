@@ -290,7 +290,14 @@ async fn a_back_end_verifies_before_it_saves() {
         "STALE_TOKEN",
         "run out, and not swept: the row is held"
     );
-    save.commit().await.unwrap();
+    // A transaction that began in time is late all the same.
+    let late = sqlx::query(assert)
+        .bind(&id)
+        .bind(granted.token())
+        .execute(&mut *save)
+        .await;
+    assert!(late.unwrap_err().to_string().contains("is not in force"));
+    save.rollback().await.unwrap();
     let late = sqlx::query(assert)
         .bind(&id)
         .bind(granted.token())

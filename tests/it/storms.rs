@@ -240,3 +240,95 @@ async fn a_statement_that_waited_decides_on_the_row_as_it_is_then() {
         assert_eq!(reply.version(), 3, "{action}: {reply:?}");
     }
 }
+
+/// The lease runs out while statements wait for its row: they decide by the clock as it is when they have it,
+/// not as it was when they were asked.
+#[tokio::test]
+async fn a_statement_that_waited_past_the_deadline_finds_the_lease_run_out() {
+    let mut stack = Stack::empty(&[("LOCK_TTL", "1s")]).await;
+    // Nobody sweeps: whoever ends the lease is one of those who waited.
+    sqlx::query(
+        "insert into leader_lease values ('sweeper', 'asleep', 99, clock_timestamp() + interval '1 hour')",
+    )
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    stack.add().await;
+    let replica = &stack.replicas[0];
+    let position = json!({ "userId": "ann", "position": { "x": 1, "y": 1 } });
+    let asks = [
+        ("DELETE", "release-lock", json!({ "userId": "ann" }), 404),
+        (
+            "DELETE",
+            "force-release-lock",
+            json!({ "adminId": "root" }),
+            404,
+        ),
+        ("POST", "update-position", position, 404),
+        ("POST", "take-over", json!({ "adminId": "root" }), 200),
+        ("POST", "acquire-lock", person("ann"), 201),
+    ];
+    let ids: Vec<String> = asks.iter().map(|_| fresh("waited")).collect();
+    for id in &ids {
+        assert_eq!(replica.acquire(id, "ann").await.status, 201);
+    }
+    let mut other = stack.pool.begin().await.unwrap();
+    sqlx::query("select from appointment_lock for update")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let asked = asks
+        .iter()
+        .zip(&ids)
+        .map(|((method, action, body, _), id)| replica.ask(method, id, action, body));
+    let run_out = async {
+        let waiting = "select count(*) from pg_stat_activity
+            where wait_event_type = 'Lock' and datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(waiting)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+            < 5
+        {
+            tokio::task::yield_now().await;
+        }
+        sqlx::query(
+            "select pg_sleep(extract(epoch from max(expires_at) - clock_timestamp()) + 0.01)
+             from appointment_lock",
+        )
+        .execute(&mut *other)
+        .await
+        .unwrap();
+        let at: OffsetDateTime = sqlx::query_scalar("select clock_timestamp()")
+            .fetch_one(&mut *other)
+            .await
+            .unwrap();
+        other.commit().await.unwrap();
+        at
+    };
+    let (replies, given_back) = tokio::join!(join_all(asked), run_out);
+    for (((_, action, _, status), id), reply) in asks.iter().zip(&ids).zip(&replies) {
+        assert_eq!((action, reply.status), (action, *status), "{reply:?}");
+        if *status == 404 {
+            assert_eq!(reply.code(), "NOT_LOCKED", "{action}");
+            continue;
+        }
+        assert_eq!(
+            (reply.version(), reply.token()),
+            (3, 2),
+            "{action}: {reply:?}"
+        );
+        let granted: OffsetDateTime = sqlx::query_scalar(
+            "select granted_at from appointment_lock
+             where appointment_id = $1 and expires_at = granted_at + interval '1 second'",
+        )
+        .bind(id)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+        assert!(
+            granted >= given_back,
+            "{action}: the lease began before its row was had"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! A room whose outlet the test itself empties: what comes between two steps, and what does not fit.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apptlock::bus::memory::Hub;
+use apptlock::bus::{Bus, BusEvent};
+use apptlock::config::{Database, Pooler, Secret};
+use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
+use apptlock::domain::lease::{Change, LockState, Person};
+use apptlock::protocol::{AcquireBody, from_value};
+use apptlock::replication::Replication;
+use apptlock::rooms::{Outlet, Rooms, Ticket};
+use apptlock::store::Store;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::{PATIENCE, Proxy, Stack, fresh, person, servers};
+
+fn a_room() -> RoomId {
+    RoomId {
+        tenant: TenantId::default(),
+        appointment: AppointmentId::new(fresh("room")).unwrap(),
+    }
+}
+
+fn a_ticket() -> Ticket {
+    Ticket {
+        socket: "socket".into(),
+        let_in: Box::new(|_| ()),
+    }
+}
+
+async fn acquire(store: &Store, room: &RoomId) -> LockState {
+    let ann: AcquireBody = from_value(person("ann")).unwrap();
+    let ann = Person {
+        user_id: ann.user_id.unwrap(),
+        user_info: ann.user_info.unwrap().into(),
+    };
+    let ttl = Duration::from_secs(60);
+    let taken = store.acquire(room, &ann, None, ttl, false).await.unwrap();
+    taken.unwrap().state
+}
+
+/// The version that comes out next, as a snapshot or as a change.
+fn version(item: Option<Outlet>) -> (&'static str, i64) {
+    match item {
+        Some(Outlet::Admit(_, state)) => ("snapshot", state.version),
+        Some(Outlet::Change(_, events)) => {
+            let payload: serde_json::Value = serde_json::from_str(events[0].payload.get()).unwrap();
+            ("change", payload["version"].as_i64().unwrap())
+        }
+        _ => panic!("neither a snapshot nor a change"),
+    }
+}
+
+/// Within two seconds, where a pass in calm weather is half a minute away.
+async fn comes_at_once(outlet: &mut mpsc::Receiver<Outlet>, newest: i64) {
+    let since = Instant::now();
+    let next = timeout(PATIENCE, outlet.recv()).await.expect("forgotten");
+    assert_eq!(version(next), ("change", newest));
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// Hears those events, and reconciles; until it is dropped.
+fn repair(
+    rooms: &Arc<Rooms>,
+    store: &Store,
+    bus: Arc<dyn Bus>,
+    heard: mpsc::Receiver<BusEvent>,
+) -> DropGuard {
+    let replication = Arc::new(Replication {
+        rooms: rooms.clone(),
+        store: store.clone(),
+        bus,
+        replica: fresh("replica"),
+        gap: Notify::new(),
+    });
+    let stop = CancellationToken::new();
+    let (receiver, end) = (replication.clone(), stop.clone());
+    tokio::spawn(async move { receiver.receive(heard, end).await });
+    let end = stop.clone();
+    tokio::spawn(async move { replication.reconcile(end).await });
+    stop.drop_guard()
+}
+
+#[tokio::test]
+async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let (rooms, mut outlet) = Rooms::new(Arc::new(bus));
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+
+    rooms.enter(&room).await;
+    let read = store.status(&room).await.unwrap();
+    // This comes between: whoever is let in after it does not hear it, and nothing would show it later.
+    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
+    rooms.admit(read, a_ticket()).await;
+    assert_eq!(version(outlet.recv().await), ("change", 1));
+    assert_eq!(version(outlet.recv().await), ("snapshot", 1));
+}
+
+#[tokio::test]
+async fn what_did_not_fit_the_outlet_is_shown_as_soon_as_it_does() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outlet) = Rooms::with_outlet(bus.clone(), 1);
+    let rooms = Arc::new(rooms);
+    let (_events, heard) = mpsc::channel(1);
+    let _stopped = repair(&rooms, &store, bus, heard);
+
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
+    assert!(!rooms.observe(&Change::from(acquire(&store, &room).await)));
+    assert_eq!(version(outlet.recv().await), ("change", 1));
+    comes_at_once(&mut outlet, 2).await;
+}
+
+#[tokio::test]
+async fn what_a_gap_swallowed_is_shown_at_once() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outlet) = Rooms::new(bus.clone());
+    let rooms = Arc::new(rooms);
+    let (events, heard) = mpsc::channel(1);
+    let _stopped = repair(&rooms, &store, bus, heard);
+
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    // The bus seems well all the time: nothing but the gap tells of it.
+    acquire(&store, &room).await;
+    events.send(BusEvent::Gap).await.unwrap();
+    comes_at_once(&mut outlet, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back() {
+    let stack = Stack::empty(&[]).await;
+    let store = stack.store(4);
+    let port = servers().postgres.port;
+    let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let (direct, proxied) = (format!(":{port}/"), format!(":{}/", proxy.port()));
+    let cut_off = Store::new(&Database {
+        url: Secret::new(stack.database.replace(&direct, &proxied)),
+        max_connections: 4,
+        pooler: Pooler::None,
+    })
+    .unwrap();
+    let (bus, _heard) = Hub::default().join();
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outlet) = Rooms::new(bus.clone());
+    let rooms = Arc::new(rooms);
+    let (events, heard) = mpsc::channel(1);
+    let _stopped = repair(&rooms, &cut_off, bus, heard);
+
+    let room = a_room();
+    rooms.enter(&room).await;
+    rooms
+        .admit(store.status(&room).await.unwrap(), a_ticket())
+        .await;
+    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    proxy.cut();
+    acquire(&store, &room).await;
+    events.send(BusEvent::Gap).await.unwrap();
+    // Long enough for a pass to fail.
+    sqlx::query("select pg_sleep(1)")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    proxy.pass();
+    comes_at_once(&mut outlet, 1).await;
+}
