@@ -76,7 +76,7 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
 
 #[tokio::test]
 async fn what_was_published_before_the_end_still_goes_out() {
-    let url = Secret::new(&servers().redis.url);
+    let url = Redis::at(&servers().redis.url);
     let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
     let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
     assert_eq!(next(&mut heard).await, BusEvent::Gap);
