@@ -95,6 +95,7 @@ test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace $(ARGS)
+	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
 
 # All binaries with all tests: what `cargo test` has built, and so it builds one binary more. Alone that one
 # would compile the dependencies a second time, with the features that only the tests do not ask for.

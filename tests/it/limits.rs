@@ -293,6 +293,7 @@ async fn answers_are_not_kept_and_pages_are_not_framed() {
 
 /// One user floods with requests, events, connections and subscriptions; another one works as people do.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures time: make test-rust runs it alone"]
 async fn while_one_floods_another_is_served_in_time() {
     let settings = [
         ("AUTH_MODE", "jwt"),
@@ -310,6 +311,8 @@ async fn while_one_floods_another_is_served_in_time() {
                 let mut refused = 0_u64;
                 let mut socket = None;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Some thousand attempts a second in all: a flood, and some of the machine left for people.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                     match n % 3 {
                         0 => {
                             let id = fresh("evil");
