@@ -52,7 +52,7 @@ pub struct ServeArgs {
     /// Redis, which carries events between replicas: redis://, rediss:// (TLS), redis-sentinel:// or
     /// redis-cluster:// [default: none: one replica works alone, and warns about it].
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
-    pub redis_url: Option<String>,
+    pub redis_url: Option<Secret>,
 
     /// A file with the certificate, in PEM, of the authority that signed Redis's [default: the system's
     /// authorities].
@@ -133,7 +133,7 @@ pub struct ServeArgs {
 pub struct DatabaseArgs {
     /// PostgreSQL 13 or newer: postgres://user:password@host:5432/database [required].
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    pub database_url: Option<String>,
+    pub database_url: Option<Secret>,
 
     /// The most connections that this replica keeps open.
     #[arg(
@@ -304,30 +304,28 @@ impl ServeArgs {
 
 impl ServeArgs {
     fn redis(&self) -> Result<Option<Redis>, BadSetting> {
-        let set = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-        let Some(url) = set(&self.redis_url) else {
+        let url = self.redis_url.clone();
+        let Some(url) = url.filter(|url| !url.expose().is_empty()) else {
             return Ok(None);
         };
-        let Some(file) = set(&self.redis_ca_file) else {
-            return Ok(Some(Redis::at(url)));
+        let file = self.redis_ca_file.as_ref();
+        let Some(file) = file.filter(|file| !file.is_empty()) else {
+            return Ok(Some(Redis { url, ca: None }));
         };
         let bad = |fault: String, mend: &str| BadSetting::new("REDIS_CA_FILE", fault, mend);
-        if !url.starts_with("rediss") {
+        if !url.expose().starts_with("rediss") {
             return Err(bad(
                 "is set, and REDIS_URL is not one with TLS".into(),
                 "write rediss:// there, or leave this out",
             ));
         }
-        let ca = std::fs::read(&file).map_err(|error| {
+        let ca = std::fs::read(file).map_err(|error| {
             bad(
                 format!("{file} cannot be read: {error}"),
                 "name a file with a certificate in PEM",
             )
         })?;
-        Ok(Some(Redis {
-            url: Secret::new(url),
-            ca: Some(ca),
-        }))
+        Ok(Some(Redis { url, ca: Some(ca) }))
     }
 }
 
@@ -339,8 +337,8 @@ impl DatabaseArgs {
     pub fn check(&self) -> Result<Database, BadSetting> {
         let url = self
             .database_url
-            .as_deref()
-            .filter(|url| !url.is_empty())
+            .clone()
+            .filter(|url| !url.expose().is_empty())
             .ok_or_else(|| {
                 BadSetting::new(
                     "DATABASE_URL",
@@ -372,7 +370,7 @@ impl DatabaseArgs {
             }
         };
         Ok(Database {
-            url: Secret::new(url),
+            url,
             max_connections,
             pooler,
         })
@@ -480,6 +478,18 @@ mod tests {
         ] {
             assert_eq!(check(&args).unwrap_err(), line);
         }
+    }
+
+    #[test]
+    fn arguments_that_are_printed_show_no_secret() {
+        let args = Probe::try_parse_from([
+            "apptlock",
+            "--database-url=postgres://u:geheim@h/d",
+            "--redis-url=redis://:geheim@h",
+            "--jwt-secret=geheim",
+        ])
+        .unwrap();
+        assert!(!format!("{:?}", args.serve).contains("geheim"));
     }
 
     #[test]

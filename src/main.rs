@@ -15,6 +15,7 @@ use apptlock::app::{App, StartError};
 use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
 use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, settings};
+use apptlock::secret::Secret;
 use apptlock::store::Store;
 use apptlock::{dev, http, telemetry};
 
@@ -239,7 +240,10 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
 async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     start_log(&args.serve.logs, "pretty")?;
     args.serve.auth.auth_mode = "trusted".into();
-    let set = |value: &Option<String>| value.as_deref().is_some_and(|text| !text.is_empty());
+    let set = |value: &Option<Secret>| {
+        let value = value.as_ref();
+        value.is_some_and(|it| !it.expose().is_empty())
+    };
 
     // Servers are started before the first replica and dropped after the last.
     let postgres = if set(&args.serve.database.database_url) {
@@ -248,7 +252,7 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
         Some(dev::postgres(&args.data)?)
     };
     if let Some(server) = &postgres {
-        args.serve.database.database_url = Some(server.url.clone());
+        args.serve.database.database_url = Some(Secret::new(server.url.as_str()));
     }
     let redis = if set(&args.serve.redis_url) {
         None
@@ -256,7 +260,7 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
         dev::redis(&args.data)?
     };
     if let Some(server) = &redis {
-        args.serve.redis_url = Some(server.url.clone());
+        args.serve.redis_url = Some(Secret::new(server.url.as_str()));
     }
     let config = Config {
         demo: true,

@@ -29,7 +29,7 @@ pub struct AuthArgs {
         hide_env_values = true,
         value_name = "SECRET"
     )]
-    pub jwt_secret: Option<String>,
+    pub jwt_secret: Option<Secret>,
 
     /// The public key of whoever signs tokens, in PEM: RSA, EC (P-256, P-384) or Ed25519.
     #[arg(
@@ -119,12 +119,14 @@ impl AuthArgs {
             )
         };
         match (
-            set(&self.jwt_secret),
+            self.jwt_secret
+                .as_ref()
+                .filter(|it| !it.expose().is_empty()),
             set(&self.jwt_public_key),
             set(&self.jwt_jwks_url),
         ) {
             (Some(secret), None, None) => {
-                KeySource::secret(&Secret::new(secret)).map_err(|key| bad("JWT_SECRET", key))
+                KeySource::secret(secret).map_err(|key| bad("JWT_SECRET", key))
             }
             (None, Some(pem), None) => {
                 KeySource::public_key(pem).map_err(|key| bad("JWT_PUBLIC_KEY", key))
