@@ -35,6 +35,8 @@ use crate::socket::Hub;
 use crate::store::Store;
 use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
 
+/// Between two times that metrics are tidied.
+const UPKEEP: Duration = Duration::from_secs(5);
 /// How long requests under way may take at a stop.
 const FINISH: Duration = Duration::from_secs(6);
 
@@ -177,6 +179,17 @@ impl App {
         background.spawn(async move { watcher.watch(stop).await });
         let stop = quit.clone();
         background.spawn(async move { replication.reconcile(stop).await });
+        let (upkeep, stop) = (metrics.clone(), quit.clone());
+        background.spawn(async move {
+            let work = async {
+                loop {
+                    tokio::time::sleep(UPKEEP).await;
+                    // What histograms gather is folded up here, whether or not somebody scrapes them.
+                    upkeep.run_upkeep();
+                }
+            };
+            stop.run_until_cancelled(work).await;
+        });
         background.close();
 
         let draining = Arc::new(AtomicBool::new(false));
