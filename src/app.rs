@@ -16,6 +16,7 @@ use socketioxide::SocketIo;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -37,8 +38,9 @@ use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
 
 /// Between two times that metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long requests under way may take at a stop.
-const FINISH: Duration = Duration::from_secs(6);
+/// How long all that a stop does beside draining may take: longer than a request that was taken in its last
+/// moment, and short enough for the usual 30 seconds.
+const FINISH: Duration = Duration::from_secs(12);
 
 /// Why a replica did not start.
 #[derive(Debug, thiserror::Error)]
@@ -239,30 +241,39 @@ impl App {
         })
     }
 
-    /// Stops in order, and returns when everything that was under way is done or has had its time.
+    /// Stops in order, and returns when everything that was under way is done or has had its time: at most
+    /// the drain's delay and time, and [`FINISH`].
     pub async fn stop(self) {
         self.draining.store(true, Ordering::Relaxed);
         info!(replica = self.name, "stopping: no longer ready");
         // Balancers ask every now and then: until they have noticed, requests still come.
         tokio::time::sleep(self.drain_delay).await;
+        let end = Instant::now() + self.drain_time + FINISH;
         self.resign.cancel();
-        within("giving up the sweeper's duty", self.duty.wait()).await;
-        socket::close(&self.io, &self.hub, self.drain_time).await;
+        within(end, "giving up the duty", self.duty.wait()).await;
+        let close = socket::close(&self.io, &self.hub, self.drain_time);
+        within(end, "closing sockets", close).await;
         self.finish.cancel();
-        within("finishing requests", self.public).await;
-        within("writing the last activity", self.activity.finish()).await;
-        within("announcing what was committed", self.locks.finish()).await;
+        within(end, "finishing requests", self.public).await;
+        within(end, "writing the last activity", self.activity.finish()).await;
+        within(end, "announcing what was committed", self.locks.finish()).await;
         self.bus.close().await;
+        if self.bus.take_unsent() {
+            let note = self.store.note_unannounced(&self.name);
+            within(end, "noting what was not announced", note).await;
+        }
         self.quit.cancel();
-        within("ending the loops", self.background.wait()).await;
+        within(end, "ending the loops", self.background.wait()).await;
         self.store.close();
         self.managing.abort();
         info!(replica = self.name, "stopped");
     }
 }
 
-async fn within<T>(what: &str, work: impl Future<Output = T>) {
-    if tokio::time::timeout(FINISH, work).await.is_err() {
+/// Works until it is done or the time is over; at the very least it is begun.
+async fn within<T>(end: Instant, what: &str, work: impl Future<Output = T>) {
+    let end = end.max(Instant::now() + Duration::from_millis(100));
+    if tokio::time::timeout_at(end, work).await.is_err() {
         warn!("{what} took too long; going on without");
     }
 }

@@ -11,8 +11,8 @@ mod locks;
 pub mod ops;
 mod pages;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -52,7 +52,7 @@ pub const MAX_BODY: usize = 16 * 1024;
 /// Between two times that those who have not asked for a while are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 /// How long a request may take, its body's arrival included.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -226,6 +226,36 @@ async fn deadline(request: Request, next: Next) -> Result<Response, Failure> {
         .map_err(|_| Refusal::new(Code::Unavailable, "The request took too long; try again").into())
 }
 
+/// Lines about requests that were put off.
+static PUT_OFF: Muffler = Muffler {
+    last: Mutex::new(None),
+};
+
+/// Lets one line a second through, and counts the others.
+struct Muffler {
+    /// When a line was let through, and how many were not since. A std mutex: held for a look, never across an
+    /// await.
+    last: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Muffler {
+    /// How many lines were kept back since the last one, where this one may go out.
+    fn speak(&self) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *last {
+            Some((at, hidden)) if at.elapsed() < Duration::from_secs(1) => {
+                *hidden += 1;
+                None
+            }
+            spoken => {
+                let hidden = spoken.map_or(0, |(_, hidden)| hidden);
+                *spoken = Some((Instant::now(), 0));
+                Some(hidden)
+            }
+        }
+    }
+}
+
 /// The one place where a failed request is logged.
 async fn log_failures(request: Request, next: Next) -> Response {
     let method = request.method().clone();
@@ -243,7 +273,10 @@ async fn log_failures(request: Request, next: Next) -> Response {
             .get::<Cause>()
             .map_or("none given", |cause| cause.0.as_str());
         if status == 503 {
-            warn!(%method, path, status, request_id, cause, "a request was put off: {method} {path}: {cause}");
+            // While PostgreSQL is away every request comes here: one line a second says as much.
+            if let Some(hidden) = PUT_OFF.speak() {
+                warn!(%method, path, status, request_id, cause, hidden, "a request was put off: {method} {path}: {cause}");
+            }
         } else {
             error!(%method, path, status, request_id, cause, "a request failed: {method} {path}: {cause}");
         }

@@ -11,6 +11,7 @@
 //! shows it.
 
 mod activity;
+mod queue;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::store::{Acquired, Refused, Store, StoreError};
 use crate::telemetry;
 
 pub use activity::Activity;
+use queue::Queues;
 
 /// How many leases one sweep ends at most, so that no statement holds many rows for long.
 const SWEEP_BATCH: i64 = 200;
@@ -130,6 +132,7 @@ struct Shared {
     replica: String,
     ttl: Duration,
     tasks: TaskTracker,
+    queues: Queues,
 }
 
 /// The lock operations of one replica.
@@ -152,6 +155,7 @@ impl Locks {
             replica,
             ttl,
             tasks: TaskTracker::new(),
+            queues: Queues::default(),
         }))
     }
 
@@ -187,6 +191,7 @@ impl Locks {
         transfer: bool,
     ) -> Result<Granted, LockError> {
         self.carry_out("acquire", |locks| async move {
+            let _turn = locks.turn(&room).await?;
             let taken = locks
                 .store
                 .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
@@ -226,6 +231,7 @@ impl Locks {
         ago: Duration,
     ) -> Result<LockState, LockError> {
         self.carry_out("renew", |locks| async move {
+            let _turn = locks.turn(&room).await?;
             let done = locks
                 .store
                 .renew(&room, &user, position, locks.ttl, ago)
@@ -250,6 +256,7 @@ impl Locks {
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
         self.carry_out("release", |locks| async move {
+            let _turn = locks.turn(&room).await?;
             let done = locks
                 .store
                 .release(&room, &user, session.as_ref(), token)
@@ -274,6 +281,7 @@ impl Locks {
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
         self.carry_out("force_release", |locks| async move {
+            let _turn = locks.turn(&room).await?;
             let done = locks
                 .store
                 .force_release(&room, &admin, why.as_ref(), token)
@@ -299,6 +307,7 @@ impl Locks {
     ) -> Result<LockState, LockError> {
         self.carry_out("take_over", |locks| async move {
             let seen_as = seen_as(&admin);
+            let _turn = locks.turn(&room).await?;
             let taken = locks
                 .store
                 .take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl)
@@ -387,6 +396,11 @@ impl Locks {
 }
 
 impl Shared {
+    async fn turn<'a>(&'a self, room: &'a RoomId) -> Result<queue::Turn<'a>, LockError> {
+        let turn = self.queues.turn(room).await;
+        turn.ok_or(LockError::Store(StoreError::NoConnection))
+    }
+
     fn changed(
         &self,
         done: Result<LockState, LockError>,

@@ -5,7 +5,8 @@
 //! - *receive* decodes what the bus brings;
 //! - *watch* looks at the bus several times a second: is it well, and did all get out that was sent? What may
 //!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
-//!   publish cannot say so over the bus;
+//!   publish cannot say so over the bus; and so is what PostgreSQL may carry out yet of what it was asked
+//!   before it fell silent, which nobody will announce;
 //! - *reconcile* asks PostgreSQL for every room that is behind: at once after a gap, every second while the
 //!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
 //!
@@ -37,7 +38,7 @@ const ALERT: Duration = Duration::from_millis(900);
 /// Between two passes however often gaps are reported.
 const BREATH: Duration = Duration::from_millis(100);
 /// Rooms in one statement.
-const CHUNK: usize = 500;
+const CHUNK: usize = 2000;
 /// Between two looks at the bus.
 const LOOK: Duration = Duration::from_millis(250);
 /// Between two looks at what others could not announce.
@@ -69,7 +70,10 @@ impl Replication {
                 () = stop.cancelled() => return,
                 event = events.recv() => event,
                 _ = sweep.tick() => {
-                    peers.sweep(&self.rooms);
+                    if peers.sweep(&self.rooms) {
+                        // It may have died between a change and its announcement.
+                        self.gap.notify_one();
+                    }
                     self.rooms.prune();
                     continue;
                 }
@@ -119,7 +123,8 @@ impl Replication {
     /// Looks at the bus, and tells and asks PostgreSQL where the bus cannot, until it is stopped.
     pub async fn watch(&self, stop: CancellationToken) {
         let work = async {
-            let (mut was_well, mut owed) = (self.bus.healthy(), false);
+            let mut was_well = self.bus.healthy();
+            let (mut owed, mut doubt) = (false, None);
             let mut known = None;
             let mut asked: Option<Instant> = None;
             loop {
@@ -130,19 +135,36 @@ impl Replication {
                 }
                 was_well = well;
                 owed |= self.bus.take_unsent();
+                if self.store.take_doubt() {
+                    doubt = Some(Doubt::default());
+                }
+                if let Some(doubt) = &doubt {
+                    // What PostgreSQL carries out yet, nobody announces: here and there it is looked for.
+                    owed = true;
+                    if doubt.answered.is_some() {
+                        self.gap.notify_one();
+                    }
+                }
                 if owed {
                     match self.store.note_unannounced(&self.replica).await {
-                        Ok(()) => owed = false,
+                        Ok(()) => {
+                            owed = false;
+                            if let Some(doubt) = &mut doubt {
+                                doubt.answered.get_or_insert_with(Instant::now);
+                            }
+                        }
                         // No other replica hears of it from there either; it stays owed.
                         Err(error) => debug!(%error, "could not note what was not announced"),
                     }
                 }
+                doubt = doubt.filter(Doubt::lasts);
                 // While the bus is down here, reconcile looks every second in any case.
                 if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
                     asked = Some(Instant::now());
                     match self.store.unannounced(&self.replica).await {
                         Ok(notes) => {
-                            if known.is_some_and(|known| known != notes) {
+                            // The first ones too: they may be of after a room was read.
+                            if known.as_ref() != Some(&notes) {
                                 self.gap.notify_one();
                             }
                             known = Some(notes);
@@ -166,14 +188,14 @@ impl Replication {
                 } else {
                     ALERT
                 };
-                tokio::select! {
-                    () = tokio::time::sleep_until(begun + pause) => {}
-                    () = self.gap.notified() => {}
-                    () = self.rooms.behind() => {}
-                }
+                let in_time = tokio::select! {
+                    () = tokio::time::sleep_until(begun + pause) => self.bus.healthy(),
+                    () = self.gap.notified() => false,
+                    () = self.rooms.behind() => false,
+                };
                 begun = Instant::now();
                 metrics::counter!(telemetry::RECONCILES).increment(1);
-                match self.pass().await {
+                match self.pass(in_time).await {
                     Ok(()) => warned = false,
                     Err(error) => {
                         if !warned {
@@ -191,11 +213,11 @@ impl Replication {
         stop.run_until_cancelled(work).await;
     }
 
-    /// One pass over all rooms, in chunks; while nothing is amiss, with a breath between them.
+    /// One pass over all rooms, in chunks. Where there is no hurry, with a breath between them.
     ///
     /// # Errors
     /// The store's: rooms after the failing chunk were not looked at.
-    pub async fn pass(&self) -> Result<(), StoreError> {
+    pub async fn pass(&self, no_hurry: bool) -> Result<(), StoreError> {
         let seen = self.rooms.seen_versions();
         for chunk in seen.chunks(CHUNK) {
             for state in self.store.newer(chunk).await? {
@@ -203,11 +225,25 @@ impl Replication {
                     metrics::counter!(telemetry::REPAIRS).increment(1);
                 }
             }
-            if self.bus.healthy() && chunk.len() == CHUNK {
-                tokio::time::sleep(BREATH.mul_f64(jitter() / 2.0)).await;
+            if no_hurry && chunk.len() == CHUNK {
+                tokio::time::sleep(BREATH.mul_f64(jitter())).await;
             }
         }
         Ok(())
+    }
+}
+
+/// Transitions of which nobody knows what became.
+#[derive(Default)]
+struct Doubt {
+    /// When PostgreSQL first answered again.
+    answered: Option<Instant>,
+}
+
+impl Doubt {
+    /// Whether PostgreSQL may still carry out what it was asked.
+    fn lasts(&self) -> bool {
+        self.answered.is_none_or(|at| at.elapsed() < Store::SETTLED)
     }
 }
 

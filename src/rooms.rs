@@ -209,9 +209,11 @@ impl Rooms {
         self.observe(&Change::from(read.clone()));
         let rooms = self.rooms();
         let seen = rooms.get(&read.room).and_then(|room| room.seen.as_ref());
-        // At the same version the fresh reading knows better whether the lease has run out.
+        // At the same version the fresh reading knows better whether the lease has run out. Where the room is
+        // behind the reading, the outlet was full: what the room knows is handed out, since the newer one will
+        // follow as an event, and would be a repeat otherwise.
         let state = match seen {
-            Some(seen) if seen.state.version > read.version => seen.state.clone(),
+            Some(seen) if seen.state.version != read.version => seen.state.clone(),
             _ => read,
         };
         place.send(Outlet::Admit(ticket, state));

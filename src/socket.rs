@@ -17,9 +17,11 @@ mod pump;
 mod session;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::http::header::{HOST, ORIGIN};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -40,12 +42,13 @@ use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::limits::{Asker, Limits};
 use crate::lines::Line;
-use crate::locks::{Activity, Locks};
+use crate::locks::{Activity, LockError, Locks};
 use crate::protocol::{
     Code, CursorChoice, CursorPosition, Handshake, Object, RefreshToken, Refusal, Restarting, Room,
     Subscribed, TokenExpired, ack, from_value,
 };
 use crate::rooms::{Rooms, Ticket};
+use crate::store::StoreError;
 use crate::{http, telemetry};
 
 use budget::Budget;
@@ -81,6 +84,8 @@ pub struct Hub {
     limits: Arc<Limits>,
     /// From which pages.
     origins: Origins,
+    /// Whether sockets are being closed.
+    closing: AtomicBool,
     /// The connections of sessions that began by polling.
     upgrades: Arc<Upgrades>,
 }
@@ -104,6 +109,7 @@ impl Hub {
             auth,
             limits,
             origins,
+            closing: AtomicBool::new(false),
             upgrades: Arc::default(),
         }
     }
@@ -303,10 +309,14 @@ async fn finish_subscribe(
         Err(refusal) => return answer("subscribe", ack, Err(refusal)),
     };
     // First the channel, then the state: a change between the two would be seen by neither.
-    if let Some(subscribing) = entry.subscribing {
-        subscribing.await;
-    }
-    match hub.locks.status(&room).await {
+    let read = async {
+        if let Some(subscribing) = entry.subscribing {
+            subscribing.await;
+        }
+        hub.locks.status(&room).await
+    };
+    let read = tokio::time::timeout(http::DEADLINE, read).await;
+    match read.unwrap_or(Err(LockError::Store(StoreError::NoAnswer))) {
         Ok(state) => {
             let ticket = Ticket {
                 socket: session.socket.clone(),
@@ -401,12 +411,20 @@ fn cursor_position(
 /// rule of browsers keeps them from WebSockets; and an upgraded session's connection is noted, so that it can
 /// be hung up.
 pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    if request.uri().path().starts_with("/socket.io")
-        && let Err(refusal) = look_at(&hub, &request)
-    {
+    if !request.uri().path().starts_with("/socket.io") {
+        return next.run(request).await;
+    }
+    if let Err(refusal) = look_at(&hub, &request) {
         return http::refuse(refusal);
     }
-    next.run(request).await
+    if request.method() != Method::POST {
+        // A poll waits for an event, and a WebSocket for its end.
+        return next.run(request).await;
+    }
+    let late = "The message did not arrive in time";
+    tokio::time::timeout(http::DEADLINE, next.run(request))
+        .await
+        .unwrap_or_else(|_| http::refuse(Refusal::new(Code::Unavailable, late)))
 }
 
 fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
@@ -423,6 +441,10 @@ fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
         ));
     }
     let mut parts = request.uri().query().unwrap_or_default().split('&');
+    // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
+    if hub.closing.load(Ordering::Relaxed) && !parts.clone().any(|part| part.starts_with("sid=")) {
+        return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
+    }
     if let Some(line) = request.extensions().get::<Line>()
         && parts.clone().any(|part| part == "transport=websocket")
         && let Some(name) = parts.find_map(|part| part.strip_prefix("sid="))
@@ -435,17 +457,24 @@ fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
 /// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
 /// they do not all come back to the other replicas at once.
 pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
+    hub.closing.store(true, Ordering::Relaxed);
     let sockets = io.sockets();
     let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
     let begun = Instant::now();
     let mut closing = JoinSet::new();
     for (n, socket) in (0..).zip(&sockets) {
-        // A client that is gone already needs no word.
-        let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms: 0 });
         let Some(session) = socket.extensions.get::<Arc<Session>>() else {
             continue;
         };
-        // Without a connection of its own it is polling, and is closed with the rest.
+        // Those without a connection of their own poll, and are closed together: so they are to come back one
+        // after the other.
+        let spread = match session.line() {
+            Some(_) => Duration::ZERO,
+            None => pause * n,
+        };
+        let reconnect_in_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        // A client that is gone already needs no word.
+        let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms });
         if let Some(line) = session.line() {
             closing.spawn(async move {
                 tokio::time::sleep(LAST_WORD).await;

@@ -16,6 +16,7 @@ mod row;
 pub mod sql;
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection, PgConnection, Row};
@@ -133,6 +134,16 @@ impl Store {
             Err(_) => Err("PostgreSQL is not available".into()),
         }
     }
+
+    /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what
+    /// became. It may be carried out until [`Store::SETTLED`] after PostgreSQL answers again.
+    #[must_use]
+    pub fn take_doubt(&self) -> bool {
+        self.requests.take_doubt()
+    }
+
+    /// How long after PostgreSQL answers again it may still carry out what it was asked before.
+    pub const SETTLED: Duration = connections::STATEMENT.saturating_add(Duration::from_millis(500));
 
     /// Hands out no connection any more. What is under way keeps its own to the end.
     pub fn close(&self) {

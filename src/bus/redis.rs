@@ -192,9 +192,11 @@ impl Bus for RedisBus {
 
     fn close(&self) -> Subscribing {
         self.stop.cancel();
-        let tasks = self.tasks.clone();
+        let (tasks, link) = (self.tasks.clone(), self.link.clone());
         Box::pin(async move {
-            let _ = tokio::time::timeout(PATIENCE, tasks.wait()).await;
+            if tokio::time::timeout(PATIENCE, tasks.wait()).await.is_err() {
+                link.note_unsent();
+            }
         })
     }
 }

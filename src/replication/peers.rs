@@ -60,7 +60,9 @@ impl Peers {
     }
 
     /// Takes the cursors of those who are gone off the screens, and forgets rooms that nobody watches here.
-    pub(super) fn sweep(&mut self, rooms: &Rooms) {
+    /// Returns whether anybody is gone.
+    pub(super) fn sweep(&mut self, rooms: &Rooms) -> bool {
+        let before = self.0.len();
         self.0.retain(|_, peer| {
             if peer.heard.elapsed() < GONE {
                 peer.shown.retain(|room, _| rooms.has(room));
@@ -73,5 +75,6 @@ impl Peers {
             }
             false
         });
+        self.0.len() < before
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use socketioxide::extract::SocketRef;
 use socketioxide::{BroadcastError, SendError, SocketError, SocketIo};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -26,15 +27,18 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Hands what the rooms put out to the sockets, in order, until it is stopped and the outlet is empty.
 pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>, stop: CancellationToken) {
     let mut late = Late::default();
+    let mut again = tokio::time::interval(AGAIN);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let item = tokio::select! {
             biased;
-            item = outlet.recv() => item,
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(AGAIN), if !late.0.is_empty() => {
+            // Before the outlet, which may never be empty.
+            _ = again.tick(), if !late.0.is_empty() => {
                 late.again();
                 continue;
             }
+            item = outlet.recv() => item,
+            () = stop.cancelled() => return,
         };
         match item {
             None => return,

@@ -12,6 +12,8 @@
 //! notices. So every wait has its bound here, on this side, and the sum stays below a request's deadline.
 //! After an outage the first statement opens a new connection: nothing need be restarted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::Runtime;
@@ -27,7 +29,7 @@ use crate::config::Pooler;
 const CONNECTING: Duration = Duration::from_millis(2200);
 /// How long a statement may take, as this side sees it. PostgreSQL gives up a little earlier by itself
 /// ([`sql::SESSION`]), so that what was put off has left nothing behind there.
-const STATEMENT: Duration = Duration::from_millis(2500);
+pub(super) const STATEMENT: Duration = Duration::from_millis(2500);
 /// How long an idle connection may take to show that it lives.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// A connection used this recently is taken to live.
@@ -75,6 +77,8 @@ impl managed::Manager for Maker {
 pub(super) struct Connections {
     pool: Pool<Maker>,
     pooler: Pooler,
+    /// Whether the outcome of a statement is not known.
+    doubt: Arc<AtomicBool>,
 }
 
 /// A connection in use. Closed when it is dropped, unless it was given back: also where nobody waits for
@@ -111,7 +115,17 @@ impl Connections {
             .runtime(Runtime::Tokio1)
             .build()
             .expect("the only fault is a timeout without a runtime, and there is one");
-        Self { pool, pooler }
+        Self {
+            pool,
+            pooler,
+            doubt: Arc::default(),
+        }
+    }
+
+    /// Whether, since this was last asked, a statement was sent of which nobody knows what became: PostgreSQL
+    /// may carry it out yet.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubt.swap(false, Ordering::Relaxed)
     }
 
     /// Runs one statement to its end, in a transaction of its own, and returns its rows. Success means that
@@ -150,6 +164,7 @@ impl Connections {
         };
         drop(used);
         if !fault.was_an_answer() {
+            self.doubt.store(true, Ordering::Relaxed);
             self.forget_idle();
         }
         Err(fault)

@@ -101,10 +101,18 @@ select false, b.now, false, b.version, b.reason, b.user_id, b.user_info, b.sessi
     b.fencing_token
 from blocked b";
 
+/// As in [`ACQUIRE`], whoever sees the lock held by somebody else is refused by a plain read, and waits for
+/// nobody's saving transaction.
+///
 /// The holder's activity: `$3` user, `$4` position or NULL, `$5` seconds to live, `$6` seconds since the activity.
 pub const RENEW: &str = "/* renew */
-with prev as materialized (
-    select * from appointment_lock where tenant_id = $1 and appointment_id = $2 for update
+with blocked as materialized (
+    select l.*, clock_timestamp() as now from appointment_lock l
+    where tenant_id = $1 and appointment_id = $2 and user_id <> $3 and expires_at > clock_timestamp()
+), prev as materialized (
+    select * from appointment_lock
+    where tenant_id = $1 and appointment_id = $2 and not exists (select from blocked)
+    for update
 ), at as materialized (
     select clock_timestamp() as now from (select count(*) from prev) as locked
 ), done as (
@@ -123,12 +131,22 @@ select d.version is not null as changed, at.now, false as ran_out,
     coalesce(d.version, p.version) as version, coalesce(d.reason, p.reason) as reason,
     p.user_id, coalesce(d.user_info, p.user_info) as user_info, p.session_id, p.granted_at,
     coalesce(d.expires_at, p.expires_at) as expires_at, p.fencing_token
-from at left join prev p on true left join done d on true";
+from at left join prev p on true left join done d on true
+where not exists (select from blocked)
+union all
+select false, b.now, false, b.version, b.reason, b.user_id, b.user_info, b.session_id, b.granted_at, b.expires_at,
+    b.fencing_token
+from blocked b";
 
-/// The holder gives it up: `$3` user, `$4` session or NULL, `$5` token or NULL.
+/// The holder gives it up, others are refused as in [`RENEW`]: `$3` user, `$4` session or NULL, `$5` token or NULL.
 pub const RELEASE: &str = "/* release */
-with prev as materialized (
-    select * from appointment_lock where tenant_id = $1 and appointment_id = $2 for update
+with blocked as materialized (
+    select l.*, clock_timestamp() as now from appointment_lock l
+    where tenant_id = $1 and appointment_id = $2 and user_id <> $3 and expires_at > clock_timestamp()
+), prev as materialized (
+    select * from appointment_lock
+    where tenant_id = $1 and appointment_id = $2 and not exists (select from blocked)
+    for update
 ), at as materialized (
     select clock_timestamp() as now from (select count(*) from prev) as locked
 ), done as (
@@ -148,7 +166,12 @@ with prev as materialized (
 select d.version is not null as changed, at.now, false as ran_out,
     coalesce(d.version, p.version) as version, p.reason, p.user_id, p.user_info, p.session_id, p.granted_at,
     p.expires_at, p.fencing_token
-from at left join prev p on true left join done d on true";
+from at left join prev p on true left join done d on true
+where not exists (select from blocked)
+union all
+select false, b.now, false, b.version, b.reason, b.user_id, b.user_info, b.session_id, b.granted_at, b.expires_at,
+    b.fencing_token
+from blocked b";
 
 /// An admin ends it: `$3` token or NULL, `$4` admin, `$5` admin_info or NULL, `$6` why or NULL.
 pub const FORCE_RELEASE: &str = "/* force_release */

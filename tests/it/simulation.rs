@@ -305,7 +305,7 @@ impl World {
                 self.replicas[at].hear().await;
             }
             Step::Drain { at, most } => self.replicas[at].drain(most),
-            Step::Reconcile { at } => self.replicas[at].replication.pass().await.unwrap(),
+            Step::Reconcile { at } => self.replicas[at].replication.pass(false).await.unwrap(),
         }
     }
 

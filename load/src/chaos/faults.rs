@@ -237,7 +237,8 @@ fn lasts(kind: Kind) -> (u64, u64) {
     match kind {
         KillReplica | KillPostgres | ResetRedis => (0, 0),
         PauseReplica => (500, 8000),
-        PausePostgres => (1000, 2500),
+        // Now and then longer than a statement may take: then some are carried out after their 503.
+        PausePostgres => (1000, 4500),
         KillRedis | PauseRedis | CutRedis | StallRedis => (1000, 4000),
         CutPostgres | StallPostgres | Delay => (1000, 3000),
     }

@@ -43,7 +43,7 @@ impl Publisher {
         let mut warned = false;
         loop {
             let connected = tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.abandon(&mut queue),
                 connected = self.connect() => connected,
                 () = self.drop_all(&mut queue) => return,
             };
@@ -62,9 +62,18 @@ impl Publisher {
                 Err(error) => debug!(%error, "Redis is still not there for publishing"),
             }
             tokio::select! {
+                () = stop.cancelled() => return self.abandon(&mut queue),
                 () = tokio::time::sleep(RETRY) => {}
                 () = self.drop_all(&mut queue) => return,
             }
+        }
+    }
+
+    /// What is queued when there is nothing to send it over any more.
+    fn abandon(&self, queue: &mut mpsc::Receiver<Message>) {
+        while queue.try_recv().is_ok() {
+            metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
+            self.link.note_unsent();
         }
     }
 

@@ -31,6 +31,8 @@ use crate::telemetry;
 
 /// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
 const BATCH: usize = 512;
+/// On a cluster, how often everything is subscribed anew.
+const AFRESH: Duration = Duration::from_secs(5);
 /// How often the link is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// After this long without a probe the connection is given up for another one.
@@ -148,7 +150,17 @@ impl Subscriber {
             loop {
                 self.follow(client, &mut subscribed).await?;
                 self.link.set_subscribed(true);
-                self.wanted.something.notified().await;
+                tokio::select! {
+                    () = self.wanted.something.notified() => {}
+                    // A slot that moves ends the subscriptions of its rooms without a word.
+                    () = tokio::time::sleep(AFRESH), if self.sharded => {
+                        subscribed.clear();
+                        self.wanted.begin();
+                        self.subscribe(client, vec![ALIVE.to_owned()]).await?;
+                        self.follow(client, &mut subscribed).await?;
+                        let _ = self.to.send(BusEvent::Gap).await;
+                    }
+                }
             }
         };
         let hear = async { while self.hear(messages.recv().await).await {} };

@@ -67,6 +67,20 @@ async fn a_client_that_paused_sees_versions_rise_and_ends_at_the_newest() {
     }
     println!("newest {newest:?}; the other socket was at most {worst:?} behind");
     assert!(worst < Duration::from_secs(2), "{worst:?}");
+    // The queue to all sockets is never empty: in another room somebody goes on moving the pointer.
+    let elsewhere = fresh("elsewhere");
+    let mut mover = Socket::connect(replica, auth("mover")).await;
+    let mut looker = Socket::connect(replica, auth("looker")).await;
+    mover.subscribe(&elsewhere).await;
+    looker.subscribe(&elsewhere).await;
+    let moving = tokio::spawn(async move {
+        loop {
+            mover
+                .emit("cursor-position", &super::at(&elsewhere, 1))
+                .await;
+            looker.expect("cursor-update").await;
+        }
+    });
     let mut seen = vec![0; ids.len()];
     while seen != newest {
         let update = slow.expect("lock-update").await;
@@ -78,6 +92,7 @@ async fn a_client_that_paused_sees_versions_rise_and_ends_at_the_newest() {
         assert!(version > seen[room], "{version} after {}", seen[room]);
         seen[room] = version;
     }
+    moving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,4 +153,28 @@ async fn a_request_whose_head_never_ends_is_let_go() {
     let ended = tokio::time::timeout(Duration::from_secs(90), end).await;
     assert!(ended.is_ok(), "kept open");
     assert!(since.elapsed() > Duration::from_secs(10), "cut at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polled_message_whose_body_never_ends_is_let_go() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let polling = format!("{}/socket.io/?EIO=4&transport=polling", replica.url);
+    let hello = replica.client.get(&polling).send().await.unwrap();
+    let hello = hello.text().await.unwrap();
+    let hello: Value = serde_json::from_str(&hello[1..]).unwrap();
+    let sid = hello["sid"].as_str().unwrap();
+    let mut stream = narrow(replica);
+    let head = format!(
+        "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n\r\n4x"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut heard = [0; 64];
+    let answer = tokio::time::timeout(Duration::from_secs(8), stream.read(&mut heard)).await;
+    let length = answer.expect("kept open").unwrap();
+    let heard = String::from_utf8_lossy(&heard[..length]);
+    assert!(
+        heard.is_empty() || heard.starts_with("HTTP/1.1 503"),
+        "{heard}"
+    );
 }

@@ -260,3 +260,115 @@ async fn what_the_holder_does_while_postgresql_is_silent_counts_afterwards() {
         "the lease ends {ago} s later than at first: it counts from the move, not from the write"
     );
 }
+
+/// Whoever got a 503 went away, and PostgreSQL does it all the same when it goes on: nobody announces that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgresql_carries_out_after_a_503_is_shown_soon() {
+    let mut server = own_postgres();
+    let mut stack = Stack::empty_on(&server.url, &[]).await;
+    stack.add().await;
+    stack.add().await;
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let ids: Vec<String> = (0..4).map(|_| fresh("later")).collect();
+    let mut watchers = Vec::new();
+    for replica in [here, there] {
+        let mut socket = Socket::connect(replica, auth("ben")).await;
+        for id in &ids {
+            socket.subscribe(id).await;
+        }
+        watchers.push(socket);
+    }
+    // All connections are there, so that the statements get out.
+    let warm = (0..8).map(|n| async move { here.acquire(&format!("warm-{n}"), "ann").await });
+    futures_util::future::join_all(warm).await;
+    server.pause().unwrap();
+    let asks = ids.iter().map(|id| here.acquire(id, "ann"));
+    for reply in futures_util::future::join_all(asks).await {
+        assert_eq!(reply.status, 503, "{reply:?}");
+    }
+    server.resume().unwrap();
+    let since = Instant::now();
+    let pool = sqlx::PgPool::connect(&stack.database).await.unwrap();
+    let count = "select count(*) from appointment_lock where appointment_id like 'later-%'";
+    let mut carried_out: i64 = 0;
+    while since.elapsed() < Duration::from_secs(2) {
+        carried_out = sqlx::query_scalar(count).fetch_one(&pool).await.unwrap();
+        if carried_out == 4 {
+            break;
+        }
+    }
+    println!("{carried_out} of 4 were carried out after their 503");
+    assert!(
+        carried_out > 0,
+        "nothing was carried out: the test shows nothing"
+    );
+    for socket in &mut watchers {
+        for _ in 0..carried_out {
+            socket.expect("lock-acquired").await;
+        }
+    }
+    println!(
+        "shown everywhere {:?} after PostgreSQL went on",
+        since.elapsed()
+    );
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+/// A back end saves for a long time, and many ask for that very lease: all other appointments go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_held_takes_no_connections_from_others() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("saving");
+    let token = replica.acquire(&id, "ann").await.token();
+    let mut saving = stack.pool.begin().await.unwrap();
+    sqlx::query("select apptlock_assert_lease($1, $2)")
+        .bind(&id)
+        .bind(token)
+        .execute(&mut *saving)
+        .await
+        .unwrap();
+    let position = |user: &str| json!({ "userId": user, "position": { "x": 1, "y": 1 } });
+    let (of_ann, of_eve) = (position("ann"), position("eve"));
+    // Who does not hold it is refused at once, and waits for nobody.
+    let strangers = (0..20).map(|_| replica.ask("POST", &id, "update-position", &of_eve));
+    for reply in futures_util::future::join_all(strangers).await {
+        assert_eq!(
+            (reply.status, reply.code()),
+            (403, "NOT_HOLDER"),
+            "{reply:?}"
+        );
+    }
+    let holders = (0..20).map(|_| replica.ask("POST", &id, "update-position", &of_ann));
+    let others = async {
+        let mut worst = Duration::ZERO;
+        for n in 0..40 {
+            let since = Instant::now();
+            assert_eq!(
+                replica
+                    .acquire(&fresh(&format!("other{n}")), "ben")
+                    .await
+                    .status,
+                201
+            );
+            worst = worst.max(since.elapsed());
+        }
+        worst
+    };
+    let (holders, worst) = tokio::join!(futures_util::future::join_all(holders), others);
+    println!("others waited at most {worst:?}");
+    assert!(
+        worst < Duration::from_millis(500),
+        "others waited {worst:?}"
+    );
+    for reply in holders {
+        assert_eq!(reply.status, 503, "{reply:?}");
+    }
+    saving.commit().await.unwrap();
+    let after = replica.ask("POST", &id, "update-position", &of_ann).await;
+    assert_eq!(after.status, 200);
+}

@@ -221,3 +221,45 @@ async fn a_cursor_leaves_the_screens_when_its_replica_is_killed() {
         since.elapsed()
     );
 }
+
+/// It alone knows that it could not tell: a stop says so, and where it can say nothing the others notice that it
+/// is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_did_before_its_end_is_seen_though_it_could_not_tell() {
+    for end in ["TERM", "KILL"] {
+        let mut stack = Stack::empty(&[]).await;
+        let proxy = before(servers().redis.port).await;
+        let url = format!("redis://127.0.0.1:{}", proxy.port());
+        stack.add_with(&[("REDIS_URL", &url)]).await;
+        stack.add().await;
+        let id = fresh("end");
+        let mut there = Socket::connect(&stack.replicas[1], auth("ben")).await;
+        there.subscribe(&id).await;
+        // The comparisons that follow a start are over: nothing else is looked for by chance.
+        let mut passes = -1.0;
+        while passes
+            < stack.replicas[1]
+                .metric("apptlock_reconcile_passes_total")
+                .await
+        {
+            passes = stack.replicas[1]
+                .metric("apptlock_reconcile_passes_total")
+                .await;
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+        }
+        // Nothing tells that nothing gets out.
+        proxy.stall();
+        let leaving = &stack.replicas[0];
+        let reply = leaving.acquire(&id, "ann").await;
+        leaving.signal(end);
+        assert_eq!(reply.status, 201);
+        let since = Instant::now();
+        there.expect("lock-acquired").await;
+        println!("{end}: seen after {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_secs(6),
+            "{end}: {:?}",
+            since.elapsed()
+        );
+    }
+}

@@ -145,7 +145,7 @@ impl Replica {
         // Each pass shows at least one room that is behind, however small the outlet.
         for _ in 0..8 {
             self.drain(usize::MAX);
-            self.replication.pass().await.unwrap();
+            self.replication.pass(false).await.unwrap();
         }
         self.drain(usize::MAX);
         self.shown.lock().unwrap().clone()
