@@ -32,6 +32,8 @@ use tower_http::request_id::{
 };
 use tracing::{error, warn};
 use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Content, RefOr, Required, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -46,6 +48,7 @@ use answer::{Cause, Failure};
 pub use input::address;
 use limits::Forget;
 
+const JSON: &str = "application/json";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 16 * 1024;
@@ -77,12 +80,29 @@ pub struct Web {
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         contact(name = "apptlock")
     ),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
     tags(
         (name = "locks", description = "One appointment, one holder."),
         (name = "audit", description = "For admins: what happened, and who holds what.")
     )
 )]
 struct Document;
+
+/// Where tokens are asked for, this is how they come.
+struct Bearer;
+
+impl utoipa::Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let mut http = Http::new(HttpAuthScheme::Bearer);
+        http.bearer_format = Some("JWT".into());
+        http.description = Some("Not asked for where AUTH_MODE is trusted.".into());
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(http));
+    }
+}
 
 /// What keeps or ends one's own lease.
 fn keeping() -> OpenApiRouter<Arc<Web>> {
@@ -120,10 +140,45 @@ fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     (asking.merge(keeping).route_layer(identify), forget)
 }
 
+/// Says of each body that asks for no field that it may be left out: an empty one is `{}`.
+fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
+    let schemas = document.components.iter().flat_map(|it| &it.schemas);
+    let free: Vec<String> = schemas
+        .filter_map(|(name, schema)| match schema {
+            RefOr::T(Schema::Object(fields)) if fields.required.is_empty() => {
+                Some(format!("#/components/schemas/{name}"))
+            }
+            _ => None,
+        })
+        .collect();
+    let operations = document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|path| [&mut path.post, &mut path.delete]);
+    for operation in operations.flatten() {
+        let Some(RefOr::T(body)) = &mut operation.request_body else {
+            continue;
+        };
+        let json = body.content.get(JSON);
+        let refers = json.is_some_and(|json| match json {
+            RefOr::T(Content {
+                schema: Some(RefOr::Ref(to)),
+                ..
+            }) => free.contains(&to.ref_location),
+            _ => false,
+        });
+        if refers {
+            body.required = Some(Required::False);
+        }
+    }
+}
+
 /// The OpenAPI document, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let document = asking().merge(keeping()).into_openapi();
+    let mut document = asking().merge(keeping()).into_openapi();
+    mark_bodies(&mut document);
     let mut text = document
         .to_pretty_json()
         .expect("an OpenAPI document is strings and lists, which JSON can say");
@@ -134,7 +189,7 @@ pub fn openapi() -> String {
 /// The whole public interface but Socket.IO, which is a layer around it.
 pub fn router(web: Web, stop: CancellationToken) -> Router {
     let document: Arc<str> = openapi().into();
-    let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    let json = [(CONTENT_TYPE, JSON)];
     let web = Arc::new(web);
     let (api, forget) = api(&web);
     let limits = web.limits.clone();

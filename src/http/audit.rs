@@ -19,15 +19,16 @@ const MOST: i64 = 1000;
 #[utoipa::path(
     get, path = "/api/appointments/{id}/history", tag = "audit",
     params(
-        ("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character"),
-        ("before" = Option<i64>, Query, description = "Only entries with a version below this one: the last one of the page before"),
-        ("limit" = Option<i64>, Query, description = "How many at most: 1 to 1000, usually 100"),
+        ("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character"),
+        ("before" = Option<i64>, Query, minimum = 1, description = "Only entries with a version below this one: the last one of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 1 to 1000, usually 100"),
     ),
     responses(
         (status = 200, description = "The entries", body = HistoryAnswer),
-        (status = 400, description = "The id is not percent-encoded UTF-8", body = Answer),
+        (status = 400, description = "The id or the query is not percent-encoded UTF-8", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 403, description = "NOT_ADMIN", body = Answer),
+        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
         (status = 422, description = "The id, before or limit is not acceptable", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -50,13 +51,15 @@ pub(super) async fn history(
 #[utoipa::path(
     get, path = "/api/locks", tag = "audit",
     params(
-        ("after" = Option<String>, Query, description = "Only appointments after this one: the last one of the page before"),
-        ("limit" = Option<i64>, Query, description = "How many at most: 1 to 1000, usually 100"),
+        ("after" = Option<String>, Query, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only appointments after this one: the last one of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 1 to 1000, usually 100"),
     ),
     responses(
         (status = 200, description = "The leases", body = LocksAnswer),
+        (status = 400, description = "The query is not percent-encoded UTF-8", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 403, description = "NOT_ADMIN", body = Answer),
+        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
         (status = 422, description = "after or limit is not acceptable", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),

@@ -21,10 +21,11 @@ type Answered = Result<Json<LockAnswer>, Failure>;
 /// What the lock's state is.
 #[utoipa::path(
     get, path = "/api/appointments/{id}/lock-status", tag = "locks",
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "The state", body = StatusAnswer),
         (status = 400, description = "The id is not percent-encoded UTF-8", body = Answer),
+        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
         (status = 422, description = "The id is not acceptable", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
@@ -41,15 +42,16 @@ pub(super) async fn lock_status(
 /// Take a free lock, or renew one's own lease.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/acquire-lock", tag = "locks", request_body = AcquireBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 201, description = "A new grant", body = LockAnswer),
         (status = 200, description = "The holder's own lease, renewed", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 409, description = "LOCK_HELD: somebody else holds it; HELD_BY_YOU: in another tab", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -77,16 +79,16 @@ pub(super) async fn acquire_lock(
 /// Give one's own lease up.
 #[utoipa::path(
     delete, path = "/api/appointments/{id}/release-lock", tag = "locks", request_body = ReleaseBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 404, description = "NOT_LOCKED", body = Answer),
         (status = 409, description = "STALE_TOKEN", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -105,16 +107,16 @@ pub(super) async fn release_lock(
 #[utoipa::path(
     post, path = "/api/appointments/{id}/release-lock", tag = "locks",
     request_body(content((ReleaseBody = "application/json"), (String = "text/plain"))),
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 404, description = "NOT_LOCKED", body = Answer),
         (status = 409, description = "STALE_TOKEN", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is neither JSON nor text", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -146,16 +148,16 @@ async fn release(
 /// As an admin, end somebody's lease.
 #[utoipa::path(
     delete, path = "/api/appointments/{id}/force-release-lock", tag = "locks", request_body = ForceReleaseBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
-        (status = 403, description = "NOT_ADMIN", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_ADMIN; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 404, description = "NOT_LOCKED", body = Answer),
         (status = 409, description = "STALE_TOKEN", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -178,15 +180,15 @@ pub(super) async fn force_release_lock(
 /// As an admin, take the lease, with never a free moment between. A free lock is taken too.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/take-over", tag = "locks", request_body = ForceReleaseBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "The lease is the admin's", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
-        (status = 403, description = "NOT_ADMIN", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_ADMIN; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 409, description = "STALE_TOKEN", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -209,15 +211,15 @@ pub(super) async fn take_over(
 /// As the holder, say where one points; the lease is renewed.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/update-position", tag = "locks", request_body = PositionBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "Noted, and the lease renewed", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
         (status = 404, description = "NOT_LOCKED", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),
@@ -240,14 +242,14 @@ pub(super) async fn update_position(
 /// Before a save: is the lease with this token still in force?
 #[utoipa::path(
     post, path = "/api/appointments/{id}/verify", tag = "locks", request_body = VerifyBody,
-    params(("id" = String, Path, description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
     responses(
         (status = 200, description = "Still that lease", body = LockAnswer),
-        (status = 400, description = "The body is not JSON", body = Answer),
+        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
         (status = 409, description = "STALE_TOKEN: do not save", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
         (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field is not acceptable; the message names it", body = Answer),
+        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
         (status = 401, description = "No token, or one that is not good", body = Answer),
         (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
         (status = 503, description = "The database is away; try again", body = Answer),

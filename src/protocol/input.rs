@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::refusal::{Code, Refusal};
@@ -71,12 +71,60 @@ pub(super) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(Option::<Object<T>>::deserialize(from)?.map(|Object(value)| value))
 }
 
+/// A whole number. JSON has one kind of number, and JSON Schema calls 20.0 an integer: some clients' encoders
+/// write all numbers so. Large ones are refused, since serde_json reads them to within the last bit or two only.
+struct Whole(i64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+                i64::try_from(number)
+                    .map(Whole)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+                const SURE: f64 = 1e15;
+                if number.fract() == 0.0 && number.abs() <= SURE {
+                    #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+                    Ok(Whole(number as i64))
+                } else {
+                    Err(E::invalid_type(Unexpected::Float(number), &self))
+                }
+            }
+        }
+        from.deserialize_i64(Number)
+    }
+}
+
+/// For a field that is a whole number: `#[serde(deserialize_with = "whole")]`.
+pub(super) fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    Whole::deserialize(from).map(|Whole(number)| number)
+}
+
+/// For one that is a whole number, null, or not there: `#[serde(default, deserialize_with = "maybe_whole")]`.
+pub(super) fn maybe_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+    Ok(Option::<Whole>::deserialize(from)?.map(|Whole(number)| number))
+}
+
 /// Reads a body, which is an object.
 ///
 /// # Errors
 /// [`InvalidInput`], which says where and what.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    // All of it, since serde_json does not look into the fields that it skips.
+    let text = std::str::from_utf8(bytes).map_err(|fault| {
+        InvalidInput::Malformed(format!("no UTF-8 at byte {}", fault.valid_up_to()))
+    })?;
+    let mut reader = serde_json::Deserializer::from_str(text);
     let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(explain)?;
     reader
         .end()
@@ -102,22 +150,14 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     ) {
         return InvalidInput::Malformed(whole);
     }
-    // serde_json ends a data error with its place in the text; the path says it better.
-    let fault = whole
-        .rsplit_once(" at line ")
-        .map_or(whole.as_str(), |(head, _)| head);
+    // serde_json ends a data error with its place in the text, where it has one; the path says it better.
+    let place = format!(" at line {} column {}", fault.line(), fault.column());
+    let fault = whole.strip_suffix(&place).unwrap_or(&whole);
     // serde names its own types.
-    let fault = ["i64", "u64", "i32", "u32"]
-        .iter()
-        .find_map(|kind| fault.strip_suffix(&format!("expected {kind}")))
-        .map(|head| format!("{head}expected a whole number"))
-        .or_else(|| {
-            Some(format!(
-                "{}expected a number",
-                fault.strip_suffix("expected f64")?
-            ))
-        })
-        .unwrap_or_else(|| fault.to_owned());
+    let fault = fault.strip_suffix("expected f64").map_or_else(
+        || fault.to_owned(),
+        |head| format!("{head}expected a number"),
+    );
     let inside = |field: &str| {
         if path == "." {
             field.to_owned()
@@ -138,8 +178,30 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     }
     InvalidInput::Invalid {
         field: if path == "." { "body".into() } else { path },
-        fault,
+        fault: on_one_line(&fault),
     }
+}
+
+/// serde quotes what it was given, as it is and at its full length: without what would begin a new line or
+/// move a terminal's cursor, and with the middle of a long one left out.
+fn on_one_line(fault: &str) -> String {
+    const HEAD: usize = 150;
+    const TAIL: usize = 100;
+    let mut line = String::with_capacity(fault.len());
+    for c in fault.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            line.extend(c.escape_unicode());
+        } else {
+            line.push(c);
+        }
+    }
+    let count = line.chars().count();
+    if count > HEAD + TAIL {
+        let head: String = line.chars().take(HEAD).collect();
+        let tail: String = line.chars().skip(count - TAIL).collect();
+        line = format!("{head} … {tail}");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -187,6 +249,71 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_number_may_be_written_as_a_fraction() {
+        let token = |number: &str| {
+            let body = format!(r#"{{"fencingToken":{number}}}"#);
+            let verify = from_slice::<super::super::rest::VerifyBody>(body.as_bytes());
+            let release = from_slice::<super::super::rest::ReleaseBody>(body.as_bytes());
+            let token = verify.map(|it| it.fencing_token);
+            assert_eq!(token.is_ok(), release.is_ok(), "{number}");
+            token.map_err(|fault| fault.to_string())
+        };
+        for (number, value) in [
+            ("20", 20),
+            ("20.0", 20),
+            ("2e1", 20),
+            ("-1.0", -1),
+            ("999999999999999.0", 999_999_999_999_999),
+            ("999999999999999.00000", 999_999_999_999_999),
+            ("9223372036854775807", i64::MAX),
+        ] {
+            assert_eq!(token(number), Ok(value), "{number}");
+        }
+        for number in [
+            "1.5",
+            "1e300",
+            "9007199254740991.0",
+            "9223372036854775808",
+            "-9223372036854775809",
+        ] {
+            let fault = token(number).unwrap_err();
+            assert!(
+                fault.starts_with("fencingToken: invalid ")
+                    && fault.ends_with("expected a whole number"),
+                "{number}: {fault}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_message_quotes_is_one_short_line() {
+        let long = format!(r#"{{"userInfo":"{}"}}"#, "x".repeat(9000));
+        let message = fault(&long);
+        assert!(message.len() < 300, "{message}");
+        assert!(
+            message.ends_with("xxx\", expected a JSON object"),
+            "{message}"
+        );
+        let room = |cursors: &str| {
+            let room = serde_json::json!({ "appointmentId": "a", "cursors": cursors });
+            from_value::<super::super::socket::Room>(room)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            room("a\nb\u{2028}"),
+            "cursors: unknown variant `a\\u{a}b\\u{2028}`, expected one of `each`, `batch`, `none`"
+        );
+        let info = serde_json::json!({ "userInfo": "here at line 3" });
+        assert_eq!(
+            from_value::<Object<AcquireBody>>(info)
+                .unwrap_err()
+                .to_string(),
+            "userInfo: invalid type: string \"here at line 3\", expected a JSON object"
+        );
+    }
+
+    #[test]
     fn a_list_is_not_an_object() {
         assert_eq!(
             fault(r#"{"userInfo":["Ann","a@example.com"]}"#),
@@ -217,9 +344,15 @@ mod tests {
                 from_slice::<AcquireBody>(body.as_bytes())
             );
         }
-        assert!(matches!(
-            from_slice::<AcquireBody>(b"{\"userId\":\"\xff\"}"),
-            Err(InvalidInput::Malformed(_))
-        ));
+        for body in [
+            &b"{\"userId\":\"\xff\"}"[..],
+            b"{\"unknown\":\"\xff\"}",
+            b"{\"userId\":\"a\"}\xff",
+        ] {
+            assert!(matches!(
+                from_slice::<AcquireBody>(body),
+                Err(InvalidInput::Malformed(_))
+            ));
+        }
     }
 }

@@ -12,8 +12,10 @@ pub fn rfc3339_millis<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok
     let format = time::macros::format_description!(
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
     );
+    // A time of the year 9999 can be one of the year 10000 in UTC, which nothing here can say.
     let text = at
-        .to_offset(time::UtcOffset::UTC)
+        .checked_to_offset(time::UtcOffset::UTC)
+        .ok_or_else(|| serde::ser::Error::custom("no time that can be written in UTC"))?
         .format(&format)
         .map_err(serde::ser::Error::custom)?;
     to.serialize_str(&text)
@@ -78,4 +80,23 @@ impl Lock {
 #[must_use]
 pub(crate) fn held_by(holder: &UserInfo) -> String {
     format!("Appointment is currently locked by {}", holder.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct At(#[serde(serialize_with = "rfc3339_millis")] OffsetDateTime);
+
+    #[test]
+    fn a_time_that_has_no_words_is_a_fault_and_no_panic() {
+        let last = time::macros::datetime!(9999-12-31 23:59:59.9994 UTC);
+        assert_eq!(
+            serde_json::to_string(&At(last)).unwrap(),
+            "\"9999-12-31T23:59:59.999Z\""
+        );
+        let beyond = time::macros::datetime!(9999-12-31 23:59:59 -1:00);
+        assert!(serde_json::to_string(&At(beyond)).is_err());
+    }
 }

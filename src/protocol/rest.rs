@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::domain::ids::{Email, Name, Note, SessionId, UserId};
 use crate::domain::lease::{LockState, Position, UserInfo};
 
-use super::input::{maybe_object, object};
+use super::input::{maybe_object, maybe_whole, object, whole};
 use super::lock::{Lock, held_by, rfc3339_millis};
 use super::refusal::{Code, Refusal};
 
@@ -16,10 +16,10 @@ use super::refusal::{Code, Refusal};
 #[schema(as = UserInfoInput)]
 pub struct UserInfoBody {
     /// What the person is called.
-    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
     pub name: Name,
     /// How to reach them; may be empty.
-    #[schema(value_type = String, max_length = 320)]
+    #[schema(value_type = String, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub email: Email,
 }
 
@@ -38,16 +38,17 @@ impl From<UserInfoBody> for UserInfo {
 #[serde(rename_all = "camelCase")]
 pub struct AcquireBody {
     /// Who wants to edit. Required where identities are trusted; with a token it may be left out.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub user_id: Option<UserId>,
     /// How others see this person. Required where identities are trusted.
     #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
     /// The tab that wants to edit, named by the client.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub session_id: Option<SessionId>,
     /// Move the lease here if the same user holds it in another tab.
     #[serde(default, deserialize_with = "null_is_default")]
+    #[schema(value_type = Option<bool>)]
     pub transfer: bool,
 }
 
@@ -56,12 +57,13 @@ pub struct AcquireBody {
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseBody {
     /// Who holds the lease. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub user_id: Option<UserId>,
     /// Release only a lease of this tab.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub session_id: Option<SessionId>,
     /// Release only the lease with this token.
+    #[serde(default, deserialize_with = "maybe_whole")]
     pub fencing_token: Option<i64>,
 }
 
@@ -70,33 +72,67 @@ pub struct ReleaseBody {
 #[serde(rename_all = "camelCase")]
 pub struct ForceReleaseBody {
     /// The admin. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub admin_id: Option<UserId>,
     /// How others see the admin.
     #[serde(default, deserialize_with = "maybe_object")]
     pub admin_info: Option<UserInfoBody>,
     /// A user who is no admin, where identities are trusted: refused.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub user_id: Option<UserId>,
     /// Why; kept in the history.
-    #[schema(value_type = Option<String>, max_length = 1000)]
+    #[schema(value_type = Option<String>, max_length = 1000, pattern = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
     pub reason: Option<Note>,
     /// Only the lease with this token.
+    #[serde(default, deserialize_with = "maybe_whole")]
     pub fencing_token: Option<i64>,
 }
 
 /// Body of `take-over`: the same as that of `force-release-lock`.
 pub type TakeOverBody = ForceReleaseBody;
 
+/// Where somebody points, as a client says it.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = PositionInput)]
+struct PointBody {
+    /// To the right.
+    #[serde(deserialize_with = "coordinate")]
+    #[schema(minimum = -1e15, maximum = 1e15)]
+    x: f64,
+    /// Downwards.
+    #[serde(deserialize_with = "coordinate")]
+    #[schema(minimum = -1e15, maximum = 1e15)]
+    y: f64,
+}
+
+/// The largest coordinate. No page is so large; and the largest numbers of all, which PostgreSQL gives back
+/// with all their three hundred digits, would not be read again.
+const FARTHEST: f64 = 1e15;
+
+fn coordinate<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(from)?;
+    if number.abs() <= FARTHEST {
+        Ok(number)
+    } else {
+        Err(serde::de::Error::custom("must be from -1e15 to 1e15"))
+    }
+}
+
+/// For a field that is a position: `#[serde(deserialize_with = "position")]`.
+pub(super) fn position<'de, D: Deserializer<'de>>(from: D) -> Result<Position, D::Error> {
+    object(from).map(|PointBody { x, y }| Position { x, y })
+}
+
 /// Body of `update-position`.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PositionBody {
     /// Who holds the lease. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub user_id: Option<UserId>,
     /// Where the holder points.
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "position")]
+    #[schema(value_type = PointBody)]
     pub position: Position,
 }
 
@@ -105,6 +141,7 @@ pub struct PositionBody {
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
     /// The token that came with the lease.
+    #[serde(deserialize_with = "whole")]
     pub fencing_token: i64,
 }
 

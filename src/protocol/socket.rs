@@ -6,10 +6,10 @@ use time::OffsetDateTime;
 use crate::domain::ids::{AppointmentId, SessionId, UserId};
 use crate::domain::lease::{LockState, Position, Reason, UserInfo};
 
-use super::input::{maybe_object, object};
+use super::input::maybe_object;
 use super::lock::{Lock, rfc3339_millis};
 use super::refusal::Refusal;
-use super::rest::{Answer, UserInfoBody};
+use super::rest::{Answer, UserInfoBody, position};
 
 /// The `auth` of a handshake. Everything is optional: an anonymous socket may watch where identities are
 /// trusted.
@@ -53,8 +53,7 @@ pub struct Room {
 }
 
 /// How a subscriber wants cursors. Only `each` is available yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CursorChoice {
     /// One event a user and tick.
     #[default]
@@ -63,6 +62,28 @@ pub enum CursorChoice {
     Batch,
     /// None at all.
     None,
+}
+
+// By hand: what serde derives would take `{"each":null}` too, and speak of variants and units.
+impl<'de> Deserialize<'de> for CursorChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl serde::de::Visitor<'_> for Word {
+            type Value = CursorChoice;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"each\", \"batch\" or \"none\"")
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<CursorChoice, E> {
+                match word {
+                    "each" => Ok(CursorChoice::Each),
+                    "batch" => Ok(CursorChoice::Batch),
+                    "none" => Ok(CursorChoice::None),
+                    other => Err(E::unknown_variant(other, &["each", "batch", "none"])),
+                }
+            }
+        }
+        from.deserialize_str(Word)
+    }
 }
 
 impl<'de> Deserialize<'de> for Room {
@@ -112,7 +133,7 @@ pub struct CursorPosition {
     /// In which room.
     pub appointment_id: AppointmentId,
     /// Where.
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "position")]
     pub position: Position,
     /// Whose cursor, where identities are trusted and the handshake named nobody.
     pub user_id: Option<UserId>,

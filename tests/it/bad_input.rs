@@ -159,6 +159,12 @@ async fn every_bad_request_has_its_status_and_names_the_field() {
         "{}",
         moved.message()
     );
+    let far = json!({ "userId": "a", "position": { "x": 1, "y": f64::MAX } });
+    let moved = replica.ask("POST", &id, "update-position", &far).await;
+    assert_eq!(
+        (moved.status, moved.message()),
+        (422, "position.y: must be from -1e15 to 1e15")
+    );
     let note = json!({ "adminId": "root", "reason": "x\u{0}" });
     assert_eq!(
         replica
@@ -180,6 +186,29 @@ async fn an_admin_with_a_blank_id_and_no_name_is_an_admin_all_the_same() {
     assert_eq!(taken.status, 200, "{taken:?}");
     assert_eq!(taken.body["lock"]["userId"], " ");
     assert_eq!(taken.body["lock"]["userInfo"]["name"], "admin");
+}
+
+#[tokio::test]
+async fn the_farthest_position_is_kept_and_shown() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("far");
+    replica.acquire(&id, "ann").await;
+    for (x, y) in [
+        (1e15, -1e15),
+        (5e-324, -0.1),
+        (f64::MIN_POSITIVE, 123_456_789.125),
+    ] {
+        let body = json!({ "userId": "ann", "position": { "x": x, "y": y } });
+        let moved = replica.ask("POST", &id, "update-position", &body).await;
+        assert_eq!(moved.status, 200, "{moved:?}");
+        let shown = replica.status_of(&id).await;
+        assert_eq!(shown.status, 200, "{shown:?}");
+        assert_eq!(
+            shown.body["lock"]["userInfo"]["position"], body["position"],
+            "{shown:?}"
+        );
+    }
 }
 
 #[tokio::test]
