@@ -15,6 +15,8 @@ ARGS ?=
 REPLICAS ?= 2
 # How long `make chaos` breaks things.
 CHAOS_SECONDS ?= 120
+# How long `make fuzz` gives each of its targets.
+FUZZ_SECONDS ?= 20
 
 # rustup's folder, for a shell that was open before Rust came.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -36,8 +38,8 @@ export RUST_TEST_THREADS ?= 6
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
-.PHONY: help run build release web test test-rust e2e lint fmt advisories bench chaos openapi clean \
-	check-fmt check-shell check-yaml check-deps check-clippy test-web test-chaos run-e2e
+.PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench chaos openapi clean \
+	check-fmt check-shell check-yaml check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
@@ -45,6 +47,7 @@ help: ## List the targets
 	@printf '\n%s\n' 'Variables:'
 	@printf '  $(BLUE)%-13s$(PLAIN) %s\n' \
 		ARGS 'extra arguments for run, test-rust, e2e, bench and chaos' \
+		FUZZ_SECONDS 'how long `make fuzz` gives each target (20)' \
 		REPLICAS 'how many replicas `make run` starts (2)' \
 		CHAOS_SECONDS 'how long `make chaos` breaks things (120)' \
 		DATABASE_URL '`make run` uses this PostgreSQL instead of one of its own' \
@@ -84,12 +87,13 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, a short chaos, then end to end with the official Socket.IO client
-	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl
+test: ## Run every test: pages, Rust, a short chaos, end to end, the API at random
+	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl python
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
 	@$(MAKE) run-e2e ARGS=
+	@$(MAKE) run-api-fuzz
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl
@@ -117,6 +121,35 @@ run-e2e: tests/e2e/node_modules/.package-lock.json
 	@scripts/need node postgres redis
 	$(call say,Running the end-to-end tests)
 	@cd tests/e2e && node --test --test-reporter=spec $(ARGS)
+
+api-fuzz: build run-api-fuzz ## Ask the API at random what its OpenAPI document allows, and what it does not
+
+# A virtual environment of its own, and these very versions: a check that changes by itself is none.
+API_FUZZ_TOOLS := target/api-fuzz-tools
+$(API_FUZZ_TOOLS)/installed: tests/api-fuzz/requirements.txt
+	@scripts/need python
+	$(call say,Installing what the API is fuzzed with)
+	@rm -rf $(API_FUZZ_TOOLS) && python3 -m venv $(API_FUZZ_TOOLS)
+	@$(API_FUZZ_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Apart from api-fuzz for the same reason as run-e2e.
+run-api-fuzz: $(API_FUZZ_TOOLS)/installed
+	@scripts/need postgres redis
+	$(call say,Asking the API at random)
+	@$(API_FUZZ_TOOLS)/bin/python tests/api-fuzz/run.py
+
+# libFuzzer's instrumentation is an unstable option of rustc; RUSTC_BOOTSTRAP lets a stable one take it.
+fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `make test`
+	@scripts/need rust cc cargo-fuzz
+	$(call say,Building the fuzz targets; the first time takes minutes)
+	@cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --sanitizer none
+	@cd fuzz && for target in $$(cargo fuzz list); do \
+		printf '%s\n' "$(BOLD)==> $$target, $(FUZZ_SECONDS) s$(PLAIN)"; \
+		mkdir -p corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target corpus/$$target seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 -verbosity=0 || exit 1; \
+	done
 
 lint: ## Check everything that needs no server: format, shell, YAML, dependencies, clippy
 	@scripts/need rust cc node shellcheck yamllint cargo-deny
@@ -167,4 +200,4 @@ openapi: build ## Print the OpenAPI document
 
 clean: ## Remove everything that was built, installed or written here
 	$(call say,Removing build output, npm packages and the data under .run/)
-	@rm -rf target web/dist web/node_modules tests/e2e/node_modules .run
+	@rm -rf target fuzz/target fuzz/corpus fuzz/artifacts web/dist web/node_modules tests/e2e/node_modules .run
