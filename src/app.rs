@@ -213,7 +213,8 @@ impl App {
                 hub.clone(),
                 socket::at_the_door,
             ))
-            .layer(http::cors(&config.origins));
+            .layer(http::cors(&config.origins))
+            .layer(middleware::map_response(http::safe_headers));
         let public = lines::serve(listener, router, finish.clone());
         // Probes are answered to the end.
         let managing = lines::serve(managing, ops::router(ops), CancellationToken::new());

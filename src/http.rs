@@ -18,8 +18,8 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Method;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -45,7 +45,7 @@ use crate::protocol::{Code, Refusal};
 use crate::store::Store;
 
 use answer::{Cause, Failure};
-pub use input::address;
+pub use input::client_of;
 use limits::Forget;
 
 const JSON: &str = "application/json";
@@ -104,11 +104,14 @@ impl utoipa::Modify for Bearer {
     }
 }
 
-/// What keeps or ends one's own lease.
+/// What ends one's own lease.
+fn releasing() -> OpenApiRouter<Arc<Web>> {
+    OpenApiRouter::new().routes(routes!(locks::release_lock, locks::release_lock_by_beacon))
+}
+
+/// What keeps one's own lease.
 fn keeping() -> OpenApiRouter<Arc<Web>> {
-    OpenApiRouter::new()
-        .routes(routes!(locks::release_lock, locks::release_lock_by_beacon))
-        .routes(routes!(locks::update_position))
+    OpenApiRouter::new().routes(routes!(locks::update_position))
 }
 
 /// All else.
@@ -127,9 +130,14 @@ fn asking() -> OpenApiRouter<Arc<Web>> {
 fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     let (mut asking, _) = asking().split_for_parts();
     let (mut keeping, _) = keeping().split_for_parts();
+    let (mut releasing, _) = releasing().split_for_parts();
     let mut forget = Vec::new();
     if let Some(rate) = web.limits.allowance().rate {
-        for (routes, kind) in [(&mut asking, "request"), (&mut keeping, "keep")] {
+        for (routes, kind) in [
+            (&mut asking, "request"),
+            (&mut keeping, "keep"),
+            (&mut releasing, "release"),
+        ] {
             let (limited, forgets) = limits::limited(std::mem::take(routes), rate, kind);
             *routes = limited;
             forget.push(forgets);
@@ -137,7 +145,8 @@ fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     }
     // Who asks is read once, before anything else looks at the request.
     let identify = middleware::from_fn_with_state(web.clone(), input::identify);
-    (asking.merge(keeping).route_layer(identify), forget)
+    let routes = asking.merge(keeping).merge(releasing);
+    (routes.route_layer(identify), forget)
 }
 
 /// Says of each body that asks for no field that it may be left out: an empty one is `{}`.
@@ -177,7 +186,7 @@ fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
 /// The OpenAPI document, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let mut document = asking().merge(keeping()).into_openapi();
+    let mut document = asking().merge(keeping()).merge(releasing()).into_openapi();
     mark_bodies(&mut document);
     let mut text = document
         .to_pretty_json()
@@ -219,7 +228,6 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
     })
     .layer(DefaultBodyLimit::max(MAX_BODY))
     .layer(CatchPanicLayer::custom(answer::panicked))
-    .layer(middleware::map_response(safe_headers))
     .layer(middleware::from_fn(deadline))
     .layer(middleware::from_fn(log_failures))
     .layer(PropagateRequestIdLayer::x_request_id())
@@ -229,7 +237,7 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
 
 /// What browsers are told of every answer: it is what it says it is, nobody frames it, and where it says
 /// nothing of caches it is not kept.
-async fn safe_headers(mut response: Response) -> Response {
+pub async fn safe_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let set = [
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -239,9 +247,18 @@ async fn safe_headers(mut response: Response) -> Response {
     for (name, value) in set {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    let unless_said = [
+        (CACHE_CONTROL, "no-store"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+    ];
+    for (name, value) in unless_said {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
     response
 }
 

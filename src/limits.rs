@@ -22,6 +22,8 @@ pub use address::Proxies;
 
 /// A pointer moves up to sixty times a second on a usual screen: cursors have three times the rate.
 const CURSORS: u32 = 3;
+/// Many people may be behind one address, and all of them come back at once after a restart.
+const CONNECTS: u32 = 10;
 
 /// Whose budget it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,6 +86,7 @@ pub struct Allowance {
 struct Budgets {
     events: DefaultKeyedRateLimiter<Asker>,
     cursors: DefaultKeyedRateLimiter<Asker>,
+    connects: DefaultKeyedRateLimiter<Asker>,
 }
 
 /// The budgets of one replica.
@@ -108,6 +111,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
         let mut sockets = self.limits.sockets();
         sockets.all -= 1;
         if let Some(count) = sockets.of.get_mut(&self.asker) {
@@ -126,6 +130,7 @@ impl Limits {
         let budgets = allowance.rate.map(|rate| Budgets {
             events: DefaultKeyedRateLimiter::keyed(rate.times(1)),
             cursors: DefaultKeyedRateLimiter::keyed(rate.times(CURSORS)),
+            connects: DefaultKeyedRateLimiter::keyed(rate.times(CONNECTS)),
         });
         Arc::new(Self {
             allowance,
@@ -162,6 +167,24 @@ impl Limits {
         spend(budget, asker, "cursor")
     }
 
+    /// A session that begins at an address, or a try to join: neither has an identity yet.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn connect(&self, address: IpAddr) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.connects);
+        spend(budget, &Asker::address(address), "connect")
+    }
+
+    /// What costs little and has its use, such as leaving a room.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn trifle(&self, asker: &Asker) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.connects);
+        spend(budget, asker, "event")
+    }
+
     /// A place for one more socket.
     ///
     /// # Errors
@@ -185,6 +208,7 @@ impl Limits {
         *count += 1;
         sockets.all += 1;
         drop(sockets);
+        metrics::gauge!(telemetry::SOCKETS).increment(1.0);
         Ok(Place {
             limits: self.clone(),
             asker: asker.clone(),
@@ -196,6 +220,7 @@ impl Limits {
         if let Some(budgets) = &self.budgets {
             budgets.events.retain_recent();
             budgets.cursors.retain_recent();
+            budgets.connects.retain_recent();
         }
     }
 }

@@ -15,7 +15,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,9 +54,20 @@ impl Line {
         self.0.cancel();
     }
 
-    /// Whether the connection, or one of its requests, is still there to hold it too.
-    pub fn in_use(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+    /// A handle that does not keep it in memory.
+    pub fn downgrade(&self) -> WeakLine {
+        WeakLine(Arc::downgrade(&self.0))
+    }
+}
+
+/// A handle to a connection that may be gone.
+#[derive(Debug, Clone)]
+pub struct WeakLine(Weak<CancellationToken>);
+
+impl WeakLine {
+    /// The connection, where it is still there.
+    pub fn upgrade(&self) -> Option<Line> {
+        self.0.upgrade().map(Line)
     }
 }
 

@@ -16,13 +16,13 @@ mod budget;
 mod pump;
 mod session;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::Method;
 use axum::http::header::{HOST, ORIGIN};
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
+use socketioxide::socket::Sid;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -86,6 +87,8 @@ pub struct Hub {
     origins: Origins,
     /// Whether sockets are being closed.
     closing: AtomicBool,
+    /// Where all sockets are, once there is one.
+    io: Arc<OnceLock<SocketIo>>,
     /// The connections of sessions that began by polling.
     upgrades: Arc<Upgrades>,
 }
@@ -110,6 +113,7 @@ impl Hub {
             limits,
             origins,
             closing: AtomicBool::new(false),
+            io: Arc::default(),
             upgrades: Arc::default(),
         }
     }
@@ -127,9 +131,12 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
         .build_layer();
     // Handlers are registered in the middleware, which runs before the client hears that it is connected:
     // what a client sends right after that would be lost otherwise.
+    let all = hub.io.clone();
     let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
         connect(&hub, &socket, auth.ok()).await
     };
+    // Nobody else sets it.
+    let _ = all.set(io.clone());
     io.ns("/", (async || {}).with(connect));
     (layer, io)
 }
@@ -138,8 +145,17 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
 ///
 /// An `Err` is a `connect_error` for the client: one line that names the field.
 async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
+    let request = socket.req_parts();
+    let address = http::client_of(&request.headers, &request.extensions, &hub.limits);
+    let refused = |refusal: Refusal| Refused(refusal.message);
+    hub.limits.connect(address).map_err(refused)?;
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
+        // What it is instead may be a token, and is not repeated.
+        Some(auth) if !auth.is_object() => {
+            metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
+            return Err(Refused("auth: must be an object".into()));
+        }
         Some(auth) => from_value(auth).map(|Object(it)| it).map_err(|fault| {
             metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
             Refused(format!("auth.{fault}"))
@@ -160,12 +176,9 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     };
     let asker = match &person {
         Some(person) => Asker::user(&principal.tenant, &person.user_id),
-        None => Asker::address(http::address(socket.req_parts(), &hub.limits)),
+        None => Asker::address(address),
     };
-    let place = hub
-        .limits
-        .socket(&asker)
-        .map_err(|refusal| Refused(refusal.message))?;
+    let place = hub.limits.socket(&asker).map_err(refused)?;
     let session = Arc::new(Session::new(
         socket,
         principal,
@@ -173,9 +186,9 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         handshake.session_id,
         Budget::new(asker, place, hub.limits.clone()),
         hub.upgrades.clone(),
+        hub.io.clone(),
     ));
     socket.extensions.insert(session.clone());
-    metrics::gauge!(telemetry::SOCKETS).increment(1.0);
 
     let (h, s) = (hub.clone(), session.clone());
     socket.on(
@@ -192,8 +205,11 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     socket.on(
         "unsubscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
-            // Leaving is never too much.
-            answer("unsubscribe", ack, unsubscribe(&h, &s, &socket, data.ok()));
+            let done = s
+                .budget
+                .trifle(&s)
+                .and_then(|()| unsubscribe(&h, &s, &socket, data.ok()));
+            answer("unsubscribe", ack, done);
             std::future::ready(())
         },
     );
@@ -220,12 +236,18 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
             answer("refresh-token", ack, done);
         },
     );
+    let s = session.clone();
+    socket.on_fallback(move || {
+        // No event of ours: not answered, and not for ever.
+        let _ = s.budget.trifle(&s);
+        std::future::ready(())
+    });
     if session.lasts.borrow().is_some() {
-        tokio::spawn(close_when_it_runs_out(session.clone(), socket.clone()));
+        let wait = session.runs_out();
+        tokio::spawn(close_when_it_runs_out(wait, hub.io.clone(), socket.id));
     }
     let h = hub.clone();
     socket.on_disconnect(move || {
-        metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
         session.close(&h.rooms, &h.cursors);
         std::future::ready(())
     });
@@ -356,7 +378,9 @@ async fn refresh_token(
     session: &Session,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
-    let Object(RefreshToken { token }) = payload("refresh-token", data)?;
+    // What came instead may be a token too, and is not repeated.
+    let Object(RefreshToken { token }) = payload("refresh-token", data)
+        .map_err(|_| Refusal::invalid("token", "is missing, or is not text"))?;
     let fresh = hub.auth.principal(Some(&token)).await?;
     session.refresh(&fresh)?;
     Ok("Refreshed")
@@ -364,15 +388,28 @@ async fn refresh_token(
 
 /// A socket lives as long as its token. It is sent away for good, since it would only be refused if it came
 /// back with the same one.
-async fn close_when_it_runs_out(session: Arc<Session>, socket: SocketRef) {
-    if session.runs_out().await {
-        let message = "The token has run out; connect with a fresh one";
-        // A client that is gone, or does not read, learns it from the end of its connection.
-        let _ = socket.emit("token-expired", &TokenExpired { message });
-        // Where its queue is full the connection is all that can be ended.
-        let _ = socket.disconnect();
-        tokio::time::sleep(LAST_WORD).await;
-        session.hang_up();
+async fn close_when_it_runs_out(
+    wait: impl Future<Output = bool>,
+    io: Arc<OnceLock<SocketIo>>,
+    id: Sid,
+) {
+    if !wait.await {
+        return;
+    }
+    let Some(socket) = io.get().and_then(|io| io.get_socket(id)) else {
+        return;
+    };
+    let message = "The token has run out; connect with a fresh one";
+    // A client that is gone, or does not read, learns it from the end of its connection.
+    let _ = socket.emit("token-expired", &TokenExpired { message });
+    let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+        return;
+    };
+    let line = session.line();
+    let _ = socket.disconnect();
+    tokio::time::sleep(LAST_WORD).await;
+    if let Some(line) = line {
+        line.hang_up();
     }
 }
 
@@ -412,14 +449,30 @@ fn cursor_position(
 /// be hung up.
 pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with("/socket.io") {
+        // Where bodies say who it is, a page that somebody happens to visit could act for them.
+        let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+        if acts
+            && matches!(hub.auth, Auth::Trusted)
+            && let Err(refusal) = of_a_page_that_may(&hub, &request)
+        {
+            return http::refuse(refusal);
+        }
         return next.run(request).await;
     }
     if let Err(refusal) = look_at(&hub, &request) {
         return http::refuse(refusal);
     }
     if request.method() != Method::POST {
+        let named = session_named(&request).map(str::to_owned);
+        let line = request.extensions().get::<Line>().cloned();
         // A poll waits for an event, and a WebSocket for its end.
-        return next.run(request).await;
+        let response = next.run(request).await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let (Some(name), Some(line)) = (named, line)
+        {
+            hub.upgrades.note(&name, &line);
+        }
+        return response;
     }
     let late = "The message did not arrive in time";
     tokio::time::timeout(http::DEADLINE, next.run(request))
@@ -427,29 +480,44 @@ pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Ne
         .unwrap_or_else(|_| http::refuse(Refusal::new(Code::Unavailable, late)))
 }
 
-fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
-    let header = |name| {
-        let value = request.headers().get(name)?;
-        value.to_str().ok()
+/// The session that a request of Socket.IO goes on with.
+fn session_named(request: &Request) -> Option<&str> {
+    let query = request.uri().query()?;
+    query.split('&').find_map(|part| part.strip_prefix("sid="))
+}
+
+/// Browsers name the origin of the page that asks; other clients name none.
+fn of_a_page_that_may(hub: &Hub, request: &Request) -> Result<(), Refusal> {
+    let mut origins = request.headers().get_all(ORIGIN).iter();
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let may = match (origins.next(), origins.next()) {
+        (None, _) => true,
+        (Some(origin), None) => origin
+            .to_str()
+            .is_ok_and(|origin| hub.origins.allow(origin, host)),
+        (Some(_), Some(_)) => false,
     };
-    if let Some(origin) = header(ORIGIN)
-        && !hub.origins.allow(origin, header(HOST))
-    {
-        return Err(Refusal::new(
-            Code::OriginNotAllowed,
-            "Pages of this origin may not connect; CORS_ALLOWED_ORIGINS names those that may",
-        ));
+    if may {
+        return Ok(());
     }
-    let mut parts = request.uri().query().unwrap_or_default().split('&');
-    // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
-    if hub.closing.load(Ordering::Relaxed) && !parts.clone().any(|part| part.starts_with("sid=")) {
-        return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
-    }
-    if let Some(line) = request.extensions().get::<Line>()
-        && parts.clone().any(|part| part == "transport=websocket")
-        && let Some(name) = parts.find_map(|part| part.strip_prefix("sid="))
-    {
-        hub.upgrades.note(name, line);
+    Err(Refusal::new(
+        Code::OriginNotAllowed,
+        "Pages of this origin may not ask this; CORS_ALLOWED_ORIGINS names those that may",
+    ))
+}
+
+fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
+    of_a_page_that_may(hub, request)?;
+    if session_named(request).is_none() {
+        // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
+        if hub.closing.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
+        }
+        let address = http::client_of(request.headers(), request.extensions(), &hub.limits);
+        hub.limits.connect(address)?;
     }
     Ok(())
 }

@@ -7,7 +7,11 @@ use std::sync::OnceLock;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// Lock operations, by `operation` and `outcome`.
 pub const LOCK_OPERATIONS: &str = "apptlock_lock_operations_total";
@@ -126,20 +130,32 @@ pub fn log(format: LogFormat, filter: &str) -> Result<(), String> {
         format!("{directive},{all}")
     });
     let filter = EnvFilter::try_new(filter).map_err(|fault| fault.to_string())?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    // These show what clients send, tokens too, below info: no filter lets that out.
+    let discreet = filter_fn(|line| {
+        let shows = [
+            "socketioxide",
+            "engineioxide",
+            "tungstenite",
+            "tokio_tungstenite",
+            "hyper",
+        ];
+        let library = line.target().split("::").next().unwrap_or_default();
+        *line.level() <= Level::INFO || !shows.contains(&library)
+    });
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let start = Registry::default().with(filter).with(discreet);
     // The only error is that logging runs already: several replicas in one process share it.
     let _ = match format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .try_init(),
-        LogFormat::Pretty => builder
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            start.with(lines).try_init()
+        }
+        LogFormat::Pretty => {
+            let colours = std::io::stderr().is_terminal();
+            start
+                .with(lines.with_target(false).with_ansi(colours))
+                .try_init()
+        }
     };
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A JWK set that is fetched over HTTP. Owns when it is fetched: at first need, every few minutes after, and
 //! at once where a token names a key that is not in it, but not more often than every ten seconds, so that
-//! forged names cost nothing. One fetch at a time; meanwhile, and where it fails, the keys of before serve.
+//! forged names cost nothing. One fetch at a time; meanwhile, and where it fails, the keys of before serve for
+//! a day.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +15,8 @@ use super::keys::Key;
 
 /// After this long the set is fetched again, so that a key that was withdrawn is forgotten.
 const STALE: Duration = Duration::from_secs(300);
+/// Keys that could not be fetched again for this long count no more: one of them may have been withdrawn.
+const OLDEST: Duration = Duration::from_secs(24 * 3600);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long a fetch may take.
@@ -65,7 +68,7 @@ impl Jwks {
     }
 
     /// The key of that name; without a name, the only one there is.
-    pub(super) async fn key(&self, name: Option<&str>) -> Result<Key, NoKey> {
+    pub(super) async fn key(self: &Arc<Self>, name: Option<&str>) -> Result<Key, NoKey> {
         let find = |keys: &Keys| match name {
             Some(name) => keys.get(name).cloned(),
             None if keys.len() == 1 => keys.values().next().cloned(),
@@ -74,13 +77,20 @@ impl Jwks {
         let known = self.known();
         if let Some((keys, at)) = &known
             && let Some(key) = find(keys)
-            && at.elapsed() < STALE
+            && at.elapsed() < OLDEST
         {
+            if at.elapsed() > STALE {
+                // Nobody waits for it: the key that is there serves.
+                let (this, seen) = (self.clone(), *at);
+                tokio::spawn(async move { this.fetch(Some(seen)).await });
+            }
             return Ok(key);
         }
         self.fetch(known.map(|(_, at)| at)).await;
-        let (keys, _) = self.known().ok_or(NoKey::Away)?;
-        find(&keys).ok_or(NoKey::Unknown)
+        match self.known() {
+            Some((keys, at)) if at.elapsed() < OLDEST => find(&keys).ok_or(NoKey::Unknown),
+            _ => Err(NoKey::Away),
+        }
     }
 
     /// Fetches the set, unless that was tried a moment ago or somebody else has since `seen`.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use tracing::warn;
 
 use super::jwks::Jwks;
 use crate::secret::Secret;
@@ -20,7 +21,17 @@ const RSA: &[Algorithm] = &[
     Algorithm::PS384,
     Algorithm::PS512,
 ];
-const EC: &[Algorithm] = &[Algorithm::ES256, Algorithm::ES384];
+/// The shortest RSA modulus, in bytes.
+const SHORTEST_RSA: usize = 256;
+
+/// Which algorithm goes with a curve: a point of P-256 is 65 bytes, one of P-384 is 97.
+fn by_point(length: usize) -> Option<&'static [Algorithm]> {
+    match length {
+        65 => Some(&[Algorithm::ES256]),
+        97 => Some(&[Algorithm::ES384]),
+        _ => None,
+    }
+}
 
 /// Why a key cannot be used, and what to write instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +41,9 @@ pub enum BadKey {
         "is shorter than {SHORTEST_SECRET} bytes; write a longer one, such as `openssl rand -base64 48` makes"
     )]
     ShortSecret,
+    /// Can be broken.
+    #[error("is an RSA key of fewer than 2048 bits; make a longer one")]
+    ShortRsa,
     /// No PEM, or of another kind.
     #[error(
         "is not a public key; write the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
@@ -88,11 +102,21 @@ impl KeySource {
             return Err(BadKey::NotAPublicKey);
         }
         let pem = pem.as_bytes();
-        let key = DecodingKey::from_rsa_pem(pem)
-            .map(|key| (key, RSA))
-            .or_else(|_| DecodingKey::from_ec_pem(pem).map(|key| (key, EC)))
-            .or_else(|_| DecodingKey::from_ed_pem(pem).map(|key| (key, &[Algorithm::EdDSA][..])));
-        let (key, algorithms) = key.map_err(|_| BadKey::NotAPublicKey)?;
+        let length = |key: &DecodingKey| key.try_get_as_bytes().map_or(0, <[u8]>::len);
+        let (key, algorithms): (_, &'static [Algorithm]) =
+            if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
+                // The modulus, and some bytes around it.
+                if length(&key) < SHORTEST_RSA {
+                    return Err(BadKey::ShortRsa);
+                }
+                (key, RSA)
+            } else if let Ok(key) = DecodingKey::from_ec_pem(pem) {
+                let algorithms = by_point(length(&key)).ok_or(BadKey::NotAPublicKey)?;
+                (key, algorithms)
+            } else {
+                let key = DecodingKey::from_ed_pem(pem).map_err(|_| BadKey::NotAPublicKey)?;
+                (key, &[Algorithm::EdDSA])
+            };
         Ok(Self::Fixed(Key { key, algorithms }))
     }
 
@@ -105,7 +129,15 @@ impl KeySource {
             .strip_prefix("https://")
             .or_else(|| url.strip_prefix("http://"));
         match host {
-            Some(host) if !host.is_empty() => Ok(Self::Set(Arc::new(Jwks::new(url)))),
+            Some(host) if !host.is_empty() => {
+                let here = ["127.0.0.1", "localhost", "[::1]"];
+                if url.starts_with("http://") && !here.iter().any(|name| host.starts_with(name)) {
+                    warn!(
+                        "JWT_JWKS_URL is not https: whoever is between can put keys of their own there"
+                    );
+                }
+                Ok(Self::Set(Arc::new(Jwks::new(url))))
+            }
             _ => Err(BadKey::NotAUrl),
         }
     }
@@ -138,6 +170,12 @@ impl Key {
             _ => return None,
         };
         let key = DecodingKey::from_jwk(jwk).ok()?;
+        if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
+            && n.iter().skip_while(|byte| **byte == 0).count() < SHORTEST_RSA
+        {
+            warn!("JWT_JWKS_URL: an RSA key of fewer than 2048 bits is left out");
+            return None;
+        }
         Some(Self { key, algorithms })
     }
 }

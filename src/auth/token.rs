@@ -17,6 +17,8 @@ use crate::protocol::{Code, Refusal};
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);
+/// The year 10000, in seconds since 1970.
+const FARTHEST: Duration = Duration::from_secs(253_402_300_800);
 /// The longest token that is looked at, in bytes.
 const LONGEST: usize = 8 * 1024;
 
@@ -59,10 +61,14 @@ impl Tokens {
         if token.len() > LONGEST {
             return Err(refused("is too long"));
         }
+        let header = decode_header(token).map_err(|_| refused("is not a JWT"))?;
+        // What must be understood and is not makes a token void (RFC 7515, 4.1.11).
+        if header.crit.is_some() {
+            return Err(refused("demands extensions that are not known"));
+        }
         let key = match &self.keys {
             KeySource::Fixed(key) => key.clone(),
             KeySource::Set(set) => {
-                let header = decode_header(token).map_err(|_| refused("is not a JWT"))?;
                 set.key(header.kid.as_deref())
                     .await
                     .map_err(|fault| match fault {
@@ -137,10 +143,10 @@ impl Tokens {
             .get("exp")
             .and_then(Value::as_f64)
             .ok_or_else(|| refused("has no claim \"exp\""))?;
-        let lasts = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-        let expires_at = SystemTime::UNIX_EPOCH
-            .checked_add(lasts)
-            .and_then(|at| at.checked_add(LEEWAY))
+        let expires_at = Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|lasts| *lasts < FARTHEST)
+            .and_then(|lasts| SystemTime::UNIX_EPOCH.checked_add(lasts + LEEWAY))
             .ok_or_else(|| refused("has an \"exp\" that is no time"))?;
         Ok(Principal {
             tenant,
@@ -159,7 +165,7 @@ impl Tokens {
         })
     }
 
-    /// Roles are a list of texts, or one text with blanks between.
+    /// Roles are a list of texts, or one text. Only of a scope is one text several, with blanks between.
     fn is_admin(&self, claims: &Map<String, Value>) -> bool {
         let mut path = self.rules.roles_claim.split('.');
         let first = path.next().and_then(|claim| claims.get(claim));
@@ -171,7 +177,10 @@ impl Tokens {
         let admin = self.rules.admin_role.as_str();
         match roles {
             Some(Value::Array(roles)) => roles.iter().any(|role| role.as_str() == Some(admin)),
-            Some(Value::String(roles)) => roles.split_whitespace().any(|role| role == admin),
+            Some(Value::String(roles)) if self.rules.roles_claim.ends_with("scope") => {
+                roles.split_whitespace().any(|role| role == admin)
+            }
+            Some(Value::String(role)) => role == admin,
             _ => false,
         }
     }

@@ -85,7 +85,9 @@ impl Origins {
     #[must_use]
     pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
         let own = || {
-            let named = origin.split_once("://").map(|(_, rest)| rest);
+            let named = origin
+                .strip_prefix("https://")
+                .or_else(|| origin.strip_prefix("http://"));
             named.is_some() && named == host
         };
         match self {

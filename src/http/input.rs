@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::LengthLimitError;
@@ -51,7 +51,9 @@ pub(super) async fn identify(
         },
         Err(_) => None,
     };
-    let asker = known.unwrap_or_else(|| Asker::address(address(&parts, &web.limits)));
+    let asker = known.unwrap_or_else(|| {
+        Asker::address(client_of(&parts.headers, &parts.extensions, &web.limits))
+    });
     parts.extensions.insert(asker);
     parts.extensions.insert(Asked(asked));
     Ok(next.run(Request::from_parts(parts, body)).await)
@@ -84,20 +86,27 @@ fn named(body: &[u8]) -> Option<UserId> {
 }
 
 /// Where the client is, whatever proxies are between.
-pub fn address(parts: &Parts, limits: &Limits) -> IpAddr {
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+pub fn client_of(headers: &HeaderMap, extensions: &Extensions, limits: &Limits) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
-    let forwarded = parts.headers.get_all("x-forwarded-for");
-    let lists: Vec<&str> = forwarded
+    let forwarded = headers.get_all("x-forwarded-for");
+    // What is not text is a part that nobody can read, not one that is not there.
+    let lists: Vec<_> = forwarded
         .iter()
-        .filter_map(|list| list.to_str().ok())
+        .map(|list| String::from_utf8_lossy(list.as_bytes()))
         .collect();
-    limits.allowance().proxies.client(peer, lists.into_iter())
+    let lists = lists.iter().map(AsRef::as_ref);
+    limits.allowance().proxies.client(peer, lists)
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750, 2.1).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    // Of two, whoever stands in front may have read the other.
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let value = value.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")

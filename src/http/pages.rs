@@ -21,9 +21,13 @@ use crate::protocol::{Code, Refusal};
 #[allow_missing = true]
 struct Dist;
 
-/// A page's own scripts and nothing else; it may talk to replicas of this machine, which the demo links to.
+/// A page's own scripts and nothing else. Its libraries set styles in place.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-    img-src 'self' data:; font-src 'self'; connect-src 'self' ws: wss: http://127.0.0.1:* http://localhost:*; \
+    img-src 'self' data:; font-src 'self'; connect-src 'self'; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The demo also looks for its other replicas on this machine.
+const DEMO_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; font-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The pages' routes; the demo only where it is wanted.
@@ -88,7 +92,14 @@ fn file(headers: &HeaderMap, name: &str) -> Response {
     let common = [
         (ETAG, tag.as_str()),
         (CACHE_CONTROL, "no-cache"),
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (
+            CONTENT_SECURITY_POLICY,
+            if name == "index.html" {
+                DEMO_POLICY
+            } else {
+                POLICY
+            },
+        ),
     ];
     let weak = format!("W/{tag}");
     let known = headers

@@ -1,8 +1,8 @@
 //! What one socket may ask. Owns that a limit is answered, and that only who goes on and on in spite of it is
 //! hung up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::Session;
 use crate::limits::{Asker, Limits, Place, over};
@@ -16,8 +16,8 @@ pub(super) struct Budget {
     asker: Asker,
     limits: Arc<Limits>,
     strikes: AtomicU32,
-    /// Held as long as the socket is there.
-    _place: Place,
+    /// Held as long as the socket is there. A std mutex: held to take it out, never across an await.
+    place: Mutex<Option<Place>>,
 }
 
 impl Budget {
@@ -26,8 +26,26 @@ impl Budget {
             asker,
             limits,
             strikes: AtomicU32::new(0),
-            _place: place,
+            place: Mutex::new(Some(place)),
         }
+    }
+
+    /// The socket is gone: its place is another's.
+    pub(super) fn free(&self) {
+        let place = self
+            .place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(place);
+    }
+
+    /// What costs little: leaving a room, or what is no event of ours.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub(super) fn trifle(&self, session: &Session) -> Result<(), Refusal> {
+        self.judge(self.limits.trifle(&self.asker), session)
     }
 
     /// An event.
@@ -56,7 +74,7 @@ impl Budget {
             );
         } else if strikes.fetch_add(1, Ordering::Relaxed) == ABUSE {
             over("abuse");
-            session.hang_up();
+            session.end();
         }
         outcome
     }

@@ -4,10 +4,11 @@
 //! mutex also covers joining the socket's room: a socket that has been closed is never joined again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use socketioxide::TransportType;
 use socketioxide::extract::SocketRef;
+use socketioxide::socket::Sid;
+use socketioxide::{SocketIo, TransportType};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
 use crate::limits::over;
-use crate::lines::Line;
+use crate::lines::{Line, WeakLine};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 
@@ -50,31 +51,31 @@ pub(super) struct Entry {
     pub(super) subscribing: Option<Subscribing>,
 }
 
-/// On which connection sessions go on that began by polling. A name that no session has is noted too, and
-/// forgotten when its connection has ended.
+/// On which connection sessions go on that began by polling: noted when the upgrade was answered, so that
+/// only real ones are. A connection that ended keeps nothing here but its name, for a while.
 #[derive(Default)]
 pub(super) struct Upgrades {
     /// A std mutex: held for a look-up, never across an await.
-    lines: Mutex<HashMap<String, Line>>,
+    lines: Mutex<HashMap<String, WeakLine>>,
 }
 
 impl Upgrades {
-    fn lines(&self) -> MutexGuard<'_, HashMap<String, Line>> {
+    fn lines(&self) -> MutexGuard<'_, HashMap<String, WeakLine>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That session asks for an upgrade on this connection.
+    /// That session goes on on this connection.
     pub(super) fn note(&self, name: &str, line: &Line) {
         let mut lines = self.lines();
         if lines.len() >= FORGET && lines.len() == lines.capacity() {
-            lines.retain(|_, line| line.in_use());
+            lines.retain(|_, line| line.upgrade().is_some());
         }
-        lines.insert(name.to_owned(), line.clone());
+        lines.insert(name.to_owned(), line.downgrade());
     }
 
     /// The connection of that session.
     fn get(&self, name: &str) -> Option<Line> {
-        self.lines().get(name).cloned()
+        self.lines().get(name)?.upgrade()
     }
 
     /// That session is gone.
@@ -85,6 +86,10 @@ impl Upgrades {
 
 /// One socket.
 pub(super) struct Session {
+    /// The socket's id.
+    id: Sid,
+    /// Where all sockets are, to find it.
+    io: Arc<OnceLock<SocketIo>>,
     /// The socket's name, and that of the room in which it is alone.
     pub(super) socket: Arc<str>,
     /// Who asks.
@@ -115,6 +120,7 @@ impl Session {
         session_id: Option<SessionId>,
         budget: Budget,
         upgrades: Arc<Upgrades>,
+        io: Arc<OnceLock<SocketIo>>,
     ) -> Self {
         let name = socket.id.to_string();
         let line = match socket.transport_type() {
@@ -123,6 +129,8 @@ impl Session {
         };
         let lasts = principal.lasts().map(|left| Instant::now() + left);
         Self {
+            id: socket.id,
+            io,
             socket: name.into(),
             line,
             upgrades,
@@ -203,6 +211,15 @@ impl Session {
             .or_else(|| self.upgrades.get(&self.socket))
     }
 
+    /// Sends the socket away for good, and ends its connection, where it has one of its own.
+    pub(super) fn end(&self) {
+        if let Some(socket) = self.io.get().and_then(|io| io.get_socket(self.id)) {
+            // Where its queue is full the connection is all that can be ended.
+            let _ = socket.disconnect();
+        }
+        self.hang_up();
+    }
+
     /// Ends its connection, where it has one of its own.
     pub(super) fn hang_up(&self) {
         if let Some(line) = self.line() {
@@ -210,23 +227,25 @@ impl Session {
         }
     }
 
-    /// Waits until the token has run out and no fresh one has come. False: the socket was gone before.
-    pub(super) async fn runs_out(&self) -> bool {
-        let mut lasts = self.lasts.subscribe();
-        let wait = async {
+    /// What waits until the token has run out and no fresh one has come: true then, false where the socket was
+    /// gone before. It does not keep the session in memory: a client may be gone before it was quite here.
+    pub(super) fn runs_out(&self) -> impl Future<Output = bool> + Send + 'static {
+        let (mut lasts, gone) = (self.lasts.subscribe(), self.gone.clone());
+        let wait = async move {
             loop {
                 let until = *lasts.borrow_and_update();
                 let Some(until) = until else {
-                    std::future::pending().await
+                    return std::future::pending().await;
                 };
                 tokio::select! {
-                    () = tokio::time::sleep_until(until) => return,
-                    // The sender is this session's: it is there as long as somebody waits here.
-                    _ = lasts.changed() => {}
+                    () = tokio::time::sleep_until(until) => return true,
+                    changed = lasts.changed() => if changed.is_err() {
+                        return false;
+                    },
                 }
             }
         };
-        self.gone.run_until_cancelled(wait).await.is_some()
+        async move { gone.run_until_cancelled(wait).await.unwrap_or(false) }
     }
 
     /// A fresh token of the same user came.
@@ -309,6 +328,7 @@ impl Session {
     /// The socket is gone: leaves every room, and enters none any more.
     pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
         self.gone.cancel();
+        self.budget.free();
         self.upgrades.forget(&self.socket);
         let mut membership = self.membership();
         membership.closed = true;
@@ -318,5 +338,29 @@ impl Session {
                 cursors.leave(&room, &user);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgrade_is_found_while_its_connection_is_there_and_keeps_nothing_of_it() {
+        let upgrades = Upgrades::default();
+        let line = Line::default();
+        upgrades.note("a", &line);
+        upgrades.note("b", &line);
+        assert!(upgrades.get("a").is_some());
+        drop(line);
+        assert!(upgrades.get("a").is_none(), "noted twice, it kept itself");
+        for n in 0..10 * FORGET {
+            upgrades.note(&n.to_string(), &Line::default());
+        }
+        assert!(
+            upgrades.lines().len() <= 4 * FORGET,
+            "{}",
+            upgrades.lines().len()
+        );
     }
 }

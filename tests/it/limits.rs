@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -76,9 +76,14 @@ async fn a_limit_costs_nobody_a_lock() {
 
 /// A look from a client that claims to be somewhere.
 async fn from(replica: &Replica, forwarded: &[&str]) -> u16 {
+    let lists: Vec<&[u8]> = forwarded.iter().map(|list| list.as_bytes()).collect();
+    from_bytes(replica, &lists).await
+}
+
+async fn from_bytes(replica: &Replica, forwarded: &[&[u8]]) -> u16 {
     let mut headers = HeaderMap::new();
     for list in forwarded {
-        headers.append("x-forwarded-for", list.parse().unwrap());
+        headers.append("x-forwarded-for", HeaderValue::from_bytes(list).unwrap());
     }
     let url = format!("{}/api/appointments/a/lock-status", replica.url);
     let asked = replica.client.get(url).headers(headers).send().await;
@@ -113,6 +118,12 @@ async fn an_address_counts_as_the_trusted_proxies_saw_it() {
     }
     assert_eq!(seen, [200, 200, 200, 429]);
     assert_eq!(from(behind, &["203.0.113.8"]).await, 200, "another client");
+    // A byte that is no text makes nothing of what the proxy wrote go away.
+    let mut seen = Vec::new();
+    for forged in ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"] {
+        seen.push(from_bytes(behind, &[forged.as_bytes(), b"\xff, 203.0.113.9"]).await);
+    }
+    assert_eq!(seen, [200, 200, 200, 429]);
 }
 
 #[tokio::test]
@@ -373,4 +384,27 @@ async fn while_one_floods_another_is_served_in_time() {
     );
     assert!(refused > 200, "no flood: {refused}");
     assert!(p99 < Duration::from_millis(100), "{p99:?}");
+}
+
+/// A client that goes away in the very moment in which it joins.
+#[tokio::test]
+async fn who_leaves_while_connecting_leaves_nothing_behind() {
+    let settings = [("AUTH_MODE", "jwt"), ("JWT_SECRET", SECRET)];
+    let stack = Stack::start(1, &settings).await;
+    let replica = &stack.replicas[0];
+    let join = format!("40{}", json!({ "token": token("quick") }));
+    for _ in 0..300 {
+        let mut socket = Socket::open(replica).await;
+        socket.try_send(Message::text(join.clone())).await;
+        drop(socket);
+    }
+    let since = Instant::now();
+    while replica.metric("apptlock_sockets").await > 0.0 {
+        assert!(
+            since.elapsed() < Duration::from_secs(10),
+            "places are taken by nobody"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Socket::connect(replica, json!({ "token": token("quick") })).await;
 }
