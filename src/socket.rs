@@ -13,27 +13,21 @@
 //! database `subscribe` says so, and the client asks again.
 
 mod budget;
+mod door;
+mod ends;
 mod pump;
 mod session;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::header::{HOST, ORIGIN};
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
-use socketioxide::socket::Sid;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
@@ -42,17 +36,19 @@ use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::limits::{Asker, Limits};
-use crate::lines::Line;
 use crate::locks::{Activity, LockError, Locks};
 use crate::protocol::{
-    Code, CursorChoice, CursorPosition, Handshake, Object, RefreshToken, Refusal, Restarting, Room,
-    Subscribed, TokenExpired, ack, from_value,
+    CursorChoice, CursorPosition, Handshake, Object, RefreshToken, Refusal, Room, Subscribed, ack,
+    from_value,
 };
 use crate::rooms::{Rooms, Ticket};
 use crate::store::StoreError;
 use crate::{http, telemetry};
 
 use budget::Budget;
+pub use door::at_the_door;
+pub use ends::close;
+use ends::close_when_it_runs_out;
 pub use pump::pump;
 use session::{Entry, Session, Upgrades};
 
@@ -62,12 +58,6 @@ const MAX_MESSAGE: usize = 64 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Packets that wait for one slow socket.
 const SOCKET_QUEUE: usize = 1024;
-/// Between two sockets that are closed at a stop, at most: a few need not take long.
-const CLOSE_PAUSE: Duration = Duration::from_millis(50);
-/// Between the word that a socket is told and its end, so that the word gets out.
-const LAST_WORD: Duration = Duration::from_millis(100);
-/// How long the last sockets may take to close at a stop.
-const CLOSING: Duration = Duration::from_secs(3);
 
 /// What the handlers need.
 pub struct Hub {
@@ -386,33 +376,6 @@ async fn refresh_token(
     Ok("Refreshed")
 }
 
-/// A socket lives as long as its token. It is sent away for good, since it would only be refused if it came
-/// back with the same one.
-async fn close_when_it_runs_out(
-    wait: impl Future<Output = bool>,
-    io: Arc<OnceLock<SocketIo>>,
-    id: Sid,
-) {
-    if !wait.await {
-        return;
-    }
-    let Some(socket) = io.get().and_then(|io| io.get_socket(id)) else {
-        return;
-    };
-    let message = "The token has run out; connect with a fresh one";
-    // A client that is gone, or does not read, learns it from the end of its connection.
-    let _ = socket.emit("token-expired", &TokenExpired { message });
-    let Some(session) = socket.extensions.get::<Arc<Session>>() else {
-        return;
-    };
-    let line = session.line();
-    let _ = socket.disconnect();
-    tokio::time::sleep(LAST_WORD).await;
-    if let Some(line) = line {
-        line.hang_up();
-    }
-}
-
 fn cursor_position(
     hub: &Hub,
     session: &Session,
@@ -442,130 +405,4 @@ fn cursor_position(
         position,
     );
     Ok("Shown")
-}
-
-/// Looks at what comes for Socket.IO before it does: pages of other origins are sent away, since no other
-/// rule of browsers keeps them from WebSockets; and an upgraded session's connection is noted, so that it can
-/// be hung up.
-pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with("/socket.io") {
-        // Where bodies say who it is, a page that somebody happens to visit could act for them.
-        let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-        if acts
-            && matches!(hub.auth, Auth::Trusted)
-            && let Err(refusal) = of_a_page_that_may(&hub, &request)
-        {
-            return http::refuse(refusal);
-        }
-        return next.run(request).await;
-    }
-    if let Err(refusal) = look_at(&hub, &request) {
-        return http::refuse(refusal);
-    }
-    if request.method() != Method::POST {
-        let named = session_named(&request).map(str::to_owned);
-        let line = request.extensions().get::<Line>().cloned();
-        // A poll waits for an event, and a WebSocket for its end.
-        let response = next.run(request).await;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let (Some(name), Some(line)) = (named, line)
-        {
-            hub.upgrades.note(&name, &line);
-        }
-        return response;
-    }
-    let late = "The message did not arrive in time";
-    tokio::time::timeout(http::DEADLINE, next.run(request))
-        .await
-        .unwrap_or_else(|_| http::refuse(Refusal::new(Code::Unavailable, late)))
-}
-
-/// The session that a request of Socket.IO goes on with.
-fn session_named(request: &Request) -> Option<&str> {
-    let query = request.uri().query()?;
-    query.split('&').find_map(|part| part.strip_prefix("sid="))
-}
-
-/// Browsers name the origin of the page that asks; other clients name none.
-fn of_a_page_that_may(hub: &Hub, request: &Request) -> Result<(), Refusal> {
-    let mut origins = request.headers().get_all(ORIGIN).iter();
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok());
-    let may = match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => origin
-            .to_str()
-            .is_ok_and(|origin| hub.origins.allow(origin, host)),
-        (Some(_), Some(_)) => false,
-    };
-    if may {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::OriginNotAllowed,
-        "Pages of this origin may not ask this; CORS_ALLOWED_ORIGINS names those that may",
-    ))
-}
-
-fn look_at(hub: &Hub, request: &Request) -> Result<(), Refusal> {
-    of_a_page_that_may(hub, request)?;
-    if session_named(request).is_none() {
-        // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
-        if hub.closing.load(Ordering::Relaxed) {
-            return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
-        }
-        let address = http::client_of(request.headers(), request.extensions(), &hub.limits);
-        hub.limits.connect(address)?;
-    }
-    Ok(())
-}
-
-/// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
-/// they do not all come back to the other replicas at once.
-pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
-    hub.closing.store(true, Ordering::Relaxed);
-    let sockets = io.sockets();
-    let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
-    let begun = Instant::now();
-    let mut closing = JoinSet::new();
-    for (n, socket) in (0..).zip(&sockets) {
-        let Some(session) = socket.extensions.get::<Arc<Session>>() else {
-            continue;
-        };
-        // Those without a connection of their own poll, and are closed together: so they are to come back one
-        // after the other.
-        let spread = match session.line() {
-            Some(_) => Duration::ZERO,
-            None => pause * n,
-        };
-        let reconnect_in_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-        // A client that is gone already needs no word.
-        let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms });
-        if let Some(line) = session.line() {
-            closing.spawn(async move {
-                tokio::time::sleep(LAST_WORD).await;
-                line.hang_up();
-            });
-        }
-        tokio::time::sleep_until(begun + pause * n).await;
-    }
-    while closing.join_next().await.is_some() {}
-    close_rest(io, hub).await;
-}
-
-/// Closes those that are left. socketioxide calls no disconnect handler then, so what they would do is done
-/// here first.
-async fn close_rest(io: &SocketIo, hub: &Hub) {
-    for session in io
-        .sockets()
-        .iter()
-        .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
-    {
-        session.close(&hub.rooms, &hub.cursors);
-    }
-    if tokio::time::timeout(CLOSING, io.close()).await.is_err() {
-        warn!("some sockets did not close in time");
-    }
 }

@@ -1,0 +1,98 @@
+//! How sockets end from this side: one whose token has run out, and all of them at a stop. Owns that each hears
+//! why before its connection ends, and that after a stop clients come back by themselves, not all at once.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use socketioxide::SocketIo;
+use socketioxide::socket::Sid;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Hub;
+use super::session::Session;
+use crate::protocol::{Restarting, TokenExpired};
+
+/// Between two sockets that are closed at a stop, at most: a few need not take long.
+const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// Between the word that a socket is told and its end, so that the word gets out.
+const LAST_WORD: Duration = Duration::from_millis(100);
+/// How long the last sockets may take to close at a stop.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// A socket lives as long as its token. It is sent away for good, since it would only be refused if it came
+/// back with the same one.
+pub(super) async fn close_when_it_runs_out(
+    wait: impl Future<Output = bool>,
+    io: Arc<OnceLock<SocketIo>>,
+    id: Sid,
+) {
+    if !wait.await {
+        return;
+    }
+    let Some(socket) = io.get().and_then(|io| io.get_socket(id)) else {
+        return;
+    };
+    let message = "The token has run out; connect with a fresh one";
+    // A client that is gone, or does not read, learns it from the end of its connection.
+    let _ = socket.emit("token-expired", &TokenExpired { message });
+    let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+        return;
+    };
+    let line = session.line();
+    let _ = socket.disconnect();
+    tokio::time::sleep(LAST_WORD).await;
+    if let Some(line) = line {
+        line.hang_up();
+    }
+}
+
+/// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
+/// they do not all come back to the other replicas at once.
+pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
+    hub.closing.store(true, Ordering::Relaxed);
+    let sockets = io.sockets();
+    let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
+    let begun = Instant::now();
+    let mut closing = JoinSet::new();
+    for (n, socket) in (0..).zip(&sockets) {
+        let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+            continue;
+        };
+        // Those without a connection of their own poll, and are closed together: so they are to come back one
+        // after the other.
+        let spread = match session.line() {
+            Some(_) => Duration::ZERO,
+            None => pause * n,
+        };
+        let reconnect_in_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        // A client that is gone already needs no word.
+        let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms });
+        if let Some(line) = session.line() {
+            closing.spawn(async move {
+                tokio::time::sleep(LAST_WORD).await;
+                line.hang_up();
+            });
+        }
+        tokio::time::sleep_until(begun + pause * n).await;
+    }
+    while closing.join_next().await.is_some() {}
+    close_rest(io, hub).await;
+}
+
+/// Closes those that are left. socketioxide calls no disconnect handler then, so what they would do is done
+/// here first.
+async fn close_rest(io: &SocketIo, hub: &Hub) {
+    for session in io
+        .sockets()
+        .iter()
+        .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
+    {
+        session.close(&hub.rooms, &hub.cursors);
+    }
+    if tokio::time::timeout(CLOSING, io.close()).await.is_err() {
+        warn!("some sockets did not close in time");
+    }
+}
