@@ -7,6 +7,7 @@ mod auth;
 mod database;
 mod limits;
 mod parse;
+mod telemetry;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory};
 
 use crate::auth::Auth;
 use crate::limits::Allowance;
+use crate::telemetry::Traces;
 use parse::{address, duration, given};
 
 pub use crate::secret::Secret;
@@ -22,6 +24,7 @@ pub use auth::AuthArgs;
 pub use database::{Database, DatabaseArgs, LogArgs, Pooler};
 pub use limits::{LimitArgs, Origins};
 pub use parse::BadSetting;
+pub use telemetry::TelemetryArgs;
 
 /// What `serve` can be told. Each option is an environment variable too; an empty value is the default.
 #[derive(Debug, Clone, Args)]
@@ -127,6 +130,10 @@ pub struct ServeArgs {
     /// How log lines look: json or pretty.
     #[command(flatten)]
     pub logs: LogArgs,
+
+    /// Metrics and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Redis, and whom to trust there.
@@ -151,6 +158,8 @@ impl Redis {
 /// A replica's settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Its name, unique among replicas and starts.
+    pub replica: String,
     /// REST, Socket.IO and the pages.
     pub listen: SocketAddr,
     /// Metrics and probes.
@@ -177,6 +186,19 @@ pub struct Config {
     pub origins: Origins,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
+    /// Whether metrics are kept.
+    pub metrics: bool,
+    /// Where traces go, if they do.
+    pub traces: Option<Traces>,
+}
+
+/// A new name for a replica: the machine's, and what no other start has.
+#[must_use]
+pub fn new_name() -> String {
+    let host = std::env::var("HOSTNAME").ok();
+    let host = host.filter(|name| !name.is_empty());
+    let host = host.unwrap_or_else(|| "replica".into());
+    format!("{host}-{}", uuid::Uuid::new_v4().simple())
 }
 
 impl ServeArgs {
@@ -185,7 +207,11 @@ impl ServeArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Config, BadSetting> {
+        let replica = new_name();
         Ok(Config {
+            metrics: self.telemetry.metrics()?,
+            traces: self.telemetry.traces(&replica)?,
+            replica,
             listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
             management: address(
                 "MANAGEMENT_ADDR",

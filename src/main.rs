@@ -14,10 +14,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use apptlock::app::{App, StartError};
 use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
-use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, settings};
+use apptlock::config::{
+    BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings,
+};
 use apptlock::secret::Secret;
 use apptlock::store::Store;
-use apptlock::{dev, http, telemetry};
+use apptlock::telemetry::{self, BadTelemetry, Telemetry, Traces};
+use apptlock::{dev, http};
 
 /// Edit locks on records, with live cursors.
 #[derive(Parser)]
@@ -182,7 +185,7 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Openapi => print!("{}", http::openapi()),
         Command::Migrate { database, logs } => {
-            start_log(&logs, "json")?;
+            let _ = start_log(&logs, "json", None)?;
             let done = Store::new(&database.check()?)?.migrate().await?;
             match done {
                 0 => println!("The schema is up to date."),
@@ -190,26 +193,36 @@ async fn run(command: Command) -> Result<(), Failure> {
             }
         }
         Command::Serve(args) => {
-            start_log(&args.logs, "json")?;
             let config = args.check()?;
+            let telemetry = start_log(&args.logs, "json", config.traces.as_ref())?;
             let stop = stopped()?;
             let app = App::start(config, None).await?;
             stop.await;
             app.stop().await;
+            telemetry.stop().await;
         }
         Command::Dev(args) => develop(*args).await?,
     }
     Ok(())
 }
 
-fn start_log(logs: &LogArgs, usual: &str) -> Result<(), BadSetting> {
+fn start_log(
+    logs: &LogArgs,
+    usual: &str,
+    traces: Option<&Traces>,
+) -> Result<Telemetry, BadSetting> {
     let (format, filter) = logs.check(usual)?;
-    telemetry::log(format, filter).map_err(|fault| {
-        BadSetting::new(
+    telemetry::start(format, filter, traces).map_err(|bad| match bad {
+        BadTelemetry::Filter(fault) => BadSetting::new(
             "RUST_LOG",
             fault,
             "write a level such as info, or a filter such as info,apptlock=debug",
-        )
+        ),
+        BadTelemetry::Traces(fault) => BadSetting::new(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            fault.to_string(),
+            "write one such as http://collector:4318",
+        ),
     })
 }
 
@@ -238,7 +251,8 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 async fn develop(mut args: DevArgs) -> Result<(), Failure> {
-    start_log(&args.serve.logs, "pretty")?;
+    let traces = args.serve.telemetry.traces(&new_name())?;
+    let telemetry = start_log(&args.serve.logs, "pretty", traces.as_ref())?;
     args.serve.auth.auth_mode = "trusted".into();
     let set = |value: &Option<Secret>| {
         let value = value.as_ref();
@@ -273,6 +287,7 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     let mut apps = Vec::new();
     for n in 0..args.replicas {
         let here = Config {
+            replica: new_name(),
             listen: further(local(config.listen, args.unchosen.listen), n, "LISTEN_ADDR")?,
             management: further(
                 local(config.management, args.unchosen.management),
@@ -292,6 +307,7 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     for app in apps {
         app.stop().await;
     }
+    telemetry.stop().await;
     Ok(())
 }
 

@@ -7,7 +7,9 @@
 //! Every statement reads `clock_timestamp()` after it holds the row, never `now()`: that is the start of
 //! the transaction, before the wait for the row.
 
+mod ask;
 mod audit;
+mod clock;
 mod connections;
 mod leadership;
 mod locks;
@@ -23,7 +25,10 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::config::{BadSetting, Database};
 
+use ask::ask;
+pub use clock::Clock;
 use connections::Connections;
+pub use connections::Pool;
 pub use leadership::Candidate;
 pub use locks::{Acquired, Refused, Swept};
 
@@ -69,6 +74,8 @@ pub struct Store {
     requests: Connections,
     /// For the replica's own duties: they come on time however many requests wait.
     duties: Connections,
+    /// PostgreSQL's clock, for those who measure.
+    clock: Clock,
 }
 
 impl Store {
@@ -91,10 +98,11 @@ impl Store {
             )
         })?;
         let own = if database.max_connections < 4 { 1 } else { 2 };
-        let some = |most| Connections::new(options.clone(), database.pooler, most);
+        let some = |most, duty| Connections::new(options.clone(), database.pooler, most, duty);
         Ok(Self {
-            requests: some(database.max_connections as usize - own),
-            duties: some(own),
+            requests: some(database.max_connections as usize - own, false),
+            duties: some(own, true),
+            clock: Clock::default(),
             options,
         })
     }
@@ -113,7 +121,7 @@ impl Store {
     }
 
     async fn migrations_done(&self) -> Result<usize, StoreError> {
-        let rows = self.duties.rows(sqlx::query(sql::MIGRATIONS_DONE)).await?;
+        let rows = self.duties.rows(ask(sql::MIGRATIONS_DONE)).await?;
         let done: i64 = only(&rows)?.try_get(0)?;
         Ok(usize::try_from(done).unwrap_or(0))
     }
@@ -140,6 +148,24 @@ impl Store {
     #[must_use]
     pub fn take_doubt(&self) -> bool {
         self.requests.take_doubt()
+    }
+
+    /// PostgreSQL's clock, as far as it is known here. For measuring, never for deciding.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// How the connections are used now.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        let (requests, duties) = (self.requests.pool(), self.duties.pool());
+        Pool {
+            busy: requests.busy + duties.busy,
+            idle: requests.idle + duties.idle,
+            waiting: requests.waiting + duties.waiting,
+            limit: requests.limit + duties.limit,
+        }
     }
 
     /// How long after PostgreSQL answers again it may still carry out what it was asked before.

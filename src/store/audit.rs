@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
 use super::row::{room, state, unreadable};
+use super::ask::ask;
 use super::{Store, StoreError, only, sql};
 use crate::domain::history::Entry;
 use crate::domain::ids::{AppointmentId, RoomId, TenantId, UserId};
@@ -50,7 +51,7 @@ impl Store {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<Entry>, StoreError> {
-        let query = sqlx::query(sql::HISTORY)
+        let query = ask(sql::HISTORY)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(before)
@@ -68,7 +69,7 @@ impl Store {
         after: Option<&AppointmentId>,
         limit: i64,
     ) -> Result<Vec<LockState>, StoreError> {
-        let query = sqlx::query(sql::LEASES)
+        let query = ask(sql::LEASES)
             .bind(tenant.as_str())
             .bind(after.map(AppointmentId::as_str))
             .bind(limit);
@@ -88,7 +89,7 @@ impl Store {
         older: Duration,
         batch: i64,
     ) -> Result<i64, StoreError> {
-        let query = sqlx::query(sql::FORGET)
+        let query = ask(sql::FORGET)
             .bind(holder)
             .bind(term)
             .bind(older.as_secs_f64())

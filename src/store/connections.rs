@@ -17,13 +17,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::Runtime;
-use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
-use sqlx::query::Query;
-use sqlx::{Connection, Executor, PgConnection, Postgres};
+use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::Instant;
+use tracing::{Instrument, Span, info_span};
 
+use super::ask::Ask;
 use super::{StoreError, sql};
 use crate::config::Pooler;
+use crate::telemetry::{self, TRACE};
 
 /// How long a statement waits for a connection, opening one included.
 const CONNECTING: Duration = Duration::from_millis(2200);
@@ -72,11 +75,26 @@ impl managed::Manager for Maker {
     }
 }
 
+/// How connections are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Statements run on them.
+    pub busy: usize,
+    /// They wait for one.
+    pub idle: usize,
+    /// Statements that wait for a connection.
+    pub waiting: usize,
+    /// The most there may be.
+    pub limit: usize,
+}
+
 /// Some connections, shared by those who ask.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
-    pool: Pool<Maker>,
+    pool: managed::Pool<Maker>,
     pooler: Pooler,
+    /// Whether these are for duties, which come on time: by them it is known whether PostgreSQL is there.
+    duty: bool,
     /// Whether the outcome of a statement is not known.
     doubt: Arc<AtomicBool>,
 }
@@ -101,14 +119,14 @@ impl Drop for InUse {
 
 impl Connections {
     /// At most `most` of them, none yet.
-    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize) -> Self {
+    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize, duty: bool) -> Self {
         let options = options.application_name("apptlock");
         let options = match pooler {
             Pooler::None => options,
             // A start parameter that poolers refuse.
             Pooler::Transaction => options.extra_float_digits(None),
         };
-        let pool = Pool::builder(Maker { options, pooler })
+        let pool = managed::Pool::builder(Maker { options, pooler })
             .max_size(most)
             .create_timeout(Some(CONNECTING))
             .recycle_timeout(Some(SIGN_OF_LIFE))
@@ -118,6 +136,7 @@ impl Connections {
         Self {
             pool,
             pooler,
+            duty,
             doubt: Arc::default(),
         }
     }
@@ -128,15 +147,49 @@ impl Connections {
         self.doubt.swap(false, Ordering::Relaxed)
     }
 
+    /// How they are used now.
+    pub(super) fn pool(&self) -> Pool {
+        let now = self.pool.status();
+        Pool {
+            busy: now.size.saturating_sub(now.available),
+            idle: now.available.min(now.size),
+            waiting: now.waiting,
+            limit: now.max_size,
+        }
+    }
+
     /// Runs one statement to its end, in a transaction of its own, and returns its rows. Success means that
     /// it is committed.
     ///
     /// # Errors
     /// [`StoreError`]: it was not carried out, or, where the connection was lost in between, nobody knows.
-    pub(super) async fn rows(
-        &self,
-        query: Query<'_, Postgres, PgArguments>,
-    ) -> Result<Vec<PgRow>, StoreError> {
+    pub(super) async fn rows(&self, ask: Ask<'_>) -> Result<Vec<PgRow>, StoreError> {
+        let name = ask.name;
+        // Only as a part of something: the duties' own statements come several times a second.
+        let span = if Span::current().is_disabled() {
+            Span::none()
+        } else {
+            info_span!(
+                target: TRACE, "postgres", otel.name = %format_args!("postgres {name}"), otel.kind = "client",
+                db.system.name = "postgresql", db.operation.name = name, otel.status_code = tracing::field::Empty,
+            )
+        };
+        let outcome = self.run(ask).instrument(span.clone()).await;
+        let up = match &outcome {
+            Ok(_) => true,
+            Err(fault) => {
+                span.record("otel.status_code", "ERROR");
+                metrics::counter!(telemetry::DATABASE_ERRORS).increment(1);
+                fault.was_an_answer()
+            }
+        };
+        if self.duty {
+            metrics::gauge!(telemetry::DATABASE_UP).set(if up { 1.0 } else { 0.0 });
+        }
+        outcome
+    }
+
+    async fn run(&self, Ask { name, query }: Ask<'_>) -> Result<Vec<PgRow>, StoreError> {
         let mut used = InUse(Some(self.get().await?));
         let Some(connection) = used.0.as_deref_mut() else {
             return Err(StoreError::NoAnswer);
@@ -154,7 +207,11 @@ impl Connections {
                 }
             }
         };
-        let fault = match tokio::time::timeout(STATEMENT, work).await {
+        let since = Instant::now();
+        let done = tokio::time::timeout(STATEMENT, work).await;
+        metrics::histogram!(telemetry::DATABASE_DURATION, "statement" => name)
+            .record(since.elapsed().as_secs_f64());
+        let fault = match done {
             Ok(Ok(rows)) => {
                 used.give_back();
                 return Ok(rows);
@@ -171,10 +228,14 @@ impl Connections {
     }
 
     async fn get(&self) -> Result<Object<Maker>, StoreError> {
-        match tokio::time::timeout(CONNECTING, self.pool.get()).await {
+        let since = Instant::now();
+        let got = tokio::time::timeout(CONNECTING, self.pool.get()).await;
+        metrics::histogram!(telemetry::DATABASE_WAIT).record(since.elapsed().as_secs_f64());
+        match got {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(PoolError::Backend(error))) => Err(StoreError::Unavailable(error)),
             Ok(Err(_)) | Err(_) => {
+                metrics::counter!(telemetry::DATABASE_TIMEOUTS).increment(1);
                 // Idle connections that show no sign of life, one after the other, or none to be had.
                 self.forget_idle();
                 Err(StoreError::NoConnection)

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sqlx::Row;
 
-use super::{Store, StoreError, sql};
+use super::ask::ask;
+use super::{Store, StoreError, only, sql};
 
 /// A replica that stands for the sweeper's duty.
 #[derive(Debug, Clone)]
@@ -21,11 +22,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn campaign(&self, candidate: &Candidate<'_>) -> Result<Option<i64>, StoreError> {
-        let query = sqlx::query(sql::CAMPAIGN)
+        let query = ask(sql::CAMPAIGN)
             .bind(candidate.name)
             .bind(candidate.ttl.as_secs_f64());
         let rows = self.duties.rows(query).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// How many leases are in force, of all tenants.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn count_leases(&self) -> Result<i64, StoreError> {
+        let rows = self.duties.rows(ask(sql::COUNT_LEASES)).await?;
+        Ok(only(&rows)?.try_get(0)?)
     }
 
     /// Gives the duty of that term up, so that another replica need not wait.
@@ -33,7 +43,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn resign(&self, name: &str, term: i64) -> Result<(), StoreError> {
-        let query = sqlx::query(sql::RESIGN).bind(name).bind(term);
+        let query = ask(sql::RESIGN).bind(name).bind(term);
         self.duties.rows(query).await?;
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
 use super::row::{room, state};
+use super::ask::{Ask, ask};
 use super::{Store, StoreError, only, sql};
 
 /// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
@@ -54,7 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn status(&self, room: &RoomId) -> Result<LockState, StoreError> {
-        let query = sqlx::query(sql::STATUS)
+        let query = ask(sql::STATUS)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str());
         state(room, only(&self.requests.rows(query).await?)?)
@@ -73,7 +74,7 @@ impl Store {
         transfer: bool,
     ) -> Result<Result<Acquired, Refused>, StoreError> {
         self.take(room, || {
-            sqlx::query(sql::ACQUIRE)
+            ask(sql::ACQUIRE)
                 .bind(room.tenant.as_str())
                 .bind(room.appointment.as_str())
                 .bind(person.user_id.as_str())
@@ -99,7 +100,7 @@ impl Store {
         ttl: Duration,
     ) -> Result<Result<Acquired, Refused>, StoreError> {
         self.take(room, || {
-            sqlx::query(sql::TAKE_OVER)
+            ask(sql::TAKE_OVER)
                 .bind(room.tenant.as_str())
                 .bind(room.appointment.as_str())
                 .bind(token)
@@ -115,7 +116,7 @@ impl Store {
     async fn take<'q>(
         &self,
         room: &RoomId,
-        query: impl Fn() -> sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>,
+        query: impl Fn() -> Ask<'q>,
     ) -> Result<Result<Acquired, Refused>, StoreError> {
         for _ in 0..REPEATS {
             let rows = self.requests.rows(query()).await?;
@@ -145,7 +146,7 @@ impl Store {
         ttl: Duration,
         ago: Duration,
     ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = sqlx::query(sql::RENEW)
+        let query = ask(sql::RENEW)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(user.as_str())
@@ -166,7 +167,7 @@ impl Store {
         session: Option<&SessionId>,
         token: Option<i64>,
     ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = sqlx::query(sql::RELEASE)
+        let query = ask(sql::RELEASE)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(user.as_str())
@@ -187,7 +188,7 @@ impl Store {
         why: Option<&Note>,
         token: Option<i64>,
     ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = sqlx::query(sql::FORCE_RELEASE)
+        let query = ask(sql::FORCE_RELEASE)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(token)
@@ -201,7 +202,7 @@ impl Store {
     async fn change(
         &self,
         room: &RoomId,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+        query: Ask<'_>,
     ) -> Result<Result<LockState, Refused>, StoreError> {
         let rows = self.requests.rows(query).await?;
         let row = only(&rows)?;
@@ -223,7 +224,7 @@ impl Store {
         term: i64,
         batch: i64,
     ) -> Result<Vec<Swept>, StoreError> {
-        let query = sqlx::query(sql::SWEEP).bind(holder).bind(term).bind(batch);
+        let query = ask(sql::SWEEP).bind(holder).bind(term).bind(batch);
         let rows = self.duties.rows(query).await?;
         rows.iter()
             .map(|row| {
@@ -247,7 +248,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
-        let rows = self.duties.rows(sqlx::query(sql::NEXT_EXPIRY)).await?;
+        let rows = self.duties.rows(ask(sql::NEXT_EXPIRY)).await?;
         let seconds: Option<f64> = only(&rows)?.try_get(0)?;
         Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
     }

@@ -1,11 +1,14 @@
 //! What rooms have missed, and what others may have missed from here.
 
+use std::time::Instant;
+
 use sqlx::Row;
 
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
 use super::row::{room, state};
+use super::ask::ask;
 use super::{Store, StoreError, only, sql};
 
 impl Store {
@@ -20,7 +23,7 @@ impl Store {
             .map(|(room, _)| room.appointment.as_str())
             .collect();
         let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
-        let query = sqlx::query(sql::NEWER)
+        let query = ask(sql::NEWER)
             .bind(tenants)
             .bind(appointments)
             .bind(versions);
@@ -33,7 +36,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn note_unannounced(&self, replica: &str) -> Result<(), StoreError> {
-        let query = sqlx::query(sql::NOTE_UNANNOUNCED).bind(replica);
+        let query = ask(sql::NOTE_UNANNOUNCED).bind(replica);
         self.duties.rows(query).await?;
         Ok(())
     }
@@ -43,7 +46,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn unannounced(&self, replica: &str) -> Result<String, StoreError> {
-        let query = sqlx::query(sql::UNANNOUNCED).bind(replica);
-        Ok(only(&self.duties.rows(query).await?)?.try_get(0)?)
+        let query = ask(sql::UNANNOUNCED).bind(replica);
+        let asked = Instant::now();
+        let rows = self.duties.rows(query).await?;
+        let row = only(&rows)?;
+        // It is asked several times a second: a good time to set the clock by.
+        self.clock.set(row.try_get("now")?, asked);
+        Ok(row.try_get("notes")?)
     }
 }

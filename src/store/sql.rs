@@ -270,6 +270,10 @@ from done";
 pub const NEXT_EXPIRY: &str = "/* next_expiry */
 select extract(epoch from min(expires_at) - clock_timestamp())::float8 from appointment_lock where user_id is not null";
 
+/// How many leases are in force.
+pub const COUNT_LEASES: &str = "/* count_leases */
+select count(*) from appointment_lock where user_id is not null and expires_at > clock_timestamp()";
+
 /// Stands for the duty, or keeps it: `$1` who, `$2` seconds. One row: elected, with its term.
 /// A candidate who sees somebody else in office writes nothing.
 pub const CAMPAIGN: &str = "/* campaign */
@@ -307,7 +311,8 @@ on conflict (replica) do update set at = excluded.at";
 /// What others have said so: `$1` which replica asks. One text that differs whenever any of them says it again.
 /// A newest time would not do: who says it first need not commit first.
 pub const UNANNOUNCED: &str = "/* unannounced */
-select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') from unannounced where replica <> $1";
+select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') as notes, clock_timestamp() as now
+from unannounced where replica <> $1";
 
 /// An appointment's history: `$3` before which version or NULL, `$4` how many.
 pub const HISTORY: &str = "/* history */

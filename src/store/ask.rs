@@ -1,0 +1,32 @@
+//! A statement with its name, which its text begins with: metrics and traces call it that.
+
+use sqlx::query::Query;
+use sqlx::postgres::PgArguments;
+use sqlx::{Encode, Postgres, Type};
+
+/// A statement to be run.
+pub(super) struct Ask<'q> {
+    pub(super) name: &'static str,
+    pub(super) query: Query<'q, Postgres, PgArguments>,
+}
+
+/// A statement of [`super::sql`], with nothing bound yet.
+pub(super) fn ask<'q>(text: &'static str) -> Ask<'q> {
+    let name = text.strip_prefix("/* ").and_then(|rest| rest.split(' ').next());
+    Ask {
+        name: name.unwrap_or("unnamed"),
+        query: sqlx::query(text),
+    }
+}
+
+impl<'q> Ask<'q> {
+    pub(super) fn bind<T>(self, value: T) -> Self
+    where
+        T: Encode<'q, Postgres> + Type<Postgres> + 'q,
+    {
+        Self {
+            name: self.name,
+            query: self.query.bind(value),
+        }
+    }
+}

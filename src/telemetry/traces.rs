@@ -1,0 +1,236 @@
+//! Traces: the spans' names are here or beside the code they are about; how they go out, and how a trace goes
+//! on over HTTP and over the bus, is here alone.
+//!
+//! ```text
+//!   request ─ acquire ─┬─ postgres acquire
+//!                      ├─ emit                          (to the sockets here)
+//!                      └─ publish ─ ─ ▶ receive ─ emit  (over Redis, to the sockets there)
+//! ```
+//!
+//! Spans are made with the target [`TARGET`], which is off unless traces go out: then a span costs a look at a
+//! flag. Cursors are never traced: they are too many, and each is worth little; metrics count them. On failure
+//! of the collector spans are dropped, counted, and said so once; nobody waits for it but the end of the process.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::KeyValue;
+use opentelemetry_http::{Bytes, HeaderExtractor, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{
+    Protocol, SpanExporter as Otlp, WithExportConfig, WithHttpConfig,
+};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use tracing::{Metadata, Span, info, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::Layer;
+use tracing_subscriber::{Registry, filter};
+
+use super::metrics::TRACES_LOST;
+
+/// The target of every span that is part of a trace.
+pub const TARGET: &str = "apptlock::trace";
+/// How long the collector may take for a batch.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The name under which a trace goes on, over HTTP and in tests.
+const TRACEPARENT: &str = "traceparent";
+
+/// How spans get to the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP, in protobuf.
+    Http,
+}
+
+/// Where traces go, and which.
+#[derive(Debug, Clone)]
+pub struct Traces {
+    /// The collector: with its path, where spans go over HTTP.
+    pub endpoint: String,
+    /// How.
+    pub carrier: Carrier,
+    /// Which.
+    pub sampler: Sampler,
+    /// What this service is called there; `None`: what `OTEL_RESOURCE_ATTRIBUTES` says, else apptlock.
+    pub service: Option<String>,
+    /// What this replica is called there.
+    pub replica: String,
+}
+
+/// Why traces cannot go out: a sentence about the setting.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTraces(String);
+
+/// What makes spans, until the process ends.
+pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> {
+    let exporter = match traces.carrier {
+        Carrier::Grpc => Otlp::builder()
+            .with_tonic()
+            .with_endpoint(&traces.endpoint)
+            .with_timeout(PATIENCE)
+            .build(),
+        Carrier::Http => Otlp::builder()
+            .with_http()
+            .with_http_client(Client::default())
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(&traces.endpoint)
+            .with_timeout(PATIENCE)
+            .build(),
+    };
+    let exporter = exporter.map_err(|fault| BadTraces(fault.to_string()))?;
+    let resource = Resource::builder()
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", traces.replica.clone()))
+        .with_attributes(name_of(traces).map(|name| KeyValue::new("service.name", name)))
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(Telling {
+            exporter,
+            away: AtomicBool::new(false),
+        })
+        .with_sampler(traces.sampler.clone())
+        .with_resource(resource)
+        .build())
+}
+
+/// What the service is called, where that is not said in `OTEL_RESOURCE_ATTRIBUTES`.
+fn name_of(traces: &Traces) -> Option<String> {
+    let said = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let elsewhere = said
+        .split(',')
+        .any(|pair| pair.trim_start().starts_with("service.name="));
+    traces
+        .service
+        .clone()
+        .or_else(|| (!elsewhere).then(|| "apptlock".to_owned()))
+}
+
+/// The layer that makes spans of a trace from those of this crate.
+pub(super) fn layer(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let ours = filter::filter_fn(|it: &Metadata<'_>| it.is_span() && it.target() == TARGET);
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("apptlock"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_level(false)
+        .with_tracked_inactivity(false)
+        .with_filter(ours)
+        .boxed()
+}
+
+/// Makes a span the child of a caller's, by the headers of its request. What is no trace context is as none.
+pub fn goes_on_from_headers(span: &Span, headers: &HeaderMap) {
+    goes_on_from(span, &HeaderExtractor(headers));
+}
+
+/// Makes a span the child of a sender's, by what that one [`sent_along`].
+pub fn goes_on(span: &Span, sent_along: &str) {
+    let carried: HashMap<String, String> = [(TRACEPARENT.to_owned(), sent_along.to_owned())].into();
+    goes_on_from(span, &carried);
+}
+
+fn goes_on_from(span: &Span, carried: &dyn Extractor) {
+    if !span.is_disabled() {
+        let parent = TraceContextPropagator::new().extract(carried);
+        // Where the span began already it keeps its parent; ours have not.
+        let _ = span.set_parent(parent);
+    }
+}
+
+/// What to send along, so that others can go on from a span; `None` where it is no part of a trace.
+pub fn sent_along(span: &Span) -> Option<String> {
+    if span.is_disabled() {
+        return None;
+    }
+    let context = span.context();
+    let here = context.span().span_context().clone();
+    here.is_valid().then(|| {
+        let (trace, span, flags) = (here.trace_id(), here.span_id(), here.trace_flags().to_u8());
+        format!("00-{trace}-{span}-{flags:02x}")
+    })
+}
+
+/// Hands spans to the collector, and tells when it is gone and when it is back.
+#[derive(Debug)]
+struct Telling {
+    exporter: Otlp,
+    away: AtomicBool,
+}
+
+impl SpanExporter for Telling {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len() as u64;
+        let outcome = self.exporter.export(batch).await;
+        match &outcome {
+            Ok(()) => {
+                if self.away.swap(false, Ordering::Relaxed) {
+                    info!("the collector of traces takes spans again");
+                }
+            }
+            Err(error) => {
+                metrics::counter!(TRACES_LOST).increment(count);
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    warn!(%error, "the collector of traces does not take spans; dropping them until it does");
+                }
+            }
+        }
+        outcome
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// Sends a batch over HTTP, on the thread that gathers batches, which may wait.
+struct Client(ureq::Agent);
+
+impl Default for Client {
+    fn default() -> Self {
+        let tls = ureq::tls::TlsConfig::builder()
+            .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+            .build();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(PATIENCE))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .tls_config(tls)
+            .build();
+        Self(config.into())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, body.to_vec());
+        let mut answer = self.0.run(request)?;
+        let body = answer.body_mut().read_to_vec()?;
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = std::mem::take(answer.headers_mut());
+        Ok(response)
+    }
+}
