@@ -8,10 +8,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::middleware;
+use metrics_exporter_prometheus::PrometheusHandle;
 use socketioxide::SocketIo;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -27,6 +27,7 @@ use crate::bus::redis::RedisBus;
 use crate::bus::{Bus, BusEvent};
 use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
+use crate::health::{Health, Status};
 use crate::http::{Web, ops};
 use crate::limits::Limits;
 use crate::locks::{Activity, Locks};
@@ -60,7 +61,7 @@ pub struct App {
     pub name: String,
     drain_delay: Duration,
     drain_time: Duration,
-    draining: Arc<AtomicBool>,
+    health: Health,
     io: SocketIo,
     hub: Arc<Hub>,
     locks: Locks,
@@ -83,8 +84,8 @@ impl App {
     /// # Errors
     /// [`StartError`] where a setting cannot be used.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
-        let metrics = telemetry::metrics();
-        let name = format!("{}-{}", host(), uuid::Uuid::new_v4().simple());
+        let metrics = config.metrics.then(telemetry::recorder);
+        let name = config.replica.clone();
         let store = Store::new(&config.database)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
@@ -159,17 +160,20 @@ impl App {
             store.clone(),
             name.clone(),
             config.history_retention,
-            term,
+            term.clone(),
             resign.clone(),
         ));
+        let census = sweeper::census(store.clone(), term.clone(), resign.clone());
+        duty.spawn(census);
         duty.close();
 
         let background = TaskTracker::new();
-        background.spawn(socket::pump(io.clone(), outlet, quit.clone()));
+        let pump = socket::pump(io.clone(), store.clock(), outlet, quit.clone());
+        background.spawn(pump);
         let (interval, stop) = (config.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         let replication = Arc::new(Replication {
-            rooms,
+            rooms: rooms.clone(),
             store: store.clone(),
             bus: bus.clone(),
             replica: name.clone(),
@@ -181,24 +185,25 @@ impl App {
         background.spawn(async move { watcher.watch(stop).await });
         let stop = quit.clone();
         background.spawn(async move { replication.reconcile(stop).await });
-        let (upkeep, stop) = (metrics.clone(), quit.clone());
-        background.spawn(async move {
-            let work = async {
-                loop {
-                    tokio::time::sleep(UPKEEP).await;
-                    // What histograms gather is folded up here, whether or not somebody scrapes them.
-                    upkeep.run_upkeep();
-                }
-            };
-            stop.run_until_cancelled(work).await;
-        });
+        if let Some(metrics) = &metrics {
+            background.spawn(upkeep(metrics.clone(), quit.clone()));
+        }
+        let health = Health::default();
+        background.spawn(health.clone().watch(store.clone(), quit.clone()));
         background.close();
 
-        let draining = Arc::new(AtomicBool::new(false));
-        let ops = ops::Ops {
+        let look = Look {
             store: store.clone(),
-            draining: draining.clone(),
+            rooms,
+            bus: bus.clone(),
+            limits: limits.clone(),
+            health: health.clone(),
+            io: io.clone(),
+        };
+        let ops = ops::Ops {
+            health: health.clone(),
             metrics,
+            look: Arc::new(move || look.look()),
         };
         let web = Web {
             locks: locks.clone(),
@@ -225,7 +230,7 @@ impl App {
             name,
             drain_delay: config.drain_delay,
             drain_time: config.drain_time,
-            draining,
+            health,
             io,
             hub,
             locks,
@@ -245,7 +250,7 @@ impl App {
     /// Stops in order, and returns when everything that was under way is done or has had its time: at most
     /// the drain's delay and time, and [`FINISH`].
     pub async fn stop(self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.health.drain();
         info!(replica = self.name, "stopping: no longer ready");
         // Balancers ask every now and then: until they have noticed, requests still come.
         tokio::time::sleep(self.drain_delay).await;
@@ -279,6 +284,56 @@ async fn within<T>(end: Instant, what: &str, work: impl Future<Output = T>) {
     }
 }
 
+/// Folds up what histograms gather, whether or not somebody scrapes them.
+async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
+    let work = async {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            metrics.run_upkeep();
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// What gauges show that are set when somebody looks.
+struct Look {
+    store: Store,
+    rooms: Arc<Rooms>,
+    bus: Arc<dyn Bus>,
+    limits: Arc<Limits>,
+    health: Health,
+    io: SocketIo,
+}
+
+impl Look {
+    fn look(&self) {
+        let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
+        // A place is taken before a socket is quite here: what does not poll, or not yet, counts as the other.
+        let (all, polling) = (self.limits.sockets_now(), socket::polling(&self.io));
+        let websocket = all.saturating_sub(polling);
+        for (transport, count) in [("polling", polling), ("websocket", websocket)] {
+            metrics::gauge!(telemetry::SOCKETS, "transport" => transport).set(count as f64);
+        }
+        set(telemetry::SOCKETS_LIMIT, self.limits.allowance().sockets);
+        set(telemetry::ROOMS, self.rooms.count());
+        let (depth, capacity) = self.rooms.outlet();
+        set(telemetry::OUTLET_DEPTH, depth);
+        set(telemetry::OUTLET_CAPACITY, capacity);
+        let load = self.bus.load();
+        set(telemetry::BUS_SUBSCRIPTIONS, load.subscriptions);
+        set(telemetry::BUS_QUEUE_DEPTH, load.queued);
+        let pool = self.store.pool();
+        for (state, count) in [("busy", pool.busy), ("idle", pool.idle)] {
+            metrics::gauge!(telemetry::DATABASE_CONNECTIONS, "state" => state).set(count as f64);
+        }
+        set(telemetry::DATABASE_WAITING, pool.waiting);
+        set(telemetry::DATABASE_LIMIT, pool.limit);
+        let ready = self.health.status().0 == Status::Ok;
+        set(telemetry::READY, usize::from(ready));
+        metrics_process::Collector::default().collect();
+    }
+}
+
 async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadSetting> {
     TcpListener::bind(address).await.map_err(|error| {
         BadSetting::new(
@@ -291,11 +346,4 @@ async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener
 
 fn local(listener: &TcpListener, wanted: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(wanted)
-}
-
-fn host() -> String {
-    std::env::var("HOSTNAME")
-        .ok()
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "replica".into())
 }

@@ -34,12 +34,22 @@ pub enum BusEvent {
     Alive(String),
 }
 
+/// How much a bus has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Rooms that are wanted.
+    pub subscriptions: usize,
+    /// Messages that wait to go out.
+    pub queued: usize,
+}
+
 /// Resolves when the subscription is in force, or when it is clear that it is not now.
 pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One replica's end of the bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Sends to every replica that wants the room, this one too where the carrier echoes.
+    /// Sends to every replica that wants the room, this one too where the carrier echoes. The span that is
+    /// current lasts until the message has gone out.
     fn publish(&self, room: &RoomId, message: Bytes);
 
     /// Wants a room. Repeating it does no harm.
@@ -54,6 +64,11 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Whether, since this was last asked, messages were published that may not have reached the others.
     fn take_unsent(&self) -> bool;
+
+    /// How much there is to do now.
+    fn load(&self) -> Load {
+        Load::default()
+    }
 
     /// Stops, after what was published has gone out or a short wait.
     fn close(&self) -> Subscribing;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::Counter;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use crate::domain::ids::{RoomId, UserId};
 use crate::domain::lease::{Person, Position};
 use crate::protocol::{CursorFrame, CursorUpdate, Envelope, Message};
 use crate::rooms::Rooms;
+use crate::telemetry;
 
 /// Users whose positions are gathered for one room and tick; further ones are skipped until the next.
 const MAX_USERS: usize = 1000;
@@ -24,6 +26,13 @@ const MAX_USERS: usize = 1000;
 struct Moved {
     frame: CursorFrame,
     by: Arc<str>,
+}
+
+/// Kept at hand, because there are so many cursors.
+struct Counts {
+    received: Counter,
+    coalesced: Counter,
+    sent: Counter,
 }
 
 /// Where people point, until the next tick.
@@ -37,6 +46,7 @@ pub struct Cursors {
     /// hand-overs into queues, never across an await.
     outgoing: Mutex<()>,
     something: Notify,
+    counts: Counts,
     rooms: Arc<Rooms>,
     bus: Arc<dyn Bus>,
     replica: String,
@@ -50,6 +60,11 @@ impl Cursors {
             shown: Mutex::default(),
             outgoing: Mutex::default(),
             something: Notify::new(),
+            counts: Counts {
+                received: metrics::counter!(telemetry::CURSORS_RECEIVED),
+                coalesced: metrics::counter!(telemetry::CURSORS_COALESCED),
+                sent: metrics::counter!(telemetry::CURSORS_SENT),
+            },
             rooms,
             bus,
             replica,
@@ -89,8 +104,10 @@ impl Cursors {
         let mut gathered = self.gathered();
         let quiet = gathered.is_empty();
         let users = gathered.entry(room.clone()).or_default();
-        if users.len() < MAX_USERS || users.contains_key(&person.user_id) {
-            users.insert(person.user_id.clone(), moved);
+        self.counts.received.increment(1);
+        let fits = users.len() < MAX_USERS || users.contains_key(&person.user_id);
+        if !fits || users.insert(person.user_id.clone(), moved).is_some() {
+            self.counts.coalesced.increment(1);
         }
         if quiet {
             self.something.notify_one();
@@ -152,6 +169,7 @@ impl Cursors {
             if users.is_empty() {
                 continue;
             }
+            self.counts.sent.increment(users.len() as u64);
             let frames = users.values().map(|moved| moved.frame.clone()).collect();
             self.rooms.show_cursors(
                 &room,
@@ -172,6 +190,7 @@ impl Cursors {
     fn tell(&self, room: &RoomId, message: Message) {
         let envelope = Envelope {
             from: self.replica.clone(),
+            traceparent: None,
             message,
         };
         self.bus.publish(room, Bytes::from(envelope.encode()));

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
@@ -30,7 +30,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{
     MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
 };
-use tracing::{error, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, error, info_span, warn};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, RefOr, Required, Schema};
@@ -43,6 +44,7 @@ use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 use crate::store::Store;
+use crate::telemetry::{self, TRACE};
 
 use answer::{Cause, Failure};
 pub use input::client_of;
@@ -229,7 +231,7 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
     .layer(DefaultBodyLimit::max(MAX_BODY))
     .layer(CatchPanicLayer::custom(answer::panicked))
     .layer(middleware::from_fn(deadline))
-    .layer(middleware::from_fn(log_failures))
+    .layer(middleware::from_fn(witness))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
     .with_state(web)
@@ -328,18 +330,63 @@ impl Muffler {
     }
 }
 
-/// The one place where a failed request is logged.
-async fn log_failures(request: Request, next: Next) -> Response {
-    let method = request.method().clone();
+/// Requests that are being answered. One that is given up counts no more.
+struct InFlight;
+
+impl InFlight {
+    fn begin() -> Self {
+        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).decrement(1.0);
+    }
+}
+
+/// A method as a label: a client may name any.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The one place where requests are counted, timed and traced, and where a failed one is logged.
+async fn witness(request: Request, next: Next) -> Response {
+    let (since, _in_flight) = (Instant::now(), InFlight::begin());
+    let method = known(request.method());
     let path = request.uri().path().to_owned();
     let id = request.extensions().get::<RequestId>().cloned();
-    let response = next.run(request).await;
+    let request_id = id
+        .as_ref()
+        .and_then(|id| id.header_value().to_str().ok())
+        .unwrap_or_default();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let span = info_span!(
+        target: TRACE, "request", otel.name = %format_args!("{method} {route}"), otel.kind = "server",
+        http.request.method = method, http.route = route, url.path = path, request_id,
+        http.response.status_code = Empty, otel.status_code = Empty,
+    );
+    telemetry::goes_on_from_headers(&span, request.headers());
+    let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    metrics::counter!(telemetry::HTTP_REQUESTS, "method" => method, "route" => route.to_owned(),
+        "status" => status.to_string())
+    .increment(1);
+    metrics::histogram!(telemetry::HTTP_DURATION, "method" => method, "route" => route.to_owned())
+        .record(since.elapsed().as_secs_f64());
     if status >= 500 {
-        let request_id = id
-            .as_ref()
-            .and_then(|id| id.header_value().to_str().ok())
-            .unwrap_or_default();
+        span.record("otel.status_code", "ERROR");
+        let _within = span.enter();
         let cause = response
             .extensions()
             .get::<Cause>()

@@ -43,6 +43,11 @@ impl Term {
     }
 }
 
+fn tell(term: Option<i64>) {
+    metrics::gauge!(telemetry::LEADER).set(if term.is_some() { 1.0 } else { 0.0 });
+    metrics::gauge!(telemetry::LEADER_TERM).set(term.unwrap_or(0) as f64);
+}
+
 /// Stands for the duty until stopped, then gives it up. What it holds is in `elected`.
 pub async fn campaign(
     store: Store,
@@ -77,7 +82,7 @@ pub async fn campaign(
             }
             was = number;
         }
-        metrics::gauge!(telemetry::LEADER).set(if term.is_some() { 1.0 } else { 0.0 });
+        tell(number);
         elected.send_replace(term);
         if stop
             .run_until_cancelled(tokio::time::sleep(PAUSE))
@@ -88,7 +93,7 @@ pub async fn campaign(
         }
     }
     elected.send_replace(None);
-    metrics::gauge!(telemetry::LEADER).set(0.0);
+    tell(None);
     if let Some(term) = was
         && let Err(error) = store.resign(&name, term).await
     {

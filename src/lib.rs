@@ -12,14 +12,14 @@
 //!   L0  domain         rules: names, leases, what a newer version means
 //!       secret         what is never shown
 //!   L1  protocol       every wire shape            auth   who asks
-//!       telemetry      metrics and logs            config settings
+//!       telemetry      metrics, traces, logs       config settings
 //!       limits         who may ask how often
 //!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
 //!       rooms          who watches what; the one door to the sockets
 //!   L3  locks          transitions: commit, then announce
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
-//!       lines          clients' TCP connections
+//!       lines          clients' TCP connections     health  what probes hear
 //!   L5  http           REST and pages              socket  Socket.IO, the pump
 //!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
 //! ```
@@ -39,6 +39,7 @@ pub mod config;
 pub mod cursors;
 pub mod dev;
 pub mod domain;
+pub mod health;
 pub mod http;
 pub mod leadership;
 pub mod limits;

@@ -111,7 +111,6 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        metrics::gauge!(telemetry::SOCKETS).decrement(1.0);
         let mut sockets = self.limits.sockets();
         sockets.all -= 1;
         if let Some(count) = sockets.of.get_mut(&self.asker) {
@@ -208,11 +207,17 @@ impl Limits {
         *count += 1;
         sockets.all += 1;
         drop(sockets);
-        metrics::gauge!(telemetry::SOCKETS).increment(1.0);
+        metrics::counter!(telemetry::SOCKET_CONNECTS).increment(1);
         Ok(Place {
             limits: self.clone(),
             asker: asker.clone(),
         })
+    }
+
+    /// How many sockets have a place.
+    #[must_use]
+    pub fn sockets_now(&self) -> usize {
+        self.sockets().all
     }
 
     /// Forgets those who have not asked for a while.

@@ -15,10 +15,12 @@ mod error;
 mod queue;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::auth::seen_as;
 use crate::bus::Bus;
@@ -27,7 +29,7 @@ use crate::domain::lease::{Admin, Change, LockState, Person, Position};
 use crate::protocol::{Envelope, Message};
 use crate::rooms::Rooms;
 use crate::store::{Acquired, Refused, Store, StoreError};
-use crate::telemetry;
+use crate::telemetry::{self, TRACE};
 
 pub use activity::Activity;
 pub use error::LockError;
@@ -111,32 +113,37 @@ impl Locks {
         session: Option<SessionId>,
         transfer: bool,
     ) -> Result<Granted, LockError> {
-        self.carry_out("acquire", |locks| async move {
-            let _turn = locks.turn(&room).await?;
-            let taken = locks
-                .store
-                .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
-                .await?;
-            match taken {
-                Ok(acquired) => {
-                    let new = acquired.state.reason != Some(crate::domain::lease::Reason::Renewed);
-                    Ok(Granted {
-                        state: locks.announce_taken(acquired, None),
-                        new,
-                    })
+        self.carry_out(
+            span("acquire", Some(&room)),
+            "acquire",
+            |locks| async move {
+                let _turn = locks.turn(&room).await?;
+                let taken = locks
+                    .store
+                    .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
+                    .await?;
+                match taken {
+                    Ok(acquired) => {
+                        let new =
+                            acquired.state.reason != Some(crate::domain::lease::Reason::Renewed);
+                        Ok(Granted {
+                            state: locks.announce_taken(acquired, None),
+                            new,
+                        })
+                    }
+                    Err(Refused(state)) => {
+                        let own = state
+                            .live()
+                            .is_some_and(|lease| lease.user_id == person.user_id);
+                        Err(if own {
+                            LockError::HeldByYou(state.into())
+                        } else {
+                            LockError::Held(state.into())
+                        })
+                    }
                 }
-                Err(Refused(state)) => {
-                    let own = state
-                        .live()
-                        .is_some_and(|lease| lease.user_id == person.user_id);
-                    Err(if own {
-                        LockError::HeldByYou(state.into())
-                    } else {
-                        LockError::Held(state.into())
-                    })
-                }
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -151,7 +158,7 @@ impl Locks {
         position: Option<Position>,
         ago: Duration,
     ) -> Result<LockState, LockError> {
-        self.carry_out("renew", |locks| async move {
+        self.carry_out(span("renew", Some(&room)), "renew", |locks| async move {
             let _turn = locks.turn(&room).await?;
             let done = locks
                 .store
@@ -176,17 +183,21 @@ impl Locks {
         session: Option<SessionId>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out("release", |locks| async move {
-            let _turn = locks.turn(&room).await?;
-            let done = locks
-                .store
-                .release(&room, &user, session.as_ref(), token)
-                .await?;
-            locks.changed(
-                done.map_err(|Refused(state)| refuse(state, Some(&user), token)),
-                None,
-            )
-        })
+        self.carry_out(
+            span("release", Some(&room)),
+            "release",
+            |locks| async move {
+                let _turn = locks.turn(&room).await?;
+                let done = locks
+                    .store
+                    .release(&room, &user, session.as_ref(), token)
+                    .await?;
+                locks.changed(
+                    done.map_err(|Refused(state)| refuse(state, Some(&user), token)),
+                    None,
+                )
+            },
+        )
         .await
     }
 
@@ -201,17 +212,21 @@ impl Locks {
         why: Option<Note>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out("force_release", |locks| async move {
-            let _turn = locks.turn(&room).await?;
-            let done = locks
-                .store
-                .force_release(&room, &admin, why.as_ref(), token)
-                .await?;
-            locks.changed(
-                done.map_err(|Refused(state)| refuse(state, None, token)),
-                Some(admin),
-            )
-        })
+        self.carry_out(
+            span("force_release", Some(&room)),
+            "force_release",
+            |locks| async move {
+                let _turn = locks.turn(&room).await?;
+                let done = locks
+                    .store
+                    .force_release(&room, &admin, why.as_ref(), token)
+                    .await?;
+                locks.changed(
+                    done.map_err(|Refused(state)| refuse(state, None, token)),
+                    Some(admin),
+                )
+            },
+        )
         .await
     }
 
@@ -226,18 +241,22 @@ impl Locks {
         why: Option<Note>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out("take_over", |locks| async move {
-            let seen_as = seen_as(&admin);
-            let _turn = locks.turn(&room).await?;
-            let taken = locks
-                .store
-                .take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl)
-                .await?;
-            match taken {
-                Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
-                Err(Refused(state)) => Err(LockError::StaleToken(state.into())),
-            }
-        })
+        self.carry_out(
+            span("take_over", Some(&room)),
+            "take_over",
+            |locks| async move {
+                let seen_as = seen_as(&admin);
+                let _turn = locks.turn(&room).await?;
+                let taken = locks
+                    .store
+                    .take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl)
+                    .await?;
+                match taken {
+                    Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
+                    Err(Refused(state)) => Err(LockError::StaleToken(state.into())),
+                }
+            },
+        )
         .await
     }
 
@@ -246,16 +265,17 @@ impl Locks {
     /// # Errors
     /// [`LockError::StaleToken`], or the store's.
     pub async fn verify(&self, room: &RoomId, token: i64) -> Result<LockState, LockError> {
-        let state = self.0.store.status(room).await?;
-        let holds = state
-            .live()
-            .is_some_and(|lease| lease.fencing_token == token);
-        let outcome = if holds {
-            Ok(state)
-        } else {
-            Err(LockError::StaleToken(state.into()))
-        };
-        count("verify", &outcome);
+        let since = Instant::now();
+        let read = self.0.store.status(room).await;
+        let outcome = read.map_err(LockError::from).and_then(|state| {
+            let mut live = state.live().into_iter();
+            if live.any(|lease| lease.fencing_token == token) {
+                Ok(state)
+            } else {
+                Err(LockError::StaleToken(state.into()))
+            }
+        });
+        count("verify", since, &outcome);
         outcome
     }
 
@@ -265,9 +285,11 @@ impl Locks {
     /// [`LockError::Store`].
     pub async fn sweep(&self, leader: &str, term: i64) -> Result<usize, LockError> {
         let leader = leader.to_owned();
-        self.carry_out("sweep", |locks| async move {
+        self.carry_out(span("sweep", None), "sweep", |locks| async move {
             let swept = locks.store.sweep(&leader, term, SWEEP_BATCH).await?;
             let count = swept.len();
+            metrics::histogram!(telemetry::SWEEP_BATCH).record(count as f64);
+            metrics::counter!(telemetry::EXPIRIES, "by" => "sweep").increment(count as u64);
             for lease in swept {
                 metrics::histogram!(telemetry::EXPIRY_LATENESS).record(lease.late.as_secs_f64());
                 locks.announce(&Change::from(lease.state));
@@ -293,6 +315,7 @@ impl Locks {
 
     async fn carry_out<T, F>(
         &self,
+        span: Span,
         operation: &'static str,
         transition: impl FnOnce(Arc<Shared>) -> F,
     ) -> Result<T, LockError>
@@ -303,7 +326,9 @@ impl Locks {
         if self.0.tasks.is_closed() {
             return Err(LockError::Stopping);
         }
-        let task = self.0.tasks.spawn(transition(self.0.clone()));
+        let since = Instant::now();
+        let work = transition(self.0.clone()).instrument(span.clone());
+        let task = self.0.tasks.spawn(work);
         let outcome = task.await.unwrap_or_else(|end| {
             Err(if end.is_panic() {
                 LockError::Fault(end.to_string())
@@ -311,9 +336,21 @@ impl Locks {
                 LockError::Stopping
             })
         });
-        count(operation, &outcome);
+        let outcome_is = count(operation, since, &outcome);
+        span.record("apptlock.outcome", outcome_is);
+        if outcome_is == "failed" {
+            span.record("otel.status_code", "ERROR");
+        }
         outcome
     }
+}
+
+/// What an operation is in a trace.
+fn span(operation: &'static str, room: Option<&RoomId>) -> Span {
+    info_span!(
+        target: TRACE, "lock", otel.name = operation, apptlock.outcome = Empty, otel.status_code = Empty,
+        apptlock.appointment = room.map(|room| room.appointment.as_str()),
+    )
 }
 
 impl Shared {
@@ -337,6 +374,7 @@ impl Shared {
 
     fn announce_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
         if let Some(ended) = taken.ended {
+            metrics::counter!(telemetry::EXPIRIES, "by" => "acquire").increment(1);
             self.announce(&Change::from(ended));
         }
         let change = Change {
@@ -351,16 +389,30 @@ impl Shared {
     fn announce(&self, change: &Change) {
         self.rooms.observe(change);
         let message = Message::Change(Box::new(change.clone()));
+        let span = if Span::current().is_disabled() {
+            Span::none()
+        } else {
+            info_span!(
+                target: TRACE, "publish", otel.kind = "producer", messaging.system = "redis",
+                apptlock.version = change.state.version,
+            )
+        };
         let envelope = Envelope {
             from: self.replica.clone(),
+            traceparent: telemetry::sent_along(&span),
             message,
         };
-        self.bus
-            .publish(&change.state.room, Bytes::from(envelope.encode()));
+        let envelope = Bytes::from(envelope.encode());
+        span.in_scope(|| self.bus.publish(&change.state.room, envelope));
     }
 }
 
-fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
+/// Counts how an operation ended, and says how.
+fn count<T>(
+    operation: &'static str,
+    since: Instant,
+    outcome: &Result<T, LockError>,
+) -> &'static str {
     let outcome = match outcome {
         Ok(_) => "ok",
         Err(LockError::Held(_) | LockError::HeldByYou(_)) => "conflict",
@@ -374,4 +426,7 @@ fn count<T>(operation: &'static str, outcome: &Result<T, LockError>) {
     };
     metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
         .increment(1);
+    metrics::histogram!(telemetry::LOCK_DURATION, "operation" => operation)
+        .record(since.elapsed().as_secs_f64());
+    outcome
 }

@@ -14,9 +14,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use apptlock::app::{App, StartError};
 use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
-use apptlock::config::{
-    BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings,
-};
+use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings};
 use apptlock::secret::Secret;
 use apptlock::store::Store;
 use apptlock::telemetry::{self, BadTelemetry, Telemetry, Traces};

@@ -20,14 +20,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Span, debug, info_span, warn};
 
 use crate::bus::{Bus, BusEvent};
 use crate::domain::lease::Change;
 use crate::protocol::{Envelope, Message};
 use crate::rooms::Rooms;
 use crate::store::{Store, StoreError};
-use crate::telemetry;
+use crate::telemetry::{self, TRACE};
 
 use peers::Peers;
 
@@ -103,7 +103,18 @@ impl Replication {
         }
         match envelope.message {
             Message::Change(change) => {
-                if !self.rooms.observe(&change) {
+                let span = match &envelope.traceparent {
+                    None => Span::none(),
+                    Some(sent_along) => {
+                        let span = info_span!(
+                            target: TRACE, "receive", otel.kind = "consumer", messaging.system = "redis",
+                            apptlock.appointment = %change.state.room.appointment, apptlock.version = change.state.version,
+                        );
+                        telemetry::goes_on(&span, sent_along);
+                        span
+                    }
+                };
+                if !span.in_scope(|| self.rooms.hear(&change)) {
                     return "stale";
                 }
             }

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
+use tracing::Span;
 
 use crate::bus::{Bus, Subscribing};
 use crate::domain::ids::{RoomId, SessionId, UserId};
@@ -58,10 +60,22 @@ impl Event {
     }
 }
 
+/// The events of one change of a lock.
+pub struct Showing {
+    /// Where.
+    pub room: RoomId,
+    /// What.
+    pub events: Vec<Event>,
+    /// What it is a part of.
+    pub span: Span,
+    /// When PostgreSQL decided it, by its own clock, where it was another replica that asked.
+    pub decided_afar: Option<OffsetDateTime>,
+}
+
 /// What the pump hands to the sockets, in this order.
 pub enum Outlet {
-    /// The events of one change of a lock: no socket of the room may miss the newest.
-    Change(RoomId, Vec<Event>),
+    /// A change of a lock: no socket of the room may miss the newest.
+    Change(Showing),
     /// Cursors in a room: who does not keep up misses them.
     Cursors(RoomId, Vec<Event>),
     /// A socket joins: it gets this state, and every later event of its room.
@@ -140,7 +154,6 @@ impl Rooms {
         let room = rooms.entry(id.clone()).or_default();
         room.members += 1;
         room.emptied = None;
-        metrics::gauge!(telemetry::ROOMS).set(rooms.len() as f64);
         // Under the mutex, so that it cannot be overtaken by the unsubscribe of a room that is dropped now.
         self.bus.subscribe(id)
     }
@@ -170,11 +183,30 @@ impl Rooms {
             }
             keep
         });
-        metrics::gauge!(telemetry::ROOMS).set(rooms.len() as f64);
     }
 
-    /// A change was committed, here or elsewhere: shows it, if it is news. Returns whether it was.
+    /// How many rooms there are.
+    pub fn count(&self) -> usize {
+        self.rooms().len()
+    }
+
+    /// How much waits for the pump, and how much may.
+    pub fn outlet(&self) -> (usize, usize) {
+        let most = self.outlet.max_capacity();
+        (most - self.outlet.capacity(), most)
+    }
+
+    /// A change was committed: shows it, if it is news. Returns whether it was.
     pub fn observe(&self, change: &Change) -> bool {
+        self.show(change, None)
+    }
+
+    /// The same of a change that another replica told of.
+    pub fn hear(&self, change: &Change) -> bool {
+        self.show(change, Some(change.state.now))
+    }
+
+    fn show(&self, change: &Change, decided_afar: Option<OffsetDateTime>) -> bool {
         let state = &change.state;
         let mut rooms = self.rooms();
         let Some(room) = rooms.get_mut(&state.room) else {
@@ -185,8 +217,13 @@ impl Rooms {
                 return false;
             };
             if room.members > 0 {
-                let events = Outlet::Change(state.room.clone(), events(change, turn));
-                if self.outlet.try_send(events).is_err() {
+                let showing = Showing {
+                    room: state.room.clone(),
+                    events: events(change, turn),
+                    span: Span::current(),
+                    decided_afar,
+                };
+                if self.outlet.try_send(Outlet::Change(showing)).is_err() {
                     metrics::counter!(telemetry::OUTLET_FULL).increment(1);
                     self.behind.notify_one();
                     return false;

@@ -24,10 +24,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use socketioxide::SocketIo;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::layer::SocketIoLayer;
+use socketioxide::{SocketIo, TransportType};
 use tracing::{debug, warn};
 
 use crate::auth::Auth;
@@ -129,6 +129,14 @@ pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
     let _ = all.set(io.clone());
     io.ns("/", (async || {}).with(connect));
     (layer, io)
+}
+
+/// How many sockets poll.
+#[must_use]
+pub fn polling(io: &SocketIo) -> usize {
+    let sockets = io.of("/").map(|all| all.sockets()).unwrap_or_default();
+    let polls = |socket: &&SocketRef| socket.transport_type() == TransportType::Polling;
+    sockets.iter().filter(polls).count()
 }
 
 /// Reads who connects, and registers what it may ask.
@@ -263,6 +271,8 @@ fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Res
 }
 
 fn answer(event: &'static str, sender: AckSender, outcome: Result<&str, Refusal>) {
+    let ok = if outcome.is_ok() { "ok" } else { "refused" };
+    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => ok).increment(1);
     if let Err(refusal) = &outcome {
         debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
     }
@@ -334,6 +344,8 @@ async fn finish_subscribe(
                 socket: session.socket.clone(),
                 let_in: Box::new(move |state| {
                     session.join(&state.room, &socket);
+                    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
+                        .increment(1);
                     send(ack, &Subscribed::of(state));
                 }),
             };

@@ -12,12 +12,16 @@ use tracing::warn;
 
 use crate::leadership::Term;
 use crate::locks::Locks;
+use crate::store::Store;
+use crate::telemetry;
 
 /// The longest sleep. A lease granted after the last look cannot end before its TTL has passed, so sleeping
 /// no longer than a TTL misses none; this bounds it further for replicas that are configured differently.
 const LONGEST: Duration = Duration::from_secs(15);
 /// After a failure, and where a due lease is held by somebody's open transaction.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Between two countings of the leases in force.
+const CENSUS: Duration = Duration::from_secs(5);
 /// Beyond the deadline, so that the lease is surely due when it is looked at.
 const MARGIN: Duration = Duration::from_millis(2);
 
@@ -48,6 +52,24 @@ pub async fn run(
         }
     };
     stop.run_until_cancelled(sweep).await;
+}
+
+/// Counts the leases in force while this replica leads, until stopped. Others say 0, so that the sum over
+/// all replicas is right.
+pub async fn census(store: Store, elected: watch::Receiver<Option<Term>>, stop: CancellationToken) {
+    let work = async {
+        loop {
+            let leads = elected.borrow().is_some_and(|term| term.is_trusted());
+            if !leads {
+                metrics::gauge!(telemetry::LEASES).set(0.0);
+            } else if let Ok(count) = store.count_leases().await {
+                metrics::gauge!(telemetry::LEASES).set(count as f64);
+            }
+            tokio::time::sleep(CENSUS).await;
+        }
+    };
+    stop.run_until_cancelled(work).await;
+    metrics::gauge!(telemetry::LEASES).set(0.0);
 }
 
 /// Ends what is due, and says how long there is nothing to do.

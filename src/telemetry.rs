@@ -16,7 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub use log::LogFormat;
 pub use metrics::*;
-pub use traces::{BadTraces, Carrier, TARGET as TRACE, Traces, goes_on, goes_on_from_headers, sent_along};
+pub use traces::{
+    BadTraces, Carrier, TARGET as TRACE, Traces, goes_on, goes_on_from_headers, sent_along,
+};
 
 /// How long the last spans may take to get out.
 const LAST: Duration = Duration::from_secs(3);
@@ -64,7 +66,8 @@ impl Telemetry {
             return;
         };
         // It waits for its thread.
-        let stopped = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)).await;
+        let stopped =
+            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)).await;
         if let Ok(Err(error)) = stopped {
             warn!(%error, "the last spans did not get out");
         }

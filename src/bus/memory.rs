@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Bus, BusEvent, Subscribing};
+use super::{Bus, BusEvent, Load, Subscribing};
 use crate::domain::ids::RoomId;
 
 /// Messages that wait for one replica; beyond that they are lost, and the replica is told of a gap.
@@ -100,6 +100,14 @@ impl Bus for MemoryBus {
     /// What a full queue loses, its reader knows of.
     fn take_unsent(&self) -> bool {
         false
+    }
+
+    fn load(&self) -> Load {
+        let members = self.hub.members();
+        Load {
+            subscriptions: members.ends.get(&self.id).map_or(0, |end| end.wanted.len()),
+            queued: 0,
+        }
     }
 
     fn close(&self) -> Subscribing {

@@ -27,14 +27,15 @@ use fred::util::redis_keyslot;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
-use super::{Bus, BusEvent, Subscribing};
+use super::{Bus, BusEvent, Load, Subscribing};
 use crate::config::{BadSetting, Redis};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
 
 use link::Link;
-use publisher::Publisher;
+use publisher::{Outgoing, Publisher};
 use subscriber::{Subscriber, Wanted};
 
 /// Messages that wait to be published; beyond that they are dropped and counted.
@@ -62,7 +63,7 @@ const SCHEMES: [&str; 6] = [
 
 /// One replica's end of Redis.
 pub struct RedisBus {
-    out: mpsc::Sender<(RoomId, Bytes)>,
+    out: mpsc::Sender<Outgoing>,
     wanted: Arc<Wanted>,
     link: Arc<Link>,
     tasks: TaskTracker,
@@ -159,7 +160,12 @@ impl RedisBus {
 
 impl Bus for RedisBus {
     fn publish(&self, room: &RoomId, message: Bytes) {
-        if self.out.try_send((room.clone(), message)).is_err() {
+        let outgoing = Outgoing {
+            room: room.clone(),
+            message,
+            span: Span::current(),
+        };
+        if self.out.try_send(outgoing).is_err() {
             metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
             self.link.note_unsent();
         } else if !self.link.is_up() {
@@ -188,6 +194,13 @@ impl Bus for RedisBus {
 
     fn take_unsent(&self) -> bool {
         self.link.take_unsent()
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            subscriptions: self.wanted.count(),
+            queued: OUT_QUEUE - self.out.capacity(),
+        }
     }
 
     fn close(&self) -> Subscribing {

@@ -217,7 +217,10 @@ mod tests {
 
     fn traces(args: &[&str]) -> Result<Option<(String, Carrier)>, String> {
         let probe = Probe::parse_from(["apptlock"].iter().chain(args));
-        let traces = probe.telemetry.traces("me").map_err(|bad| bad.to_string())?;
+        let traces = probe
+            .telemetry
+            .traces("me")
+            .map_err(|bad| bad.to_string())?;
         Ok(traces.map(|traces| (traces.endpoint, traces.carrier)))
     }
 

@@ -1,28 +1,27 @@
 //! The management interface: metrics and probes, on a port of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
-use crate::store::Store;
+use crate::health::{Health, Status};
 
 /// What probes and scrapes look at.
 #[derive(Clone)]
 pub struct Ops {
-    /// The database, without which nothing is granted.
-    pub store: Store,
-    /// Set when this replica is to get no more traffic.
-    pub draining: Arc<AtomicBool>,
-    /// Renders the process's metrics.
-    pub metrics: PrometheusHandle,
+    /// Whether this replica wants traffic.
+    pub health: Health,
+    /// Renders the process's metrics, where they are kept.
+    pub metrics: Option<PrometheusHandle>,
+    /// Sets what is only known by looking, before metrics are rendered.
+    pub look: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// `/metrics`, `/livez`, `/readyz`.
@@ -34,25 +33,26 @@ pub fn router(ops: Ops) -> Router {
         .with_state(ops)
 }
 
-async fn metrics(State(ops): State<Ops>) -> impl IntoResponse {
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
-        ops.metrics.render(),
-    )
+async fn metrics(State(ops): State<Ops>) -> Response {
+    let Some(metrics) = ops.metrics else {
+        return (
+            StatusCode::NOT_FOUND,
+            "No metrics are kept: METRICS is off\n",
+        )
+            .into_response();
+    };
+    (ops.look)();
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (text, metrics.render()).into_response()
 }
 
-/// Whether a load balancer should send traffic here. Redis is not asked: locks are right without it.
+/// Whether a load balancer should send traffic here, and why where not.
 async fn readyz(State(ops): State<Ops>) -> (StatusCode, Json<serde_json::Value>) {
-    let why = if ops.draining.load(Ordering::Relaxed) {
-        Some("this replica is stopping".to_owned())
-    } else {
-        ops.store.ready().await.err()
-    };
-    match why {
-        None => (StatusCode::OK, Json(json!({ "status": "ok" }))),
-        Some(reason) => (
+    match ops.health.status() {
+        (Status::Ok, _) => (StatusCode::OK, Json(json!({ "status": Status::Ok }))),
+        (status, reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "status": "unavailable", "reason": reason })),
+            Json(json!({ "status": status, "reason": reason })),
         ),
     }
 }

@@ -14,6 +14,9 @@ use crate::domain::lease::Change;
 pub struct Envelope {
     /// The replica that sent it, which drops its own echo.
     pub from: String,
+    /// The trace that it is a part of, in the words of the W3C's Trace Context, where it is a part of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// What it says.
     pub message: Message,
 }

@@ -14,18 +14,25 @@ use socketioxide::{BroadcastError, SendError, SocketError, SocketIo};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::field::Empty;
+use tracing::{debug, info_span};
 
 use super::session::Session;
 use crate::domain::ids::RoomId;
-use crate::rooms::{Event, Outlet};
-use crate::telemetry;
+use crate::rooms::{Event, Outlet, Showing};
+use crate::store::Clock;
+use crate::telemetry::{self, TRACE};
 
 /// Between two attempts to hand a late socket what it missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Hands what the rooms put out to the sockets, in order, until it is stopped and the outlet is empty.
-pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>, stop: CancellationToken) {
+pub async fn pump(
+    io: SocketIo,
+    clock: Clock,
+    mut outlet: mpsc::Receiver<Outlet>,
+    stop: CancellationToken,
+) {
     let mut late = Late::default();
     let mut again = tokio::time::interval(AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,17 +54,37 @@ pub async fn pump(io: SocketIo, mut outlet: mpsc::Receiver<Outlet>, stop: Cancel
                 late.forget(&ticket.socket, &state.room);
                 (ticket.let_in)(&state);
             }
-            Some(Outlet::Change(room, events)) => {
-                let events: Arc<[Event]> = events.into();
-                for event in events.iter() {
-                    metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
-                }
-                for socket in io.to(room.name()).local().sockets() {
-                    late.hand(&socket, &room, events.clone(), 0);
-                }
-            }
+            Some(Outlet::Change(showing)) => emit(&io, &clock, &mut late, showing),
             Some(Outlet::Cursors(room, events)) => show(&io, &room, &events).await,
         }
+    }
+}
+
+/// Hands one change to every socket of its room.
+fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, showing: Showing) {
+    let Showing {
+        room,
+        events,
+        span,
+        decided_afar,
+    } = showing;
+    let span = if span.is_disabled() {
+        span
+    } else {
+        info_span!(target: TRACE, parent: &span, "emit", sockets = Empty)
+    };
+    let _within = span.enter();
+    let events: Arc<[Event]> = events.into();
+    for event in events.iter() {
+        metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
+    }
+    let sockets = io.to(room.name()).local().sockets();
+    span.record("sockets", sockets.len());
+    for socket in &sockets {
+        late.hand(socket, &room, events.clone(), 0);
+    }
+    if let Some(lag) = decided_afar.and_then(|decided| clock.since(decided)) {
+        metrics::histogram!(telemetry::FANOUT_LAG).record(lag.as_secs_f64());
     }
 }
 

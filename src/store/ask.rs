@@ -1,7 +1,7 @@
 //! A statement with its name, which its text begins with: metrics and traces call it that.
 
-use sqlx::query::Query;
 use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use sqlx::{Encode, Postgres, Type};
 
 /// A statement to be run.
@@ -12,7 +12,9 @@ pub(super) struct Ask<'q> {
 
 /// A statement of [`super::sql`], with nothing bound yet.
 pub(super) fn ask<'q>(text: &'static str) -> Ask<'q> {
-    let name = text.strip_prefix("/* ").and_then(|rest| rest.split(' ').next());
+    let name = text
+        .strip_prefix("/* ")
+        .and_then(|rest| rest.split(' ').next());
     Ask {
         name: name.unwrap_or("unnamed"),
         query: sqlx::query(text),

@@ -6,8 +6,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
-use super::row::{room, state, unreadable};
 use super::ask::ask;
+use super::row::{room, state, unreadable};
 use super::{Store, StoreError, only, sql};
 use crate::domain::history::Entry;
 use crate::domain::ids::{AppointmentId, RoomId, TenantId, UserId};

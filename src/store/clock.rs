@@ -65,7 +65,10 @@ mod tests {
         let known = clock.since(then).unwrap();
         assert!(known < Duration::from_millis(100), "{known:?}");
         // Slow, and an hour off.
-        clock.set(then + Duration::from_secs(3600), Instant::now() - Duration::from_secs(1));
+        clock.set(
+            then + Duration::from_secs(3600),
+            Instant::now() - Duration::from_secs(1),
+        );
         assert!(clock.since(then).unwrap() < Duration::from_secs(1));
         assert_eq!(
             clock.since(then + Duration::from_secs(60)),

@@ -8,8 +8,8 @@ use sqlx::types::Json;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
-use super::row::{room, state};
 use super::ask::{Ask, ask};
+use super::row::{room, state};
 use super::{Store, StoreError, only, sql};
 
 /// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so

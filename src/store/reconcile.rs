@@ -7,8 +7,8 @@ use sqlx::Row;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
-use super::row::{room, state};
 use super::ask::ask;
+use super::row::{room, state};
 use super::{Store, StoreError, only, sql};
 
 impl Store {

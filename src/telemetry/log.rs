@@ -12,7 +12,6 @@ use tracing_subscriber::layer::{Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Registry, filter};
 
-
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -50,7 +49,11 @@ pub(super) fn layer(
 fn filter(wanted: &str) -> Result<impl Filter<Registry> + Send + Sync + 'static, String> {
     // fred's warnings repeat what is said here, sqlx tells unknown parameters of DATABASE_URL with their
     // values, and spans are for traces. Whoever names them gets them.
-    let quiet = ["fred=error", "sqlx_postgres::options=off", "apptlock::trace=off"];
+    let quiet = [
+        "fred=error",
+        "sqlx_postgres::options=off",
+        "apptlock::trace=off",
+    ];
     let unnamed = quiet.into_iter().filter(|directive| {
         let name = match directive.split('=').next().unwrap_or_default() {
             "sqlx_postgres::options" => "sqlx_postgres",
@@ -58,7 +61,9 @@ fn filter(wanted: &str) -> Result<impl Filter<Registry> + Send + Sync + 'static,
         };
         !wanted.contains(name)
     });
-    let all = unnamed.fold(wanted.to_owned(), |all, directive| format!("{directive},{all}"));
+    let all = unnamed.fold(wanted.to_owned(), |all, directive| {
+        format!("{directive},{all}")
+    });
     let wanted = EnvFilter::try_new(all).map_err(|fault| fault.to_string())?;
     // These show what clients send, tokens too, below info: no filter lets that out.
     let discreet = filter::filter_fn(|line: &Metadata<'_>| {
@@ -96,7 +101,8 @@ where
             return self.0.format_event(context, writer, event);
         }
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
         // The object is opened again for two more fields.
         let open = line.trim_end().strip_suffix('}').unwrap_or(&line);
         let (trace_id, span_id) = (trace.trace_id(), trace.span_id());

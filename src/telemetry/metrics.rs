@@ -241,12 +241,26 @@ fn begin() {
             }
         }
     }
-    for operation in ["acquire", "renew", "release", "force_release", "take_over", "verify", "sweep"] {
+    for operation in [
+        "acquire",
+        "renew",
+        "release",
+        "force_release",
+        "take_over",
+        "verify",
+        "sweep",
+    ] {
         for outcome in ["ok", "conflict", "refused", "failed"] {
-            metrics::counter!(LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome).absolute(0);
+            metrics::counter!(LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
+                .absolute(0);
         }
     }
-    for event in ["subscribe", "unsubscribe", "cursor-position", "refresh-token"] {
+    for event in [
+        "subscribe",
+        "unsubscribe",
+        "cursor-position",
+        "refresh-token",
+    ] {
         for outcome in ["ok", "refused"] {
             metrics::counter!(SOCKET_EVENTS, "event" => event, "outcome" => outcome).absolute(0);
         }
@@ -264,10 +278,17 @@ mod tests {
         for metric in ALL {
             let name = metric.name;
             assert!(name.starts_with("apptlock_"), "{name}");
-            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{name}"
+            );
             let seconds = metric.unit == Unit::Seconds;
             assert_eq!(name.ends_with("_seconds"), seconds, "{name}");
-            assert!(!metric.help.ends_with('.') && metric.help.len() > 20, "{name}");
+            assert!(
+                !metric.help.ends_with('.') && metric.help.len() > 20,
+                "{name}"
+            );
             let again = ALL.iter().filter(|other| other.name == name).count();
             assert_eq!(again, 1, "{name}");
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use apptlock::dev;
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, Replica, Socket};
+use crate::support::{PATIENCE, Proxy, Replica, Socket};
 
 /// What promise 5 allows between a change and its sight, whatever the bus does.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
@@ -62,12 +62,34 @@ async fn change_is_seen(here: &Replica, id: &str, there: &mut [&mut Socket]) -> 
 }
 
 async fn is_ready(replica: &Replica) -> bool {
+    readiness(replica).await["status"] == "ok"
+}
+
+/// What a replica says of itself to a balancer.
+async fn readiness(replica: &Replica) -> Value {
     let probe = replica
         .client
         .get(format!("{}/readyz", replica.management))
         .send()
-        .await;
-    probe.is_ok_and(|reply| reply.status() == 200)
+        .await
+        .unwrap();
+    let code = probe.status();
+    let body: Value = probe.json().await.unwrap();
+    assert_eq!(code == 200, body["status"] == "ok", "{body}");
+    body
+}
+
+/// Once it says that.
+async fn becomes(replica: &Replica, status: &str) {
+    let since = Instant::now();
+    loop {
+        let now = readiness(replica).await;
+        if now["status"] == status {
+            return;
+        }
+        assert!(since.elapsed() < PATIENCE, "{now} in the place of {status}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn at(id: &str, x: i64) -> Value {

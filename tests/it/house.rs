@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "domain",
     "secret",
     "protocol",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 21] = [
     "leadership",
     "sweeper",
     "audit",
+    "health",
     "lines",
     "http",
     "socket",

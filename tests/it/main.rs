@@ -25,4 +25,5 @@ mod simulation;
 mod storms;
 mod support;
 mod tls;
+mod traces;
 mod wire;

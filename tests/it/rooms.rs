@@ -11,7 +11,7 @@ use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use apptlock::domain::lease::{Change, LockState, Person};
 use apptlock::protocol::{AcquireBody, from_value};
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outlet, Rooms, Ticket};
+use apptlock::rooms::{Outlet, Rooms, Showing, Ticket};
 use apptlock::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -48,7 +48,7 @@ async fn acquire(store: &Store, room: &RoomId) -> LockState {
 fn version(item: Option<Outlet>) -> (&'static str, i64) {
     match item {
         Some(Outlet::Admit(_, state)) => ("snapshot", state.version),
-        Some(Outlet::Change(_, events)) => {
+        Some(Outlet::Change(Showing { events, .. })) => {
             let payload: serde_json::Value = serde_json::from_str(events[0].payload.get()).unwrap();
             ("change", payload["version"].as_i64().unwrap())
         }

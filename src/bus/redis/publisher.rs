@@ -18,7 +18,7 @@ use fred::types::{Builder, ConnectHandle};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::link::{self, Link};
 use super::{ALIVE, RETRY, channel};
@@ -28,7 +28,13 @@ use crate::telemetry;
 /// Messages published in one go.
 const PIPELINE: usize = 128;
 
-type Message = (RoomId, Bytes);
+/// A message that waits to go out.
+pub(super) struct Outgoing {
+    pub(super) room: RoomId,
+    pub(super) message: Bytes,
+    /// What it is a part of; it lasts until Redis has taken the message, or it is dropped.
+    pub(super) span: Span,
+}
 
 pub(super) struct Publisher {
     pub(super) builder: Builder,
@@ -39,7 +45,7 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Publishes until stopped, and then what is still queued.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Message>, stop: CancellationToken) {
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>, stop: CancellationToken) {
         let mut warned = false;
         loop {
             let connected = tokio::select! {
@@ -70,7 +76,7 @@ impl Publisher {
     }
 
     /// What is queued when there is nothing to send it over any more.
-    fn abandon(&self, queue: &mut mpsc::Receiver<Message>) {
+    fn abandon(&self, queue: &mut mpsc::Receiver<Outgoing>) {
         while queue.try_recv().is_ok() {
             metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
             self.link.note_unsent();
@@ -84,7 +90,7 @@ impl Publisher {
     }
 
     /// Drops what is queued, as it comes. Ends only with the queue.
-    async fn drop_all(&self, queue: &mut mpsc::Receiver<Message>) {
+    async fn drop_all(&self, queue: &mut mpsc::Receiver<Outgoing>) {
         while queue.recv().await.is_some() {
             metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
             self.link.note_unsent();
@@ -96,7 +102,7 @@ impl Publisher {
         &self,
         client: &Client,
         mut ended: ConnectHandle,
-        queue: &mut mpsc::Receiver<Message>,
+        queue: &mut mpsc::Receiver<Outgoing>,
         stop: &CancellationToken,
     ) -> bool {
         let mut batch = Vec::with_capacity(PIPELINE);
@@ -151,13 +157,18 @@ impl Publisher {
     async fn send(
         &self,
         client: &Client,
-        batch: impl Iterator<Item = Message>,
+        batch: impl Iterator<Item = Outgoing>,
         probe: bool,
     ) -> u64 {
         let probe = probe.then(|| (ALIVE.to_owned(), self.link.probe(&self.replica).into()));
-        let messages = batch
-            .map(|(room, message)| (channel(&room), message))
-            .chain(probe);
+        let (mut messages, mut spans) = (Vec::with_capacity(PIPELINE), Vec::new());
+        for outgoing in batch {
+            messages.push((channel(&outgoing.room), outgoing.message));
+            if !outgoing.span.is_disabled() {
+                spans.push(outgoing.span);
+            }
+        }
+        let messages = messages.into_iter().chain(probe);
         if self.sharded {
             // A pipeline goes to one node; on a cluster each message finds its own.
             let sends =

@@ -60,6 +60,11 @@ impl Wanted {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        self.wishes().rooms.len()
+    }
+
     /// A connection begins to follow: all that is wanted is news to it.
     fn begin(&self) {
         let mut wishes = self.wishes();
@@ -294,7 +299,7 @@ impl Subscriber {
         metrics::gauge!(telemetry::BUS_UP).set(if up { 1.0 } else { 0.0 });
         if up {
             told.warned = false;
-            info!(rooms = self.wanted.wishes().rooms.len(), "Redis is there");
+            info!(rooms = self.wanted.count(), "Redis is there");
             metrics::counter!(telemetry::BUS_GAPS).increment(1);
         } else {
             told.warned = true;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{before, is_ready, own_postgres};
+use super::{becomes, before, is_ready, own_postgres, readiness};
 use crate::support::{Reply, Socket, Stack, auth, fresh, servers};
 
 /// What a request may take: the deadline of 5 s, and a slow machine.
@@ -89,7 +89,7 @@ async fn survives(stack: &Stack, away: impl Future<Output = ()>, back: impl Futu
         .ask("POST", &held, "verify", &json!({ "fencingToken": token }))
         .await;
     assert_eq!(kept.status, 200, "the lease outlived the outage: {kept:?}");
-    assert!(is_ready(replica).await);
+    becomes(replica, "ok").await;
     // The sweeper's duty, too, is somebody's again.
     stack.leader().await;
 }
@@ -114,6 +114,37 @@ async fn postgresql_silent_for_ten_seconds_is_nothing_but_503_and_then_success()
     );
     stack.add_with(&[("DATABASE_URL", &url)]).await;
     survives(&stack, async { proxy.stall() }, async { proxy.pass() }).await;
+}
+
+/// All replicas would leave the balancer at once, and clients get its error in the place of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_absence_of_postgresql_takes_no_replica_out_of_the_balancer() {
+    let mut server = own_postgres();
+    let mut stack = Stack::empty_on(&server.url, &[]).await;
+    stack.add().await;
+    let replica = &stack.replicas[0];
+    becomes(replica, "ok").await;
+    server.kill().unwrap();
+    let gone = Instant::now();
+    while replica.metric("apptlock_database_up").await > 0.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(is_ready(replica).await, "after {:?}", gone.elapsed());
+    assert_eq!(replica.metric("apptlock_ready").await, 1.0);
+    becomes(replica, "unavailable").await;
+    let took = gone.elapsed();
+    assert!(
+        took > Duration::from_secs(3) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+    let reason = readiness(replica).await["reason"].clone();
+    assert_eq!(reason, "PostgreSQL is not available");
+    assert_eq!(replica.metric("apptlock_ready").await, 0.0);
+    server.start_again().unwrap();
+    becomes(replica, "ok").await;
+    while replica.metric("apptlock_database_up").await < 1.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Connections that are dead and never say so: as when a firewall forgets them.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SEEN_WITHIN, at, before, change_is_seen, is_ready, own_redis};
+use super::{SEEN_WITHIN, at, becomes, before, change_is_seen, is_ready, own_redis};
 use crate::support::{Socket, Stack, auth, fresh, servers};
 
 /// How long until the cursor that `from` moves is seen by `to`.
@@ -139,7 +139,7 @@ async fn a_replica_that_starts_without_redis_is_ready_and_joins_it_later() {
     stack.add_alone(&[("REDIS_URL", &url)]).await;
     let (well, late) = (&stack.replicas[0], &stack.replicas[1]);
     late.await_line("Redis is not there for subscribing");
-    assert!(is_ready(late).await);
+    becomes(late, "ok").await;
     let id = fresh("joins");
     let mut socket = Socket::connect(late, auth("ben")).await;
     socket.subscribe(&id).await;

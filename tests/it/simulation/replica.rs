@@ -9,7 +9,7 @@ use apptlock::bus::{Bus, BusEvent};
 use apptlock::domain::ids::RoomId;
 use apptlock::locks::Locks;
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outlet, Rooms, Ticket};
+use apptlock::rooms::{Outlet, Rooms, Showing, Ticket};
 use apptlock::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +116,7 @@ impl Replica {
             match item {
                 Outlet::Admit(ticket, state) => (ticket.let_in)(&state),
                 Outlet::Cursors(..) => {}
-                Outlet::Change(room, events) => {
+                Outlet::Change(Showing { room, events, .. }) => {
                     let mut shown = self.shown.lock().unwrap();
                     let Some(last) = shown.get_mut(&room) else {
                         continue;

@@ -1,5 +1,6 @@
 //! What tests stand on: servers, replicas, clients.
 
+mod collector;
 mod haproxy;
 mod http;
 mod pgbouncer;
@@ -8,6 +9,7 @@ mod socket;
 mod stack;
 pub mod tokens;
 
+pub use collector::{Collector, Span};
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
 pub use pgbouncer::{POOL_SIZE, PgBouncer};

@@ -1,0 +1,138 @@
+//! Whether this replica wants traffic. Owns what `/readyz` says.
+//!
+//! ```text
+//!               PostgreSQL answers, with this release's schema
+//!   starting ───────────────────────────────────────────────▶ ready ◀──▶ unavailable
+//!                                                              │     no good answer for longer than a grace
+//!                                     a stop, from anywhere ──▶ draining
+//! ```
+//!
+//! Layer 4. A loop asks PostgreSQL; a probe only reads what it found, so it is answered at once. The grace is for
+//! what passes by itself: while PostgreSQL changes hands, all replicas would leave the balancer at the same
+//! time, and clients would get its error in the place of ours. Redis is not asked: locks are right without it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::Store;
+
+/// For how long PostgreSQL may be away.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// Between two questions while all is well.
+const CALM: Duration = Duration::from_secs(1);
+/// Between two questions while it is not.
+const ALERT: Duration = Duration::from_millis(100);
+
+/// What a replica is to a balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It wants traffic.
+    Ok,
+    /// It has not been ready yet.
+    Starting,
+    /// It cannot work.
+    Unavailable,
+    /// It is stopping.
+    Draining,
+}
+
+#[derive(Default)]
+struct Found {
+    /// When PostgreSQL was asked last that then gave a good answer.
+    well: Option<Instant>,
+    /// What was wrong with the last answer.
+    fault: Option<String>,
+    draining: bool,
+}
+
+/// The health of one replica.
+#[derive(Clone, Default)]
+pub struct Health(
+    /// A std mutex: held for a look, never across an await.
+    Arc<Mutex<Found>>,
+);
+
+impl Health {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No more traffic, from now on.
+    pub fn drain(&self) {
+        self.found().draining = true;
+    }
+
+    /// What it is, and why where that is not good.
+    #[must_use]
+    pub fn status(&self) -> (Status, Option<String>) {
+        let found = self.found();
+        if found.draining {
+            return (Status::Draining, Some("this replica is stopping".into()));
+        }
+        match found.well {
+            Some(at) if at.elapsed() < GRACE => (Status::Ok, None),
+            Some(_) => {
+                let why = found.fault.clone();
+                let why = why.unwrap_or_else(|| "PostgreSQL does not answer".into());
+                (Status::Unavailable, Some(why))
+            }
+            None => {
+                let why = found.fault.clone();
+                let why = why.unwrap_or_else(|| "PostgreSQL has not answered yet".into());
+                (Status::Starting, Some(why))
+            }
+        }
+    }
+
+    /// Asks PostgreSQL until stopped.
+    pub async fn watch(self, store: Store, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let asked = Instant::now();
+                let outcome = store.ready().await;
+                let pause = if outcome.is_ok() { CALM } else { ALERT };
+                {
+                    let mut found = self.found();
+                    if outcome.is_ok() {
+                        found.well = Some(asked);
+                    }
+                    found.fault = outcome.err();
+                }
+                tokio::time::sleep(pause).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_counts_only_beyond_the_grace() {
+        let health = Health::default();
+        assert_eq!(health.status().0, Status::Starting);
+        health.found().fault = Some("it is away".into());
+        assert_eq!(
+            health.status(),
+            (Status::Starting, Some("it is away".into()))
+        );
+        health.found().well = Some(Instant::now());
+        assert_eq!(health.status(), (Status::Ok, None));
+        health.found().well = Some(Instant::now() - GRACE / 2);
+        assert_eq!(health.status(), (Status::Ok, None));
+        health.found().well = Some(Instant::now() - GRACE);
+        assert_eq!(
+            health.status(),
+            (Status::Unavailable, Some("it is away".into()))
+        );
+        health.drain();
+        assert_eq!(health.status().0, Status::Draining);
+    }
+}

@@ -1,0 +1,238 @@
+//! Traces: one goes from a caller's request through PostgreSQL and Redis to the sockets of another replica.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Collector, Replica, Socket, Span, Stack, auth, fresh};
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+/// Batches go out at once: tests do not like to wait.
+fn towards(collector: &Collector) -> [(&'static str, String); 2] {
+    [
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format!("http://{}", collector.address),
+        ),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+    ]
+}
+
+async fn traced(count: usize, settings: &[(&str, String)], extra: &[(&str, &str)]) -> Stack {
+    let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
+    let all: Vec<_> = settings.chain(extra.iter().copied()).collect();
+    Stack::start(count, &all).await
+}
+
+/// A caller's trace, and the header that says so.
+struct Caller {
+    trace: String,
+    span: String,
+}
+
+impl Caller {
+    fn new() -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            span: id[..16].to_owned(),
+            trace: id,
+        }
+    }
+
+    async fn acquires(&self, replica: &Replica, id: &str, flags: &str) -> u16 {
+        let path = format!("{}/api/appointments/{id}/acquire-lock", replica.url);
+        let parent = format!("00-{}-{}-{flags}", self.trace, self.span);
+        let request = replica.client.post(path).header("traceparent", parent);
+        let reply = request.json(&crate::support::person("ann")).send().await;
+        reply.unwrap().status().as_u16()
+    }
+
+    /// The one span of this trace with that name, on that replica.
+    fn span<'a>(&self, spans: &'a [Span], name: &str, replica: &Replica) -> Option<&'a Span> {
+        let mut found = spans.iter().filter(|span| {
+            span.trace == self.trace && span.name == name && span.replica == replica.name
+        });
+        let first = found.next();
+        assert!(found.next().is_none(), "{name} twice");
+        first
+    }
+}
+
+async fn watcher(replica: &Replica, id: &str) -> Socket {
+    let mut socket = Socket::connect(replica, auth("watcher")).await;
+    socket.subscribe(id).await;
+    socket
+}
+
+/// The whole way: each span has the right parent, kind, replica and attributes, and lies within its time.
+async fn goes_all_the_way(collector: &Collector, stack: &Stack) {
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let id = fresh("traced");
+    let mut sockets = [watcher(here, &id).await, watcher(there, &id).await];
+    let caller = Caller::new();
+    assert_eq!(caller.acquires(here, &id, "01").await, 201);
+    for socket in &mut sockets {
+        socket.expect("lock-acquired").await;
+    }
+    let all = collector
+        .find(
+            "the emit on the other replica, and what led to it",
+            |spans| {
+                let of = |name, replica| caller.span(spans, name, replica).cloned();
+                Some([
+                    of("POST /api/appointments/{id}/acquire-lock", here)?,
+                    of("acquire", here)?,
+                    of("postgres acquire", here)?,
+                    of("emit", here)?,
+                    of("publish", here)?,
+                    of("receive", there)?,
+                    of("emit", there)?,
+                ])
+            },
+        )
+        .await;
+    let [request, acquire, sql, near, publish, receive, far] = &all;
+    for (span, parent, kind) in [
+        (request, caller.span.as_str(), SpanKind::Server),
+        (acquire, &request.id, SpanKind::Internal),
+        (sql, &acquire.id, SpanKind::Client),
+        (near, &acquire.id, SpanKind::Internal),
+        (publish, &acquire.id, SpanKind::Producer),
+        (receive, &publish.id, SpanKind::Consumer),
+        (far, &receive.id, SpanKind::Internal),
+    ] {
+        assert_eq!(span.parent, parent, "{span:?}");
+        assert_eq!(span.kind, kind, "{span:?}");
+        assert_eq!(span.service, "apptlock");
+        assert!(!span.failed && span.start <= span.end, "{span:?}");
+    }
+    let ours = collector.spans().into_iter();
+    let ours: Vec<_> = ours.filter(|span| span.trace == caller.trace).collect();
+    assert_eq!(ours.len(), all.len(), "{ours:#?}");
+    assert_eq!(request.attributes["http.response.status_code"], "201");
+    assert_eq!(
+        request.attributes["http.route"],
+        "/api/appointments/{id}/acquire-lock"
+    );
+    assert!(!request.attributes["request_id"].is_empty());
+    assert_eq!(acquire.attributes["apptlock.appointment"], id);
+    assert_eq!(acquire.attributes["apptlock.outcome"], "ok");
+    assert_eq!(sql.attributes["db.system.name"], "postgresql");
+    assert_eq!(receive.attributes["apptlock.appointment"], id);
+    assert_eq!(far.attributes["sockets"], "1");
+    assert!(sql.end <= publish.start, "what is told is committed");
+    assert!(publish.start <= receive.start && receive.start <= far.start);
+}
+
+#[tokio::test]
+async fn a_trace_goes_from_a_request_over_redis_to_the_sockets_elsewhere() {
+    let collector = Collector::over_http("127.0.0.1:0").await;
+    let stack = traced(2, &towards(&collector), &[]).await;
+    goes_all_the_way(&collector, &stack).await;
+}
+
+#[tokio::test]
+async fn the_same_over_grpc() {
+    let collector = Collector::over_grpc("127.0.0.1:0").await;
+    let grpc = [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let stack = traced(2, &towards(&collector), &grpc).await;
+    goes_all_the_way(&collector, &stack).await;
+}
+
+#[tokio::test]
+async fn what_is_not_sampled_and_what_is_a_cursor_goes_nowhere() {
+    let collector = Collector::over_http("127.0.0.1:0").await;
+    let sampler = [("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
+    let stack = traced(2, &towards(&collector), &sampler).await;
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let id = fresh("unsampled");
+    let mut near = watcher(here, &id).await;
+    let mut far = watcher(there, &id).await;
+    let (not, nobody, last) = (Caller::new(), "ben", Caller::new());
+    assert_eq!(not.acquires(here, &id, "00").await, 201);
+    assert_eq!(here.acquire(&id, nobody).await.status, 409);
+    let at = json!({ "appointmentId": id, "position": { "x": 1, "y": 2 } });
+    near.ask("cursor-position", &at).await;
+    far.expect("cursor-update").await;
+    // Spans go out in the order of their ends, and this one is kept: what was to come before it has.
+    assert_eq!(last.acquires(here, &id, "01").await, 200);
+    for (name, replica) in [("emit", there), ("acquire", here)] {
+        collector
+            .find(name, |spans| last.span(spans, name, replica).map(|_| ()))
+            .await;
+    }
+    let spans = collector.spans();
+    assert!(
+        spans.iter().all(|span| span.trace == last.trace),
+        "{spans:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_failure_is_marked_in_its_trace_and_its_log_line_names_the_trace() {
+    let collector = Collector::over_http("127.0.0.1:0").await;
+    let named = [("OTEL_SERVICE_NAME", "the locks of a clinic")];
+    let stack = traced(1, &towards(&collector), &named).await;
+    let replica = &stack.replicas[0];
+    let broken = "alter table appointment_lock rename to elsewhere";
+    sqlx::query(broken).execute(&stack.pool).await.unwrap();
+    let caller = Caller::new();
+    assert_eq!(caller.acquires(replica, &fresh("broken"), "01").await, 503);
+    let line = replica.await_record("the failure, with its trace", |line| {
+        line["trace_id"] == Value::from(caller.trace.as_str())
+    });
+    assert_eq!(line["status"], 503, "{line}");
+    assert!(line["request_id"].is_string(), "{line}");
+    let route = "POST /api/appointments/{id}/acquire-lock";
+    let request = collector
+        .find("the request", |spans| {
+            caller.span(spans, route, replica).cloned()
+        })
+        .await;
+    assert!(request.failed);
+    assert_eq!(line["span_id"], Value::from(request.id));
+    assert_eq!(request.service, "the locks of a clinic");
+    let spans = collector.spans();
+    let sql = caller.span(&spans, "postgres acquire", replica);
+    assert!(sql.is_some_and(|span| span.failed));
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_costs_nothing_but_spans() {
+    let port = apptlock::dev::free_port().unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let endpoint = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+    ];
+    let mut stack = traced(1, &endpoint, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("away");
+    assert_eq!(replica.acquire(&id, "ann").await.status, 201);
+    replica.await_line("the collector of traces does not take spans");
+    // The request, what it did, and its statement.
+    while replica.metric("apptlock_spans_lost_total").await < 3.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(replica.acquire(&id, "ann").await.status, 200);
+    let collector = Collector::over_http(&address).await;
+    let caller = Caller::new();
+    assert_eq!(caller.acquires(replica, &id, "01").await, 200);
+    collector
+        .find("a span", |spans| {
+            caller.span(spans, "acquire", replica).map(|_| ())
+        })
+        .await;
+    replica.await_line("the collector of traces takes spans again");
+    let complaints = replica.log().matches("does not take spans").count();
+    assert_eq!(complaints, 1, "said once");
+
+    // The last spans get out before the process ends.
+    let last = Caller::new();
+    assert_eq!(last.acquires(replica, &id, "01").await, 200);
+    replica.signal("TERM");
+    let status = stack.replicas[0].await_end(crate::support::PATIENCE);
+    assert_eq!(status.code(), Some(0));
+    let spans = collector.spans();
+    assert!(last.span(&spans, "acquire", &stack.replicas[0]).is_some());
+}
