@@ -50,12 +50,17 @@ pub fn start(
     filter: &str,
     traces: Option<&Traces>,
 ) -> Result<Telemetry, BadTelemetry> {
-    let lines = log::layer(format, filter).map_err(BadTelemetry::Filter)?;
+    let (filter, discreet) =
+        log::filters(filter, traces.is_some()).map_err(BadTelemetry::Filter)?;
     let provider = traces.map(traces::provider).transpose()?;
-    let mut layers = vec![lines];
-    layers.extend(provider.as_ref().map(traces::layer));
+    let spans = provider.as_ref().map(traces::layer);
     // The only error is that logging runs already: several replicas in one process share it.
-    let _ = tracing_subscriber::registry().with(layers).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(discreet)
+        .with(spans)
+        .with(log::layer(format))
+        .try_init();
     Ok(Telemetry { provider })
 }
 

@@ -114,6 +114,31 @@ impl Connection {
     }
 }
 
+/// Reads one request to its end, and returns how long its body was; `None` where there is none any more.
+pub(crate) async fn swallow(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<u64>> {
+    loop {
+        if let Some(head) = find(buffer, b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&buffer[..head]).to_lowercase();
+            let length = text
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .and_then(|length| length.parse::<usize>().ok())
+                .ok_or_else(|| io::Error::other("a request without content-length"))?;
+            let end = head + 4 + length;
+            if buffer.len() >= end {
+                buffer.drain(..end);
+                return Ok(Some(length as u64));
+            }
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())

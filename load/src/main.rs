@@ -6,18 +6,24 @@
 //! clients. Everything is on loopback and ends by itself. A replica that answers anything but success ends
 //! the run with an error.
 //!
+//! `overhead` compares two stacks in one run: one that nobody watches, and one with metrics and traces.
+//!
 //! `chaos` is not about figures but about promises: see its own file. It ends with 1 where one was broken.
 
 mod chaos;
 mod client;
+mod overhead;
+mod replica;
 mod yardstick;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use apptlock::dev::{self, Server};
+use apptlock::dev;
 use clap::{Parser, Subcommand};
+
+use replica::{Replica, cpu};
 
 /// Measures apptlock on this machine, and tries its promises.
 #[derive(Parser)]
@@ -41,6 +47,8 @@ enum What {
         #[arg(long, default_value = "target/release/apptlock")]
         binary: PathBuf,
     },
+    /// What metrics and traces cost, under a load of cursors.
+    Overhead(overhead::Options),
     /// Kill, pause and cut PostgreSQL, Redis and three replicas while workers contend, then check every record.
     Chaos(chaos::Options),
 }
@@ -52,7 +60,7 @@ fn main() -> ExitCode {
     let run = || -> Result<bool, Failure> {
         let cli = Cli::parse();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        if let What::Chaos(_) = cli.command {
+        if let What::Chaos(_) | What::Overhead(_) = cli.command {
             // It shares the machine with all that it drives: one thread is enough, and wakes no other.
             builder.worker_threads(1);
         }
@@ -63,6 +71,7 @@ fn main() -> ExitCode {
                 seconds,
                 binary,
             } => bench(&runtime, connections, Duration::from_secs(seconds), &binary).map(|()| true),
+            What::Overhead(options) => runtime.block_on(overhead::run(options)),
             What::Chaos(options) => runtime.block_on(chaos::run(options)),
         }
     };
@@ -89,7 +98,7 @@ fn bench(
     );
     let postgres = dev::postgres(under)?;
     let redis = dev::redis(under)?.ok_or("redis-server was not found: install it")?;
-    let replicas = Replica::start_two(binary, &postgres, &redis)?;
+    let replicas = Replica::start_two(binary, &postgres.url, &redis.url, &[])?;
 
     println!("Warming up");
     let addresses: Vec<String> = replicas
@@ -143,82 +152,4 @@ fn bench(
         at(0.99).as_secs_f64() * 1e3
     );
     Ok(())
-}
-
-fn cpu(replicas: &[Replica]) -> Result<Duration, Failure> {
-    replicas
-        .iter()
-        .try_fold(Duration::ZERO, |sum, replica| Ok(sum + replica.cpu()?))
-}
-
-/// `apptlock serve` as a process.
-struct Replica {
-    address: String,
-    child: Child,
-}
-
-impl Replica {
-    fn start_two(binary: &Path, postgres: &Server, redis: &Server) -> Result<Vec<Self>, Failure> {
-        let migrated = Command::new(binary)
-            .arg("migrate")
-            .env("DATABASE_URL", &postgres.url)
-            .stdout(Stdio::null())
-            .status()
-            .map_err(|error| {
-                format!(
-                    "{}: {error}; build it with `make release`",
-                    binary.display()
-                )
-            })?;
-        if !migrated.success() {
-            return Err("apptlock migrate failed".into());
-        }
-        (0..2)
-            .map(|_| {
-                let address = format!("127.0.0.1:{}", dev::free_port()?);
-                let child = Command::new(binary)
-                    .arg("serve")
-                    .env("DATABASE_URL", &postgres.url)
-                    .env("REDIS_URL", &redis.url)
-                    .env("LISTEN_ADDR", &address)
-                    .env("MANAGEMENT_ADDR", "127.0.0.1:0")
-                    .env("AUTH_MODE", "trusted")
-                    .env("RATE_LIMIT_PER_SECOND", "0")
-                    .env("RUST_LOG", "error")
-                    .env("DATABASE_MAX_CONNECTIONS", "16")
-                    .stdin(Stdio::null())
-                    .spawn()?;
-                let replica = Self { address, child };
-                let since = Instant::now();
-                while std::net::TcpStream::connect(&replica.address).is_err() {
-                    if since.elapsed() > Duration::from_secs(10) {
-                        return Err("a replica did not start".into());
-                    }
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Ok(replica)
-            })
-            .collect()
-    }
-
-    /// User and system time so far (proc(5): fields 14 and 15 of stat, in hundredths of a second).
-    fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after = stat.rsplit_once(')').ok_or("no stat")?.1;
-        let ticks: u64 = after
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|n| n.parse::<u64>().ok())
-            .sum();
-        Ok(Duration::from_millis(ticks * 10))
-    }
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        // It is ours, and what it has committed is thrown away with its database.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -6,11 +6,14 @@ use std::io::IsTerminal;
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::{Filter, Layer};
+use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Registry, filter};
+
+use super::traces::TARGET;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,63 +24,64 @@ pub enum LogFormat {
     Pretty,
 }
 
-/// The layer that writes the log.
+/// What gets into the log, and which spans there are. These are filters for all layers, not of one layer each:
+/// those lose lines where a library asks whether it should log and then does not (sqlx does).
 ///
 /// # Errors
 /// A sentence about the filter, where it is not one.
-pub(super) fn layer(
-    format: LogFormat,
+pub(super) fn filters(
     wanted: &str,
-) -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let filter = filter(wanted)?;
-    Ok(match format {
-        LogFormat::Json => {
-            let inner = Format::default().json().flatten_event(true);
-            let traced = Traced(inner.with_current_span(false).with_span_list(false));
-            let lines = lines.fmt_fields(JsonFields::new()).event_format(traced);
-            lines.with_filter(filter).boxed()
-        }
-        LogFormat::Pretty => {
-            let colours = std::io::stderr().is_terminal();
-            let lines = lines.with_target(false).with_ansi(colours);
-            lines.with_filter(filter).boxed()
-        }
-    })
-}
-
-fn filter(wanted: &str) -> Result<impl Filter<Registry> + Send + Sync + 'static, String> {
-    // fred's warnings repeat what is said here, sqlx tells unknown parameters of DATABASE_URL with their
-    // values, and spans are for traces. Whoever names them gets them.
-    let quiet = [
-        "fred=error",
-        "sqlx_postgres::options=off",
-        "apptlock::trace=off",
-    ];
+    traced: bool,
+) -> Result<(EnvFilter, FilterFn<fn(&Metadata<'_>) -> bool>), String> {
+    // fred's warnings repeat what is said here, and sqlx tells unknown parameters of DATABASE_URL with their
+    // values. Whoever names them gets them.
+    let quiet = ["fred=error", "sqlx_postgres::options=off"];
     let unnamed = quiet.into_iter().filter(|directive| {
-        let name = match directive.split('=').next().unwrap_or_default() {
-            "sqlx_postgres::options" => "sqlx_postgres",
-            name => name,
-        };
-        !wanted.contains(name)
+        let library = directive.split(['=', ':']).next().unwrap_or_default();
+        !wanted.contains(library)
     });
+    let spans = format!("{TARGET}={}", if traced { "info" } else { "off" });
     let all = unnamed.fold(wanted.to_owned(), |all, directive| {
         format!("{directive},{all}")
     });
-    let wanted = EnvFilter::try_new(all).map_err(|fault| fault.to_string())?;
-    // These show what clients send, tokens too, below info: no filter lets that out.
-    let discreet = filter::filter_fn(|line: &Metadata<'_>| {
-        let shows = [
-            "socketioxide",
-            "engineioxide",
-            "tungstenite",
-            "tokio_tungstenite",
-            "hyper",
-        ];
-        let library = line.target().split("::").next().unwrap_or_default();
-        *line.level() <= Level::INFO || !shows.contains(&library)
-    });
-    Ok(filter::FilterExt::and(wanted, discreet))
+    let filter = EnvFilter::try_new(format!("{all},{spans}")).map_err(|fault| fault.to_string())?;
+    Ok((filter, FilterFn::new(is_discreet)))
+}
+
+/// These libraries show what clients send, tokens too, below info: no filter lets that out. And spans are ours.
+fn is_discreet(it: &Metadata<'_>) -> bool {
+    let shows = [
+        "socketioxide",
+        "engineioxide",
+        "tungstenite",
+        "tokio_tungstenite",
+        "hyper",
+    ];
+    if it.is_span() {
+        return it.target() == TARGET;
+    }
+    let library = it.target().split("::").next().unwrap_or_default();
+    *it.level() <= Level::INFO || !shows.contains(&library)
+}
+
+/// The layer that writes the log.
+pub(super) fn layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => {
+            let inner = Format::default().json().flatten_event(true);
+            let traced = Traced(inner.with_current_span(false).with_span_list(false));
+            let lines = lines.fmt_fields(JsonFields::new());
+            lines.event_format(traced).boxed()
+        }
+        LogFormat::Pretty => {
+            let colours = std::io::stderr().is_terminal();
+            lines.with_target(false).with_ansi(colours).boxed()
+        }
+    }
 }
 
 /// A JSON line that says to which trace it belongs, where it belongs to one.

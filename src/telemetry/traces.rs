@@ -26,10 +26,10 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
-use tracing::{Metadata, Span, info, warn};
+use tracing::{Span, Subscriber, info, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::Layer;
-use tracing_subscriber::{Registry, filter};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::metrics::TRACES_LOST;
 
@@ -114,8 +114,10 @@ fn name_of(traces: &Traces) -> Option<String> {
 }
 
 /// The layer that makes spans of a trace from those of this crate.
-pub(super) fn layer(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let ours = filter::filter_fn(|it: &Metadata<'_>| it.is_span() && it.target() == TARGET);
+pub(super) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("apptlock"))
         .with_location(false)
@@ -123,8 +125,6 @@ pub(super) fn layer(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + S
         .with_target(false)
         .with_level(false)
         .with_tracked_inactivity(false)
-        .with_filter(ours)
-        .boxed()
 }
 
 /// Makes a span the child of a caller's, by the headers of its request. What is no trace context is as none.

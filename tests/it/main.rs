@@ -16,6 +16,7 @@ mod house;
 mod identity;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod parsers;
 mod pooler;
 mod rest;

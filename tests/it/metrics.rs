@@ -1,0 +1,409 @@
+//! Metrics: each says what happened; and a real Prometheus finds everything that the dashboard and the alerts ask
+//! for.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{PATIENCE, Prometheus, Replica, Socket, Stack, auth, fresh};
+use apptlock::dev;
+use apptlock::telemetry::{ALL, Kind};
+
+async fn text(replica: &Replica) -> String {
+    let url = format!("{}/metrics", replica.management);
+    let reply = replica.client.get(url).send().await.unwrap();
+    assert_eq!(reply.status(), 200);
+    reply.text().await.unwrap()
+}
+
+/// The value of the one series that begins like that, 0 where there is none.
+async fn series(replica: &Replica, begins: &str) -> f64 {
+    let text = text(replica).await;
+    let mut found = text.lines().filter(|line| line.starts_with(begins));
+    let value = found.next().map_or(0.0, |line| {
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    });
+    assert!(found.next().is_none(), "{begins} twice in\n{text}");
+    value
+}
+
+/// Once a series is that.
+async fn becomes(replica: &Replica, begins: &str, wanted: f64) {
+    let since = Instant::now();
+    loop {
+        let now = series(replica, begins).await;
+        if now == wanted {
+            return;
+        }
+        assert!(
+            since.elapsed() < PATIENCE,
+            "{begins} is {now}, not {wanted}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn each_metric_says_what_happened() {
+    let stack = Stack::start(2, &[("LOCK_TTL", "2s"), ("MAX_SOCKETS", "77")]).await;
+    let leader = &stack.replicas[stack.leader().await];
+    let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
+    let (id, route) = (fresh("counted"), "/api/appointments/{id}/acquire-lock");
+    let mut near = Socket::connect(here, auth("near")).await;
+    let mut far = Socket::connect(there, auth("far")).await;
+    near.subscribe(&id).await;
+    far.subscribe(&id).await;
+
+    assert_eq!(here.acquire(&id, "ann").await.status, 201);
+    assert_eq!(here.acquire(&id, "ben").await.status, 409);
+    let taken = format!("apptlock_http_requests_total{{method=\"POST\",route=\"{route}\",status=");
+    becomes(here, &format!("{taken}\"201\"}}"), 1.0).await;
+    becomes(here, &format!("{taken}\"409\"}}"), 1.0).await;
+    let timed = format!(
+        "apptlock_http_request_duration_seconds_count{{method=\"POST\",route=\"{route}\"}}"
+    );
+    becomes(here, &timed, 2.0).await;
+    for (outcome, count) in [
+        ("ok", 1.0),
+        ("conflict", 1.0),
+        ("refused", 0.0),
+        ("failed", 0.0),
+    ] {
+        let name = "apptlock_lock_operations_total{operation=\"acquire\"";
+        becomes(here, &format!("{name},outcome=\"{outcome}\"}}"), count).await;
+    }
+    becomes(
+        here,
+        "apptlock_lock_operation_duration_seconds_count{operation=\"acquire\"}",
+        2.0,
+    )
+    .await;
+    becomes(
+        here,
+        "apptlock_database_statement_duration_seconds_count{statement=\"acquire\"}",
+        2.0,
+    )
+    .await;
+    becomes(here, "apptlock_http_requests_in_flight ", 0.0).await;
+
+    // The event of the other replica: shown there once, and how long it took.
+    far.expect("lock-acquired").await;
+    becomes(here, "apptlock_bus_published_total ", 1.0).await;
+    becomes(there, "apptlock_bus_received_total{outcome=\"shown\"}", 1.0).await;
+    becomes(there, "apptlock_fanout_lag_seconds_count ", 1.0).await;
+    let lag = series(there, "apptlock_fanout_lag_seconds_sum ").await;
+    assert!(lag > 0.0 && lag < 1.0, "{lag} s");
+    becomes(here, "apptlock_fanout_lag_seconds_count ", 0.0).await;
+    for event in ["lock-update", "lock-acquired"] {
+        becomes(
+            there,
+            &format!("apptlock_events_total{{event=\"{event}\"}}"),
+            1.0,
+        )
+        .await;
+    }
+
+    // Two sockets, of which one polls.
+    becomes(here, "apptlock_sockets{transport=\"websocket\"}", 1.0).await;
+    becomes(here, "apptlock_sockets{transport=\"polling\"}", 0.0).await;
+    let polls = format!("{}/socket.io/?EIO=4&transport=polling", here.url);
+    let open = here
+        .client
+        .get(&polls)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let open: Value = serde_json::from_str(&open[1..]).unwrap();
+    let polls = format!("{polls}&sid={}", open["sid"].as_str().unwrap());
+    let join = format!("40{}", auth("polls"));
+    here.client.post(&polls).body(join).send().await.unwrap();
+    becomes(here, "apptlock_sockets{transport=\"polling\"}", 1.0).await;
+    becomes(here, "apptlock_sockets{transport=\"websocket\"}", 1.0).await;
+    becomes(here, "apptlock_socket_connects_total ", 2.0).await;
+    becomes(here, "apptlock_sockets_limit ", 77.0).await;
+    becomes(here, "apptlock_rooms ", 1.0).await;
+    becomes(here, "apptlock_bus_subscriptions ", 1.0).await;
+
+    // What was sent between two ticks goes out once.
+    for x in 0..50 {
+        let at = json!({ "appointmentId": id, "position": { "x": x, "y": 0 } });
+        near.emit("cursor-position", &at).await;
+    }
+    becomes(here, "apptlock_cursors_received_total ", 50.0).await;
+    becomes(
+        here,
+        "apptlock_socket_events_total{event=\"cursor-position\",outcome=\"ok\"}",
+        50.0,
+    )
+    .await;
+    while far.expect("cursor-update").await["position"]["x"] != 49 {}
+    let sent = series(here, "apptlock_cursors_sent_total ").await;
+    let coalesced = series(here, "apptlock_cursors_coalesced_total ").await;
+    assert_eq!(sent + coalesced, 50.0, "{sent} sent");
+    assert!(sent < 50.0, "nothing was coalesced");
+    let bad = near
+        .ask("cursor-position", &json!({ "appointmentId": id }))
+        .await;
+    assert_eq!(bad["success"], false);
+    becomes(
+        here,
+        "apptlock_socket_bad_payloads_total{event=\"cursor-position\"}",
+        1.0,
+    )
+    .await;
+    becomes(
+        here,
+        "apptlock_socket_events_total{event=\"cursor-position\",outcome=\"refused\"}",
+        1.0,
+    )
+    .await;
+
+    // Leases in force, their expiry by the sweep, and by whoever comes first.
+    becomes(leader, "apptlock_leader ", 1.0).await;
+    assert!(series(leader, "apptlock_leader_term ").await >= 1.0);
+    let kept = fresh("kept");
+    let since = Instant::now();
+    while series(leader, "apptlock_leases ").await != 1.0 {
+        here.acquire(&kept, "ann").await;
+        assert!(since.elapsed() < PATIENCE, "nobody counts");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let swept = "apptlock_expiries_total{by=\"sweep\"}";
+    let late = "apptlock_expiry_lateness_seconds_count ";
+    while series(leader, swept).await < 2.0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(series(leader, swept).await, series(leader, late).await);
+    let batches = series(leader, "apptlock_sweep_batch_leases_sum ").await;
+    assert_eq!(batches, series(leader, swept).await);
+    becomes(leader, "apptlock_leases ", 0.0).await;
+
+    let other = stack
+        .replicas
+        .iter()
+        .find(|it| it.name != leader.name)
+        .unwrap();
+    for (name, value) in [
+        ("apptlock_leader ", 0.0),
+        ("apptlock_leader_term ", 0.0),
+        ("apptlock_leases ", 0.0),
+        ("apptlock_bus_up ", 1.0),
+        ("apptlock_database_up ", 1.0),
+        ("apptlock_ready ", 1.0),
+        ("apptlock_database_connections_limit ", 8.0),
+        ("apptlock_outlet_capacity ", 8192.0),
+        ("apptlock_build_info{", 1.0),
+    ] {
+        becomes(other, name, value).await;
+    }
+    assert!(series(other, "process_open_fds ").await > 5.0);
+    assert!(series(other, "process_resident_memory_bytes ").await > 1e6);
+    assert!(series(other, "apptlock_database_connections{state=\"idle\"}").await >= 1.0);
+}
+
+/// A lease that ran out just before somebody else takes it is ended by that one, and counts as that.
+#[tokio::test]
+async fn an_expiry_that_the_next_acquire_finds_is_counted_as_that() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("found");
+    replica.acquire(&id, "ann").await;
+    // Nobody sweeps now: another holds the duty, and will not use it.
+    for statement in [
+        "update leader_lease set holder = 'nobody', term = term + 1, expires_at = clock_timestamp() + interval '1 hour'",
+        "update appointment_lock set expires_at = clock_timestamp()",
+    ] {
+        sqlx::query(statement).execute(&stack.pool).await.unwrap();
+    }
+    assert_eq!(replica.acquire(&id, "ben").await.status, 201);
+    becomes(replica, "apptlock_expiries_total{by=\"acquire\"}", 1.0).await;
+    becomes(replica, "apptlock_expiries_total{by=\"sweep\"}", 0.0).await;
+}
+
+#[tokio::test]
+async fn metrics_can_be_left_out() {
+    let stack = Stack::start(1, &[("METRICS", "off")]).await;
+    let replica = &stack.replicas[0];
+    let url = format!("{}/metrics", replica.management);
+    let reply = replica.client.get(url).send().await.unwrap();
+    assert_eq!(reply.status(), 404);
+    assert_eq!(
+        reply.text().await.unwrap(),
+        "No metrics are kept: METRICS is off\n"
+    );
+    assert_eq!(
+        replica.acquire(&fresh("uncounted"), "ann").await.status,
+        201
+    );
+}
+
+/// Runs promtool over what a replica shows.
+fn check(metrics: &str) {
+    let program =
+        dev::find("promtool").expect("the tests need promtool: run them with `make test`");
+    let mut promtool = Command::new(program)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = promtool.stdin.take().unwrap();
+    input.write_all(metrics.as_bytes()).unwrap();
+    drop(input);
+    let out = promtool.wait_with_output().unwrap();
+    let said = [out.stdout, out.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(out.status.success() && said.is_empty(), "{said}\n{metrics}");
+}
+
+/// What people and browsers do, for a while: everything that metrics count happens.
+async fn use_it(stack: &Stack) {
+    let ids: Vec<String> = (0..4).map(|_| fresh("used")).collect();
+    let mut sockets = Vec::new();
+    for (n, id) in ids.iter().enumerate() {
+        for (replica, who) in [(0, "near"), (1, "far")] {
+            let user = format!("{who}-{n}");
+            let mut socket = Socket::connect(&stack.replicas[replica], auth(&user)).await;
+            socket.subscribe(id).await;
+            sockets.push((socket, id));
+        }
+    }
+    for round in 0..60 {
+        for (n, id) in ids.iter().enumerate() {
+            let replica = &stack.replicas[(round + n) % 2];
+            let done = if round % 3 == 2 {
+                replica.release(id, "ann").await
+            } else {
+                replica.acquire(id, "ann").await
+            };
+            assert!(done.status < 500, "{done:?}");
+            replica.acquire(id, "ben").await;
+            replica.release(id, "ben").await;
+        }
+        for (socket, id) in &mut sockets {
+            let at = json!({ "appointmentId": id, "position": { "x": round, "y": 1 } });
+            socket.ask("cursor-position", &at).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn product(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Every panel's title with each of its expressions.
+fn panels(under: &Value, found: &mut Vec<(String, String)>) {
+    for panel in under["panels"].as_array().into_iter().flatten() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = target["expr"].as_str().unwrap().to_owned();
+            found.push((panel["title"].to_string(), expression));
+        }
+        panels(panel, found);
+    }
+}
+
+fn with_values(expression: &str) -> String {
+    let values = [
+        ("$__rate_interval", "15s"),
+        ("$__range", "15s"),
+        ("$__interval", "1s"),
+        ("$namespace", "tests"),
+        ("$job", "apptlock"),
+        ("$pod", "apptlock-.*"),
+        ("$instance", ".*"),
+    ];
+    let filled = values
+        .iter()
+        .fold(expression.to_owned(), |text, (name, value)| {
+            text.replace(name, value)
+        });
+    assert!(!filled.contains('$'), "{filled}");
+    filled
+}
+
+/// The names of metrics in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':');
+    let metric = |word: &&str| {
+        (word.starts_with("apptlock_") || word.starts_with("process_")) && !word.ends_with('_')
+    };
+    text.split(word).filter(metric).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_all_that_the_dashboard_and_the_alerts_ask_for() {
+    let stack = Stack::start(2, &[("LOCK_TTL", "2s")]).await;
+    let prometheus = Prometheus::start(&stack);
+    // Before anything happens there is something to see in most panels already; after this, in all.
+    use_it(&stack).await;
+    prometheus
+        .exceeds("min(count_over_time(up{job=\"apptlock\"}[1m]))", 8.0)
+        .await;
+    prometheus
+        .exceeds("sum(apptlock_expiries_total{by=\"sweep\"})", 0.0)
+        .await;
+    let scraped = prometheus.ask("count(up == 1)").await;
+    assert_eq!(scraped, [2.0], "both are scraped");
+
+    for replica in &stack.replicas {
+        let shown = text(replica).await;
+        check(&shown);
+        for metric in ALL {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            let name = metric.name;
+            assert!(shown.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+            assert!(
+                shown.contains(&format!("# HELP {name} {}\n", metric.help)),
+                "{name}"
+            );
+        }
+    }
+
+    let dashboard: Value =
+        serde_json::from_str(&product("helm/apptlock/files/dashboard.json")).unwrap();
+    let mut asked = Vec::new();
+    panels(&dashboard, &mut asked);
+    assert!(asked.len() > 40, "{} expressions", asked.len());
+    for (title, expression) in &asked {
+        let values = prometheus.ask(&with_values(expression)).await;
+        let data = values.iter().any(|value| value.is_finite());
+        assert!(
+            data,
+            "the panel {title} is empty: {expression} is {values:?}"
+        );
+    }
+
+    let there: BTreeSet<String> = prometheus.names().await.into_iter().collect();
+    let rules = product("helm/apptlock/files/rules.yaml");
+    let expressions: String = asked
+        .iter()
+        .map(|(_, expression)| format!("{expression}\n"))
+        .collect();
+    let uncommented: Vec<&str> = rules
+        .lines()
+        .filter(|line| !line.trim().starts_with('#'))
+        .collect();
+    let wanted = named(&expressions)
+        .into_iter()
+        .chain(named(&uncommented.join("\n")));
+    let missing: Vec<String> = wanted.filter(|name| !there.contains(name)).collect();
+    assert!(missing.is_empty(), "not live: {missing:?}");
+
+    let rules = prometheus.rules().await;
+    assert!(rules.len() > 15, "{rules:?}");
+    let bad: Vec<_> = rules.iter().filter(|(_, health)| health != "ok").collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
