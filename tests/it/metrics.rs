@@ -143,7 +143,7 @@ async fn each_metric_says_what_happened() {
         50.0,
     )
     .await;
-    while far.expect("cursor-update").await["position"]["x"] != 49 {}
+    while far.expect("cursor-update").await["position"]["x"].as_f64() != Some(49.0) {}
     let sent = series(here, "apptlock_cursors_sent_total ").await;
     let coalesced = series(here, "apptlock_cursors_coalesced_total ").await;
     assert_eq!(sent + coalesced, 50.0, "{sent} sent");
@@ -294,6 +294,8 @@ async fn use_it(stack: &Stack) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // One is left to run out.
+    stack.replicas[0].acquire(&fresh("left"), "ann").await;
 }
 
 fn product(path: &str) -> String {

@@ -197,7 +197,7 @@ async fn a_failure_is_marked_in_its_trace_and_its_log_line_names_the_trace() {
     assert!(sql.is_some_and(|span| span.failed));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let port = apptlock::dev::free_port().unwrap();
     let address = format!("127.0.0.1:{port}");
@@ -234,5 +234,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let status = stack.replicas[0].await_end(crate::support::PATIENCE);
     assert_eq!(status.code(), Some(0));
     let spans = collector.spans();
-    assert!(last.span(&spans, "acquire", &stack.replicas[0]).is_some());
+    let replica = &stack.replicas[0];
+    let last = last.span(&spans, "acquire", replica);
+    assert!(last.is_some(), "{}\n{spans:#?}", replica.log());
 }
