@@ -224,7 +224,8 @@ fn begin() {
             }
             Kind::Gauge => {
                 metrics::describe_gauge!(name, unit, help);
-                if name != BUILD {
+                // Without a Redis there is none that could be up.
+                if ![BUILD, BUS_UP].contains(&name) {
                     labels
                         .into_iter()
                         .for_each(|labels| metrics::gauge!(name, labels).set(0.0));
