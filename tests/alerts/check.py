@@ -211,7 +211,7 @@ def main():
     if len(recorded) != read(RULES).count("- record:"):
         fault(RULES, f"read {len(recorded)} recorded series of {read(RULES).count('- record:')}")
     check_names(RULES, "\n".join(recorded), names)
-    asked = set(re.findall(r"\w+:apptlock_\w+:\w+", "".join(fields["expr"] for fields in found.values())))
+    asked = set(re.findall(r"\w+:apptlock_\w+:\w+", " ".join(fields["expr"] for fields in found.values())))
     for name in sorted(asked ^ set(re.findall(r"- record: (\S+)", read(RULES)))):
         fault(RULES, f"{name} is recorded and not asked for, or asked for and not recorded")
     check_dashboard(names)
