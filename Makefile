@@ -39,7 +39,7 @@ export RUST_TEST_THREADS ?= 6
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench chaos openapi clean \
-	check-fmt check-shell check-yaml check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz
+	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
@@ -151,9 +151,9 @@ fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `
 			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
-lint: ## Check everything that needs no server: format, shell, YAML, dependencies, clippy
-	@scripts/need rust cc node shellcheck yamllint cargo-deny
-	@$(MAKE) check-fmt check-shell check-yaml check-deps check-clippy
+lint: ## Check everything that needs no server: format, shell, YAML, alerts, dependencies, clippy
+	@scripts/need rust cc node python prometheus shellcheck yamllint cargo-deny
+	@$(MAKE) check-fmt check-shell check-yaml check-rules check-deps check-clippy
 
 check-fmt:
 	$(call say,Checking the format of the Rust code)
@@ -167,6 +167,14 @@ check-shell:
 check-yaml:
 	$(call say,Checking the YAML files)
 	@$(call files,\( -name '*.yml' -o -name '*.yaml' \)) | tr '\n' '\0' | xargs -0 yamllint --strict
+
+# promtool is part of Prometheus. check.py asks what promtool does not: do rules, dashboard, metrics and runbook fit?
+check-rules:
+	@scripts/need python prometheus
+	$(call say,Checking and testing the alert rules, and the dashboard)
+	@promtool check rules --lint=all --lint-fatal helm/apptlock/files/rules.yaml
+	@promtool test rules tests/alerts/*.test.yaml
+	@python3 tests/alerts/check.py
 
 check-deps:
 	$(call say,Checking licences and sources of the dependencies)
