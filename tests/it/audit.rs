@@ -182,3 +182,44 @@ async fn the_leader_forgets_old_history_and_keeps_the_counters() {
         .await;
     assert_eq!((again.status, again.version(), again.token()), (200, 2, 1));
 }
+
+/// What the operators' docs say is to be done after a restore: it is run here as it is written there.
+#[tokio::test]
+async fn after_a_restore_no_token_is_given_out_again_and_rooms_go_on() {
+    let mut stack = Stack::start(1, &[]).await;
+    let id = fresh("restored");
+    let replica = &stack.replicas[0];
+    replica.acquire(&id, "ann").await;
+    // The backup.
+    sqlx::raw_sql("create table backup as table appointment_lock")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let mut last = replica.status_of(&id).await;
+    for _ in 0..3 {
+        replica.release(&id, "ann").await;
+        last = replica.acquire(&id, "ann").await;
+    }
+    stack.replicas.clear();
+    let restore = "truncate appointment_lock; insert into appointment_lock table backup";
+    sqlx::raw_sql(restore).execute(&stack.pool).await.unwrap();
+
+    let docs = include_str!("../../docs/OPERATIONS.md");
+    let chapter = docs.split("## Back up and restore").nth(1).unwrap();
+    let sql = chapter.split("```sql").nth(1).unwrap();
+    let sql = sql.split("```").next().unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+
+    let replica = stack.add().await;
+    let now = replica.status_of(&id).await;
+    assert_eq!(now.body["locked"], false, "{now:?}");
+    assert!(now.version() > last.version(), "{now:?} after {last:?}");
+    let stale = json!({ "fencingToken": last.token() });
+    let verified = replica.ask("POST", &id, "verify", &stale).await;
+    assert_eq!(verified.status, 409);
+    let anew = replica.acquire(&id, "ben").await;
+    assert!(anew.token() > last.token(), "{anew:?} after {last:?}");
+}

@@ -131,6 +131,70 @@ fn one_place_each_for_sqlx_fred_and_socketioxide() {
     }
 }
 
+fn operations() -> String {
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    flat(fs::read_to_string(src().join("../docs/OPERATIONS.md")).unwrap())
+}
+
+#[test]
+fn the_operators_docs_have_every_metric() {
+    let docs = operations();
+    for metric in apptlock::telemetry::ALL {
+        let row = format!("| `{}` |", metric.name);
+        assert!(
+            docs.contains(&row),
+            "{} is not in OPERATIONS.md",
+            metric.name
+        );
+    }
+}
+
+#[test]
+fn the_operators_docs_have_every_log_line() {
+    let docs = operations();
+    let mut seen = 0;
+    for file in sources(&src()) {
+        let text = fs::read_to_string(&file).unwrap();
+        for level in ["info!(", "warn!(", "error!("] {
+            for (at, _) in text.match_indices(level) {
+                let after = &text[at + level.len()..];
+                let call = &after[..after.find(");").unwrap()];
+                // The message is the last text in the call that is a sentence.
+                let Some(message) = call
+                    .split('"')
+                    .skip(1)
+                    .step_by(2)
+                    .filter(|it| it.contains(' '))
+                    .last()
+                else {
+                    continue;
+                };
+                let begins = message
+                    .split([';', '{'])
+                    .next()
+                    .unwrap()
+                    .trim_end_matches([' ', ':']);
+                let tail = message
+                    .rsplit('}')
+                    .next()
+                    .unwrap()
+                    .split(';')
+                    .next()
+                    .unwrap()
+                    .trim();
+                let words = if begins.is_empty() { tail } else { begins };
+                assert!(
+                    docs.contains(words),
+                    "{}: {words:?} is not in OPERATIONS.md",
+                    file.display()
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 25, "{seen} log lines");
+}
+
 #[test]
 fn every_file_opens_with_what_it_owns() {
     for file in sources(&src()) {
