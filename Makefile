@@ -38,7 +38,7 @@ export RUST_TEST_THREADS ?= 6
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
-.PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench chaos openapi clean \
+.PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench overhead chaos openapi clean \
 	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz
 
 help: ## List the targets
@@ -88,7 +88,7 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@touch $@
 
 test: ## Run every test: pages, Rust, a short chaos, end to end, the API at random
-	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl python
+	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl python prometheus
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
@@ -96,7 +96,7 @@ test: ## Run every test: pages, Rust, a short chaos, end to end, the API at rand
 	@$(MAKE) run-api-fuzz
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
-	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl
+	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl prometheus
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace $(ARGS)
 	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
@@ -197,6 +197,11 @@ bench: release ## Measure throughput and latency with the load generator
 	@scripts/need rust cc postgres redis
 	$(call say,Building and running the load generator)
 	@cargo run $(LOCKED) --release -p apptlock-load -- bench $(ARGS)
+
+overhead: release ## Measure what metrics and traces cost under a load of cursors; at most 5 %
+	@scripts/need rust cc postgres redis
+	$(call say,Building the load generator and comparing a stack that is watched with one that is not)
+	@cargo run $(LOCKED) --release -p apptlock-load -- overhead $(ARGS)
 
 chaos: release ## Kill, pause and cut while workers contend, then check every record (CHAOS_SECONDS=120)
 	@scripts/need rust cc postgres redis

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::Failure;
 use crate::client::{self, Connection, request};
-use crate::replica::{Replica, cpu};
+use crate::replica::{Replica, cpu, memory};
 
 /// Requests a second, beside the cursors.
 const REQUESTS: u64 = 20;
@@ -99,7 +99,14 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
             sent: Arc::default(),
             heard: Arc::default(),
         };
+        let before = memory(&stack.replicas)?;
         load(&stack, n, &options, &turn).await?;
+        let each = memory(&stack.replicas)?.saturating_sub(before) / options.sockets as u64;
+        println!(
+            "  a replica took {} MiB; a socket in its room takes {} KiB",
+            before / 2 / 1024 / 1024,
+            each / 1024
+        );
         stacks.push(stack);
     }
     for replica in &stacks[1].replicas {

@@ -15,6 +15,13 @@ pub(crate) fn cpu(replicas: &[Replica]) -> Result<Duration, Failure> {
         .try_fold(Duration::ZERO, |sum, replica| Ok(sum + replica.cpu()?))
 }
 
+/// What some replicas have in memory.
+pub(crate) fn memory(replicas: &[Replica]) -> Result<u64, Failure> {
+    replicas
+        .iter()
+        .try_fold(0, |sum, replica| Ok(sum + replica.memory()?))
+}
+
 /// `apptlock serve` as a process.
 pub(crate) struct Replica {
     /// Where it listens.
@@ -78,6 +85,14 @@ impl Replica {
                 Ok(replica)
             })
             .collect()
+    }
+
+    /// Memory that it has now, in bytes (proc(5): VmRSS of status).
+    pub(crate) fn memory(&self) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.ok_or("no VmRSS")? * 1024)
     }
 
     /// User and system time so far (proc(5): fields 14 and 15 of stat, in hundredths of a second).

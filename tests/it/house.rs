@@ -170,7 +170,7 @@ fn the_operators_docs_have_every_log_line() {
                     continue;
                 };
                 let begins = message
-                    .split([';', '{'])
+                    .split([';', '{', ':'])
                     .next()
                     .unwrap()
                     .trim_end_matches([' ', ':']);
