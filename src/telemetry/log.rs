@@ -24,15 +24,15 @@ pub enum LogFormat {
     Pretty,
 }
 
+/// A filter that is one look at where a line comes from.
+type Discreet = FilterFn<fn(&Metadata<'_>) -> bool>;
+
 /// What gets into the log, and which spans there are. These are filters for all layers, not of one layer each:
 /// those lose lines where a library asks whether it should log and then does not (sqlx does).
 ///
 /// # Errors
 /// A sentence about the filter, where it is not one.
-pub(super) fn filters(
-    wanted: &str,
-    traced: bool,
-) -> Result<(EnvFilter, FilterFn<fn(&Metadata<'_>) -> bool>), String> {
+pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet), String> {
     // fred's warnings repeat what is said here, and sqlx tells unknown parameters of DATABASE_URL with their
     // values. Whoever names them gets them.
     let quiet = ["fred=error", "sqlx_postgres::options=off"];

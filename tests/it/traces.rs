@@ -179,7 +179,7 @@ async fn a_failure_is_marked_in_its_trace_and_its_log_line_names_the_trace() {
     let caller = Caller::new();
     assert_eq!(caller.acquires(replica, &fresh("broken"), "01").await, 503);
     let line = replica.await_record("the failure, with its trace", |line| {
-        line["trace_id"] == Value::from(caller.trace.as_str())
+        line["trace_id"] == caller.trace.as_str()
     });
     assert_eq!(line["status"], 503, "{line}");
     assert!(line["request_id"].is_string(), "{line}");
