@@ -238,18 +238,16 @@ async fn open(address: &str, n: usize, room: &str) -> Result<Socket, Failure> {
         r#"40{{"userId":"user-{n}","userInfo":{{"name":"User {n}","email":"user{n}@example.com"}}}}"#
     );
     socket.send(Message::text(auth)).await?;
-    socket
-        .send(Message::text(format!(r#"420["subscribe","{room}"]"#)))
-        .await?;
     loop {
-        match socket.next().await.ok_or("the connection ended")?? {
-            Message::Text(text) if text.starts_with("430[") => {
-                if text.contains(r#""success":true"#) {
-                    return Ok(socket);
-                }
-                return Err(text.to_string().into());
-            }
-            _ => {}
+        let frame = socket.next().await.ok_or("the connection ended")??;
+        let Message::Text(text) = frame else { continue };
+        if text.starts_with("40") {
+            let subscribe = format!(r#"420["subscribe","{room}"]"#);
+            socket.send(Message::text(subscribe)).await?;
+        } else if text.starts_with("430[") && text.contains(r#""success":true"#) {
+            return Ok(socket);
+        } else if text.starts_with("4") {
+            return Err(text.to_string().into());
         }
     }
 }

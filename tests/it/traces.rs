@@ -1,10 +1,11 @@
 //! Traces: one goes from a caller's request through PostgreSQL and Redis to the sockets of another replica.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Collector, Replica, Socket, Span, Stack, auth, fresh};
+use crate::support::{Collector, Proxy, Replica, Socket, Span, Stack, auth, fresh, servers};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 /// Batches go out at once: tests do not like to wait.
@@ -237,4 +238,25 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let replica = &stack.replicas[0];
     let last = last.span(&spans, "acquire", replica);
     assert!(last.is_some(), "{}\n{spans:#?}", replica.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_counts_as_that_until_redis_has_taken_it() {
+    let slow = Duration::from_millis(200);
+    let redis = (Ipv4Addr::LOCALHOST, servers().redis.port);
+    let proxy = Proxy::start(redis).await.unwrap();
+    let through = format!("redis://127.0.0.1:{}", proxy.port());
+    let collector = Collector::over_http("127.0.0.1:0").await;
+    let stack = traced(1, &towards(&collector), &[("REDIS_URL", &through)]).await;
+    proxy.delay(slow);
+    let caller = Caller::new();
+    let replica = &stack.replicas[0];
+    assert_eq!(caller.acquires(replica, &fresh("slow"), "01").await, 201);
+    let publish = collector
+        .find("the publishing", |spans| {
+            caller.span(spans, "publish", replica).cloned()
+        })
+        .await;
+    let took = Duration::from_nanos(publish.end - publish.start);
+    assert!(took >= slow, "{took:?}");
 }

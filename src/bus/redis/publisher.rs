@@ -36,6 +36,16 @@ pub(super) struct Outgoing {
     pub(super) span: Span,
 }
 
+/// Spans that end together with this.
+struct Under(Vec<Span>);
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        // In a trace a span ends when it was left last, not when it was closed.
+        self.0.iter().for_each(|span| span.in_scope(|| {}));
+    }
+}
+
 pub(super) struct Publisher {
     pub(super) builder: Builder,
     pub(super) sharded: bool,
@@ -161,11 +171,11 @@ impl Publisher {
         probe: bool,
     ) -> u64 {
         let probe = probe.then(|| (ALIVE.to_owned(), self.link.probe(&self.replica).into()));
-        let (mut messages, mut spans) = (Vec::with_capacity(PIPELINE), Vec::new());
+        let (mut messages, mut spans) = (Vec::with_capacity(PIPELINE), Under(Vec::new()));
         for outgoing in batch {
             messages.push((channel(&outgoing.room), outgoing.message));
             if !outgoing.span.is_disabled() {
-                spans.push(outgoing.span);
+                spans.0.push(outgoing.span);
             }
         }
         let messages = messages.into_iter().chain(probe);
