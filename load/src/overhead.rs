@@ -16,7 +16,7 @@ use futures_util::{SinkExt, StreamExt};
 use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -69,8 +69,19 @@ struct Stack {
 /// Which stack has the load now; none at first.
 type Turn = watch::Receiver<Option<usize>>;
 
+/// Where a task says why it ended.
+type Ended = mpsc::Sender<Failure>;
+
 /// Runs it. False where it costs too much.
 pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
+    let (ended, mut faults) = mpsc::channel(1);
+    tokio::select! {
+        outcome = compare(options, ended) => outcome,
+        Some(fault) = faults.recv() => Err(fault),
+    }
+}
+
+async fn compare(options: Options, ended: Ended) -> Result<bool, Failure> {
     let under = Path::new(".run");
     println!("Starting PostgreSQL, Redis, and twice two replicas");
     let postgres = dev::postgres(under)?;
@@ -100,7 +111,7 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
             heard: Arc::default(),
         };
         let before = memory(&stack.replicas)?;
-        load(&stack, n, &options, &turn).await?;
+        load(&stack, n, &options, &turn, &ended).await?;
         let each = memory(&stack.replicas)?.saturating_sub(before) / options.sockets as u64;
         println!(
             "  a replica took {} MiB; a socket in its room takes {} KiB",
@@ -193,7 +204,13 @@ async fn measure(
 }
 
 /// Connects all sockets of one stack, which move when it is their turn; and those who take locks.
-async fn load(stack: &Stack, n: usize, options: &Options, turn: &Turn) -> Result<(), Failure> {
+async fn load(
+    stack: &Stack,
+    n: usize,
+    options: &Options,
+    turn: &Turn,
+    ended: &Ended,
+) -> Result<(), Failure> {
     for socket in 0..options.sockets {
         let replica = &stack.replicas[socket % stack.replicas.len()];
         let room = format!(
@@ -203,23 +220,24 @@ async fn load(stack: &Stack, n: usize, options: &Options, turn: &Turn) -> Result
         let opened = open(&replica.address, socket, &room).await?;
         let pause = Duration::from_secs(1) / u32::try_from(options.rate)?;
         let (turn, sent, heard) = (turn.clone(), stack.sent.clone(), stack.heard.clone());
+        let ended = ended.clone();
         // Not all at the same moment.
         let first = pause.mul_f64(fastrand::f64());
         tokio::spawn(async move {
             sleep(first).await;
             if let Err(error) = point(opened, n, &room, pause, turn, &sent, &heard).await {
-                eprintln!("error: a socket ended: {error}");
-                std::process::exit(1);
+                // Only the first one counts.
+                let _ = ended.try_send(format!("a socket ended: {error}").into());
             }
         });
     }
     for replica in &stack.replicas {
-        let (address, turn) = (replica.address.clone(), turn.clone());
+        let (address, turn, ended) = (replica.address.clone(), turn.clone(), ended.clone());
         let share = REQUESTS / stack.replicas.len() as u64;
         tokio::spawn(async move {
             if let Err(error) = ask(&address, n, share, turn).await {
-                eprintln!("error: a request failed: {error}");
-                std::process::exit(1);
+                // Only the first one counts.
+                let _ = ended.try_send(format!("a request failed: {error}").into());
             }
         });
     }
@@ -241,7 +259,9 @@ async fn open(address: &str, n: usize, room: &str) -> Result<Socket, Failure> {
     loop {
         let frame = socket.next().await.ok_or("the connection ended")??;
         let Message::Text(text) = frame else { continue };
-        if text.starts_with("40") {
+        if text.as_str() == "2" {
+            socket.send(Message::text("3")).await?;
+        } else if text.starts_with("40") {
             let subscribe = format!(r#"420["subscribe","{room}"]"#);
             socket.send(Message::text(subscribe)).await?;
         } else if text.starts_with("430[") && text.contains(r#""success":true"#) {
