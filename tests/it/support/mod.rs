@@ -2,6 +2,7 @@
 
 mod haproxy;
 mod http;
+mod nginx;
 mod pgbouncer;
 mod proxy;
 mod socket;
@@ -10,6 +11,7 @@ pub mod tokens;
 
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
+pub use nginx::{Balancer, Kind};
 pub use pgbouncer::{POOL_SIZE, PgBouncer};
 pub use proxy::Proxy;
 pub use socket::Socket;
