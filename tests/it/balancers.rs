@@ -357,7 +357,6 @@ async fn work(url: String, seen: Arc<Seen>) {
         let (method, action, body, wanted) = match step {
             0 => (Method::POST, "acquire-lock", person("worker"), 201),
             1 => (Method::GET, "lock-status", Value::Null, 200),
-            // By POST: whether a DELETE is asked twice is the balancer's choice.
             _ => (
                 Method::POST,
                 "release-lock",
