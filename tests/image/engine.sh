@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+#!/usr/bin/env bash
 #
 # What the checks of the image stand on: a Docker engine, and the images that others are made from. Sourced, never run.
 #
