@@ -77,7 +77,7 @@ COPY --from=binary /build/target/release/apptlock /apptlock
 USER 65532:65532
 # The public port, and the one with metrics and probes.
 EXPOSE 3000 9090
-# The replica stops in order: give it 25 s or more (`docker stop --time 30`).
+# The replica stops in order: give it 25 s or more (`docker stop -t 30`).
 STOPSIGNAL SIGTERM
 # No HEALTHCHECK: it would take a program that asks, and there is none but apptlock itself. Ask /readyz on port 9090
 # from outside, as balancers and Kubernetes do.

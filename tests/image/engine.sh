@@ -25,6 +25,8 @@ die() {
 	exit 1
 }
 
+[ "${BASH_VERSINFO[0]}" -ge 5 ] || die "this takes bash 5 or newer, and this one is $BASH_VERSION"
+
 engine_answers() { docker info >/dev/null 2>&1; }
 
 engine_up() {
