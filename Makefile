@@ -9,10 +9,12 @@ SHELL := bash
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench` and `make chaos`.
+# Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench`, `make chaos`, `make logs` and `make down`.
 ARGS ?=
 # How many replicas `make run` starts.
 REPLICAS ?= 2
+# More options of `docker buildx build`, for `make image` and `make up`.
+IMAGE_FLAGS ?=
 # How long `make chaos` breaks things.
 CHAOS_SECONDS ?= 120
 # How long `make fuzz` gives each of its targets.
@@ -30,6 +32,7 @@ ifneq ($(and $(MAKE_TERMOUT),$(if $(NO_COLOR),,yes)),)
   BLUE := $(shell printf '\033[36m')
   PLAIN := $(shell printf '\033[0m')
 endif
+comma := ,
 say = @printf '%s\n' '$(BOLD)==> $(1)$(PLAIN)'
 
 # Most of the time a test waits for something to happen: more of them than cores run at once.
@@ -39,17 +42,19 @@ export RUST_TEST_THREADS ?= 6
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench overhead chaos openapi clean \
-	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz
+	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz \
+	image up down logs migrate check-compose check-image check-stack version check-version sbom checksums
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-13s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n%s\n' 'Variables:'
 	@printf '  $(BLUE)%-13s$(PLAIN) %s\n' \
-		ARGS 'extra arguments for run, test-rust, e2e, bench and chaos' \
+		ARGS 'extra arguments for run, test-rust, e2e, bench, chaos, logs and down' \
 		FUZZ_SECONDS 'how long `make fuzz` gives each target (20)' \
 		REPLICAS 'how many replicas `make run` starts (2)' \
 		CHAOS_SECONDS 'how long `make chaos` breaks things (120)' \
+		VERSION 'what `make version` writes everywhere' \
 		DATABASE_URL '`make run` uses this PostgreSQL instead of one of its own' \
 		REDIS_URL '`make run` uses this Redis instead of one of its own'
 
@@ -88,7 +93,7 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@touch $@
 
 test: ## Run every test: pages, Rust, a short chaos, end to end, the API at random
-	@scripts/need rust cc node postgres redis haproxy pgbouncer faketime openssl python prometheus
+	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
@@ -96,7 +101,7 @@ test: ## Run every test: pages, Rust, a short chaos, end to end, the API at rand
 	@$(MAKE) run-api-fuzz
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
-	@scripts/need rust cc postgres redis haproxy pgbouncer faketime openssl prometheus
+	@scripts/need rust cc postgres redis haproxy nginx pgbouncer faketime openssl prometheus
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace $(ARGS)
 	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
@@ -151,9 +156,9 @@ fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `
 			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
-lint: ## Check everything that needs no server: format, shell, YAML, alerts, dependencies, clippy
+lint: ## Check everything that needs no server: format, shell, YAML, alerts, image, versions, dependencies, clippy
 	@scripts/need rust cc node python prometheus shellcheck yamllint cargo-deny
-	@$(MAKE) check-fmt check-shell check-yaml check-rules check-deps check-clippy
+	@$(MAKE) check-fmt check-shell check-yaml check-version check-compose check-rules check-deps check-clippy
 
 check-fmt:
 	$(call say,Checking the format of the Rust code)
@@ -175,6 +180,27 @@ check-rules:
 	@promtool check rules --lint=all --lint-fatal helm/apptlock/files/rules.yaml
 	@promtool test rules tests/alerts/*.test.yaml
 	@python3 tests/alerts/check.py
+
+check-version:
+	$(call say,Checking that every file names the same version)
+	@scripts/version check
+
+# Neither takes an engine: hadolint reads the Dockerfiles, and the specification's own schema is held against
+# docker-compose.yml, because Debian's Compose is not the one that people have. What a schema cannot say is in compose.py.
+COMPOSE_TOOLS := target/compose-tools
+check-compose: $(COMPOSE_TOOLS)/installed ## Check the Dockerfile and docker-compose.yml, without Docker
+	$(call say,Checking the Dockerfiles and docker-compose.yml)
+	@$(COMPOSE_TOOLS)/bin/hadolint --config .hadolint.yaml Dockerfile tests/image/local/Dockerfile
+	@$(COMPOSE_TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(COMPOSE_TOOLS)/bin/python tests/image/compose.py
+	@if docker compose version >/dev/null 2>&1; then docker compose --profile observability config --quiet; fi
+
+$(COMPOSE_TOOLS)/installed: tests/image/requirements.txt
+	@scripts/need python
+	$(call say,Installing what the Dockerfile and docker-compose.yml are checked with)
+	@rm -rf $(COMPOSE_TOOLS) && python3 -m venv $(COMPOSE_TOOLS)
+	@$(COMPOSE_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 check-deps:
 	$(call say,Checking licences and sources of the dependencies)
@@ -207,6 +233,72 @@ chaos: release ## Kill, pause and cut while workers contend, then check every re
 	@scripts/need rust cc postgres redis
 	$(call say,Building the load generator and breaking things for $(CHAOS_SECONDS) s)
 	@cargo run $(LOCKED) --release -p apptlock-load -- chaos --seconds $(CHAOS_SECONDS) $(ARGS)
+
+# What `make up` builds says which commit it is of.
+export APPTLOCK_REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+
+# What this machine trusts is handed to the build, which may be behind a proxy with an authority of its own; it stays
+# out of the image.
+AUTHORITIES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+image: ## Build the container image apptlock:local (IMAGE_FLAGS="..." for `docker buildx build`)
+	@scripts/need docker
+	$(call say,Building the image; the first time takes minutes)
+	@docker buildx build $(if $(AUTHORITIES),--secret id=ca$(comma)src=$(AUTHORITIES)) $(IMAGE_FLAGS) \
+		--build-arg VERSION=$$(scripts/version) --build-arg REVISION=$(APPTLOCK_REVISION) --tag apptlock:local .
+
+up: image ## Build the image and start the stack of docker-compose.yml on 127.0.0.1:3000
+	$(call say,Starting the stack)
+	@docker compose up --detach --wait
+	@printf '%s\n' 'It answers on http://127.0.0.1:$(or $(APPTLOCK_PORT),3000). `make logs` follows it, `make down` stops it.'
+
+down: ## Stop the stack of docker-compose.yml (ARGS=--volumes forgets its data)
+	@scripts/need docker
+	$(call say,Stopping the stack)
+	@docker compose --profile observability down $(ARGS)
+
+logs: ## Follow what the stack's containers say (ARGS=balancer for one of them)
+	@scripts/need docker
+	@docker compose --profile observability logs --follow --tail 100 $(ARGS) || [ $$? = 130 ]
+
+migrate: ## Bring the schema of the stack's database up to date
+	@scripts/need docker
+	$(call say,Bringing the schema up to date)
+	@docker compose run --rm migrate
+
+check-image: ## Build the image, look into it, run it and stop it (with a Docker of its own where none answers)
+	@scripts/need rust curl
+	$(call say,Building the image and running it)
+	@tests/image/check-image
+
+check-stack: ## Bring docker-compose.yml up for real, and walk README's tour through its balancer
+	@scripts/need rust curl node python
+	$(call say,Bringing up the stack of docker-compose.yml)
+	@tests/image/check-stack
+
+version: ## Write the version into every file that names it (VERSION=1.2.3), or print it
+	@scripts/version $(if $(VERSION),set $(VERSION))
+
+DIST := target/dist
+RELEASE_TOOLS := target/release-tools
+SBOM = $(DIST)/apptlock-$$(scripts/version).cdx.json
+sbom: $(RELEASE_TOOLS)/installed ## Write the software bill of materials into target/dist
+	@scripts/need rust python
+	$(call say,Writing the software bill of materials)
+	@mkdir -p $(DIST)
+	@scripts/sbom >$(SBOM)
+	@$(RELEASE_TOOLS)/bin/python tests/release/check_sbom.py $(SBOM)
+
+$(RELEASE_TOOLS)/installed: tests/release/requirements.txt
+	@scripts/need python
+	$(call say,Installing what the bill of materials is checked with)
+	@rm -rf $(RELEASE_TOOLS) && python3 -m venv $(RELEASE_TOOLS)
+	@$(RELEASE_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+checksums: release sbom ## Pack the binary and the bill of materials into target/dist, with their checksums
+	@scripts/need rust
+	$(call say,Packing the release and summing its files)
+	@scripts/checksums
 
 openapi: build ## Print the OpenAPI document
 	@target/debug/apptlock openapi

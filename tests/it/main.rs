@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_input;
+mod balancers;
 mod bus;
 mod clocks;
 mod crossing;

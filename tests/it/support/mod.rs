@@ -3,6 +3,7 @@
 mod collector;
 mod haproxy;
 mod http;
+mod nginx;
 mod pgbouncer;
 mod prometheus;
 mod proxy;
@@ -13,6 +14,7 @@ pub mod tokens;
 pub use collector::{Collector, Span};
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
+pub use nginx::{Balancer, Kind};
 pub use pgbouncer::{POOL_SIZE, PgBouncer};
 pub use prometheus::Prometheus;
 pub use proxy::Proxy;
