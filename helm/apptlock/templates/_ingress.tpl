@@ -17,8 +17,6 @@ nginx.ingress.kubernetes.io/session-cookie-samesite: Lax
 nginx.ingress.kubernetes.io/session-cookie-change-on-failure: "true"
 nginx.ingress.kubernetes.io/proxy-read-timeout: {{ $idle | quote }}
 nginx.ingress.kubernetes.io/proxy-send-timeout: {{ $idle | quote }}
-# Events go out when they come, not when a buffer is full.
-nginx.ingress.kubernetes.io/proxy-buffering: "off"
 {{- else if eq .Values.ingress.preset "haproxy" }}
 # HAProxy Technologies' controller.
 haproxy.org/cookie-persistence: {{ $cookie | quote }}

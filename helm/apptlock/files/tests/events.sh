@@ -64,5 +64,9 @@ hear '430*"success":true*' "it subscribes"
 
 lock POST acquire-lock "$(person first one)" "http://$OTHER:$HTTP_PORT"
 wants 201 "a lock is acquired at replica $OTHER"
+since=$(date +%s)
 hear "42*\"lock-update\"*$ID*\"acquired\"*" "the socket hears of it"
+# Two seconds are promised, with Redis away too. Without any a replica hears of others by and by.
+took=$(($(date +%s) - since))
+[ "$took" -le 4 ] || die "it was heard only after $took s; do all replicas have the same Redis?"
 say "PASSED: a change is seen on every replica"
