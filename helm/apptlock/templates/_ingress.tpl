@@ -18,10 +18,9 @@ nginx.ingress.kubernetes.io/session-cookie-change-on-failure: "true"
 nginx.ingress.kubernetes.io/proxy-read-timeout: {{ $idle | quote }}
 nginx.ingress.kubernetes.io/proxy-send-timeout: {{ $idle | quote }}
 {{- else if eq .Values.ingress.preset "haproxy" }}
-# HAProxy Technologies' controller.
+# HAProxy Technologies' controller. How long a WebSocket may be silent is set for all, in its ConfigMap: an hour.
 haproxy.org/cookie-persistence: {{ $cookie | quote }}
 haproxy.org/timeout-server: {{ printf "%ds" $idle | quote }}
-haproxy.org/timeout-tunnel: {{ printf "%ds" $idle | quote }}
 # The community's controller.
 haproxy-ingress.github.io/affinity: cookie
 haproxy-ingress.github.io/session-cookie-name: {{ $cookie | quote }}
