@@ -17,6 +17,23 @@ NOTES.txt instead.
 {{- if and .Values.migrations.database.url .Values.migrations.database.existingSecret.name }}
 {{- fail "migrations.database: url and existingSecret.name are both set; set one of them" }}
 {{- end }}
+{{- /* Not by the schema: it would repeat the value, and passwords are in it. */}}
+{{- range $which, $url := dict "database.url" .Values.database.url "migrations.database.url" .Values.migrations.database.url }}
+{{- if and $url (not (regexMatch "^postgres(ql)?://." $url)) }}
+{{- fail (printf "%s: is not the URL of a PostgreSQL; write postgres://user:password@host:5432/database" $which) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.redis.url (not (regexMatch "^rediss?(-sentinel|-cluster)?://." .Values.redis.url)) }}
+{{- fail "redis.url: is not the URL of a Redis; write redis://user:password@host:6379, or with rediss, redis-sentinel, redis-cluster" }}
+{{- end }}
+{{- if and .Values.jwt.secret (lt (len .Values.jwt.secret) 32) }}
+{{- fail "jwt.secret: has fewer than 32 bytes; make one with: openssl rand -base64 48" }}
+{{- end }}
+{{- range $which, $url := dict "endpoint" .Values.config.tracing.endpoint "tracesEndpoint" .Values.config.tracing.tracesEndpoint }}
+{{- if and $url (not (regexMatch "^https?://." $url)) }}
+{{- fail (printf "config.tracing.%s: is not the URL of a collector; write one such as http://collector:4318" $which) }}
+{{- end }}
+{{- end }}
 {{- range $which, $ca := dict "database" .Values.database.ca "redis" .Values.redis.ca }}
 {{- if and $ca.existingSecret $ca.existingConfigMap }}
 {{- fail (printf "%s.ca: existingSecret and existingConfigMap are both set; set one of them" $which) }}

@@ -28,36 +28,27 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end }}
 
-{{- define "apptlock.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "apptlock.instanceLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
 {{/*
 The metadata of an object. Takes a list: the context, a suffix of the name, the component, and optionally annotations,
-more labels, and a namespace.
+more labels, and a namespace. What the chart itself selects by cannot be overwritten.
 */}}
 {{- define "apptlock.metadata" -}}
 {{- $ := index . 0 }}
 {{- $annotations := dict }}
-{{- $labels := dict }}
+{{- $more := dict }}
 {{- $namespace := "" }}
 {{- if gt (len .) 3 }}{{ $annotations = index . 3 }}{{ end }}
-{{- if gt (len .) 4 }}{{ $labels = index . 4 }}{{ end }}
-{{- if gt (len .) 5 }}{{ $namespace = index . 5 }}{{ end -}}
+{{- if gt (len .) 4 }}{{ $more = index . 4 }}{{ end }}
+{{- if gt (len .) 5 }}{{ $namespace = index . 5 }}{{ end }}
+{{- $labels := include "apptlock.instanceLabels" $ | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/component" (index . 2) }}
+{{- $_ := set $labels "app.kubernetes.io/version" $.Chart.AppVersion }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
 name: {{ include "apptlock.fullname" $ }}{{ index . 1 }}
 namespace: {{ $namespace | default $.Release.Namespace }}
 labels:
-  {{- include "apptlock.labels" $ | nindent 2 }}
-  app.kubernetes.io/component: {{ index . 2 }}
-  {{- with $labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- toYaml (merge $labels $more $.Values.commonLabels) | nindent 2 }}
 {{- with merge (deepCopy $annotations) $.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -132,6 +123,21 @@ imagePullSecrets:
 {{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
 {{- end }}
 
+{{/*
+A container's variables, each once: of several with one name the last counts, which is that of `extraEnv`. Two with one
+name would be refused by a server-side apply.
+*/}}
+{{- define "apptlock.eachOnce" -}}
+{{- $last := dict }}
+{{- $all := fromYamlArray . }}
+{{- range $place, $one := $all }}{{ $_ := set $last $one.name $place }}{{ end }}
+{{- range $place, $one := $all }}
+{{- if eq (int (get $last $one.name)) $place }}
+{{ toYaml (list $one) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* One variable from a secret. Takes its name, the secret's name, the key. */}}
 {{- define "apptlock.fromSecret" -}}
 - name: {{ index . 0 }}
@@ -157,16 +163,14 @@ the hook is another one.
 {{- define "apptlock.migrateEnv" -}}
 {{- $ := index . 0 }}
 {{- $secret := index . 1 }}
-{{- with $.Values.migrations.database }}
-{{- if .existingSecret.name }}
-{{ include "apptlock.fromSecret" (list "DATABASE_URL" (tpl .existingSecret.name $) .existingSecret.key) }}
-{{- else if .url }}
+{{- if $.Values.migrations.database.existingSecret.name }}
+{{ include "apptlock.fromSecret" (list "DATABASE_URL" (tpl $.Values.migrations.database.existingSecret.name $) $.Values.migrations.database.existingSecret.key) }}
+{{- else if $.Values.migrations.database.url }}
 {{ include "apptlock.fromSecret" (list "DATABASE_URL" $secret "MIGRATE_DATABASE_URL") }}
 {{- else if $.Values.database.existingSecret.name }}
 {{ include "apptlock.fromSecret" (list "DATABASE_URL" (tpl $.Values.database.existingSecret.name $) $.Values.database.existingSecret.key) }}
 {{- else if $.Values.database.url }}
 {{ include "apptlock.fromSecret" (list "DATABASE_URL" $secret "DATABASE_URL") }}
-{{- end }}
 {{- end }}
 - name: LOG_FORMAT
   value: {{ $.Values.config.log.format | quote }}
