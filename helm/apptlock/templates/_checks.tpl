@@ -64,6 +64,12 @@ NOTES.txt instead.
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
 {{- fail "autoscaling: minReplicas is greater than maxReplicas" }}
 {{- end }}
+{{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.targetCPUUtilizationPercentage .Values.autoscaling.targetSockets .Values.autoscaling.extraMetrics)) }}
+{{- fail "autoscaling: has nothing to decide by; set targetCPUUtilizationPercentage, targetSockets or extraMetrics" }}
+{{- end }}
+{{- if eq (int .Values.containerPorts.http) (int .Values.containerPorts.management) }}
+{{- fail "containerPorts: http and management are the same port; set two" }}
+{{- end }}
 {{- $stop := include "apptlock.stopMilliseconds" . | int64 }}
 {{- if le (mul 1000 (include "apptlock.gracePeriodSeconds" . | int64)) $stop }}
 {{- fail (printf "shutdown.gracePeriodSeconds: %v is too short; a stop may take preStopSleepSeconds + config.drain.delay + config.drain.time + 12s, which is %vms: write more than that, or null" .Values.shutdown.gracePeriodSeconds $stop) }}
