@@ -65,10 +65,10 @@ NOTES.txt instead.
 {{- fail "autoscaling: minReplicas is greater than maxReplicas" }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.targetCPUUtilizationPercentage .Values.autoscaling.targetSockets .Values.autoscaling.extraMetrics)) }}
-{{- fail "autoscaling: has nothing to decide by; set targetCPUUtilizationPercentage, targetSockets or extraMetrics" }}
+{{- fail "autoscaling: there is no metric to decide by; set targetCPUUtilizationPercentage, targetSockets or extraMetrics" }}
 {{- end }}
 {{- if eq (int .Values.containerPorts.http) (int .Values.containerPorts.management) }}
-{{- fail "containerPorts: http and management are the same port; set two" }}
+{{- fail (printf "containerPorts: http and management are both %d; set two" (int .Values.containerPorts.http)) }}
 {{- end }}
 {{- $stop := include "apptlock.stopMilliseconds" . | int64 }}
 {{- if le (mul 1000 (include "apptlock.gracePeriodSeconds" . | int64)) $stop }}
