@@ -1,0 +1,86 @@
+{{/*
+What can never work ends the installation with one line: the value, the fault, the mend. What is only unwise is told by
+NOTES.txt instead.
+*/}}
+
+{{- define "apptlock.checks" -}}
+{{- $database := or .Values.database.url .Values.database.existingSecret.name (include "apptlock.mayBeExtra" (list . "DATABASE_URL")) }}
+{{- if not $database }}
+{{- fail "database: there is none; set database.url, or database.existingSecret.name and .key" }}
+{{- end }}
+{{- if and .Values.database.url .Values.database.existingSecret.name }}
+{{- fail "database: url and existingSecret.name are both set; set one of them" }}
+{{- end }}
+{{- if and .Values.redis.url .Values.redis.existingSecret.name }}
+{{- fail "redis: url and existingSecret.name are both set; set one of them" }}
+{{- end }}
+{{- if and .Values.migrations.database.url .Values.migrations.database.existingSecret.name }}
+{{- fail "migrations.database: url and existingSecret.name are both set; set one of them" }}
+{{- end }}
+{{- /* Not by the schema: it would repeat the value, and passwords are in it. */}}
+{{- range $which, $url := dict "database.url" .Values.database.url "migrations.database.url" .Values.migrations.database.url }}
+{{- if and $url (not (regexMatch "^postgres(ql)?://." $url)) }}
+{{- fail (printf "%s: is not the URL of a PostgreSQL; write postgres://user:password@host:5432/database" $which) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.redis.url (not (regexMatch "^rediss?(-sentinel|-cluster)?://." .Values.redis.url)) }}
+{{- fail "redis.url: is not the URL of a Redis; write redis://user:password@host:6379, or with rediss, redis-sentinel, redis-cluster" }}
+{{- end }}
+{{- if and .Values.jwt.secret (lt (len .Values.jwt.secret) 32) }}
+{{- fail "jwt.secret: has fewer than 32 bytes; make one with: openssl rand -base64 48" }}
+{{- end }}
+{{- range $which, $url := dict "endpoint" .Values.config.tracing.endpoint "tracesEndpoint" .Values.config.tracing.tracesEndpoint }}
+{{- if and $url (not (regexMatch "^https?://." $url)) }}
+{{- fail (printf "config.tracing.%s: is not the URL of a collector; write one such as http://collector:4318" $which) }}
+{{- end }}
+{{- end }}
+{{- range $which, $ca := dict "database" .Values.database.ca "redis" .Values.redis.ca }}
+{{- if and $ca.existingSecret $ca.existingConfigMap }}
+{{- fail (printf "%s.ca: existingSecret and existingConfigMap are both set; set one of them" $which) }}
+{{- end }}
+{{- end }}
+{{- if and (include "apptlock.hasRedisCa" .) .Values.redis.url (not (hasPrefix "rediss" .Values.redis.url)) }}
+{{- fail "redis.ca: is set, and redis.url is not one with TLS; write rediss:// there, or leave this out" }}
+{{- end }}
+{{- if eq .Values.config.auth.mode "jwt" }}
+{{- $keys := 0 }}
+{{- range list .Values.jwt.secret .Values.jwt.publicKey .Values.jwt.jwksUrl .Values.jwt.existingSecret.name }}
+{{- if . }}{{ $keys = add1 $keys }}{{ end }}
+{{- end }}
+{{- $extra := "" }}
+{{- range list "JWT_SECRET" "JWT_PUBLIC_KEY" "JWT_JWKS_URL" }}
+{{- $extra = print $extra (include "apptlock.mayBeExtra" (list $ .)) }}
+{{- end }}
+{{- if and (eq (int $keys) 0) (not $extra) }}
+{{- fail "jwt: there is no key to check tokens with; set one of jwt.secret, jwt.publicKey, jwt.jwksUrl and jwt.existingSecret.name, or config.auth.mode to trusted behind a back end that has checked its users" }}
+{{- end }}
+{{- if gt (int $keys) 1 }}
+{{- fail "jwt: more than one key is set; set one of jwt.secret, jwt.publicKey, jwt.jwksUrl and jwt.existingSecret.name" }}
+{{- end }}
+{{- end }}
+{{- if not (or (kindIs "invalid" .Values.podDisruptionBudget.minAvailable) (kindIs "invalid" .Values.podDisruptionBudget.maxUnavailable)) }}
+{{- fail "podDisruptionBudget: minAvailable and maxUnavailable are both set; set one of them" }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
+{{- fail "autoscaling: minReplicas is greater than maxReplicas" }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled (not (or .Values.autoscaling.targetCPUUtilizationPercentage .Values.autoscaling.targetSockets .Values.autoscaling.extraMetrics)) }}
+{{- fail "autoscaling: there is no metric to decide by; set targetCPUUtilizationPercentage, targetSockets or extraMetrics" }}
+{{- end }}
+{{- if eq (int .Values.containerPorts.http) (int .Values.containerPorts.management) }}
+{{- fail (printf "containerPorts: http and management are both %d; set two" (int .Values.containerPorts.http)) }}
+{{- end }}
+{{- $stop := include "apptlock.stopMilliseconds" . | int64 }}
+{{- if le (mul 1000 (include "apptlock.gracePeriodSeconds" . | int64)) $stop }}
+{{- fail (printf "shutdown.gracePeriodSeconds: %v is too short; a stop may take preStopSleepSeconds + config.drain.delay + config.drain.time + 12s, which is %vms: write more than that, or null" .Values.shutdown.gracePeriodSeconds $stop) }}
+{{- end }}
+{{- if and (gt (int .Values.shutdown.preStopSleepSeconds) 0) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail "shutdown.preStopSleepSeconds: needs Kubernetes 1.30 or newer; set it to 0, and config.drain.delay to more" }}
+{{- end }}
+{{- if and .Values.config.tracing.enabled (not (or .Values.config.tracing.endpoint .Values.config.tracing.tracesEndpoint (include "apptlock.mayBeExtra" (list . "OTEL_EXPORTER_OTLP_ENDPOINT")) (include "apptlock.mayBeExtra" (list . "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")))) }}
+{{- fail "config.tracing: is enabled and has no endpoint; set config.tracing.endpoint" }}
+{{- end }}
+{{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
+{{- fail "gateway.parentRefs: is empty; name the gateway that the route is attached to" }}
+{{- end }}
+{{- end }}

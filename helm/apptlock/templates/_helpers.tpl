@@ -1,0 +1,275 @@
+{{/*
+Names, labels, images, environment: what several templates share. Nothing here makes an object.
+*/}}
+
+{{- define "apptlock.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* 45 characters, so that a suffix still fits into 63. */}}
+{{- define "apptlock.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "apptlock.name" . }}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 45 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* A change of these labels needs a new Deployment: they never get a version. */}}
+{{- define "apptlock.instanceLabels" -}}
+app.kubernetes.io/name: {{ include "apptlock.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* The replicas, and not the pods of migrations and tests. */}}
+{{- define "apptlock.selectorLabels" -}}
+{{ include "apptlock.instanceLabels" . }}
+app.kubernetes.io/component: server
+{{- end }}
+
+{{/*
+The metadata of an object. Takes a list: the context, a suffix of the name, the component, and optionally annotations,
+more labels, and a namespace. What the chart itself selects by cannot be overwritten.
+*/}}
+{{- define "apptlock.metadata" -}}
+{{- $ := index . 0 }}
+{{- $annotations := dict }}
+{{- $more := dict }}
+{{- $namespace := "" }}
+{{- if gt (len .) 3 }}{{ $annotations = index . 3 }}{{ end }}
+{{- if gt (len .) 4 }}{{ $more = index . 4 }}{{ end }}
+{{- if gt (len .) 5 }}{{ $namespace = index . 5 }}{{ end }}
+{{- $labels := include "apptlock.instanceLabels" $ | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/component" (index . 2) }}
+{{- $_ := set $labels "app.kubernetes.io/version" $.Chart.AppVersion }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+name: {{ include "apptlock.fullname" $ }}{{ index . 1 }}
+namespace: {{ $namespace | default $.Release.Namespace }}
+labels:
+  {{- toYaml (merge $labels $more $.Values.commonLabels) | nindent 2 }}
+{{- with merge (deepCopy $annotations) $.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "apptlock.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "apptlock.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "apptlock.image" -}}
+{{- $registry := default .Values.image.registry (.Values.global).imageRegistry }}
+{{- $name := ternary (printf "%s/%s" $registry .Values.image.repository) .Values.image.repository (ne $registry "") }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" $name .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "apptlock.testImage" -}}
+{{- $registry := default .Values.tests.image.registry (.Values.global).imageRegistry }}
+{{- $name := ternary (printf "%s/%s" $registry .Values.tests.image.repository) .Values.tests.image.repository (ne $registry "") }}
+{{- if .Values.tests.image.digest }}
+{{- printf "%s@%s" $name .Values.tests.image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name .Values.tests.image.tag }}
+{{- end }}
+{{- end }}
+
+{{- define "apptlock.imagePullSecrets" -}}
+{{- $secrets := .Values.imagePullSecrets }}
+{{- range (.Values.global).imagePullSecrets }}
+{{- $secrets = append $secrets (dict "name" .) }}
+{{- end }}
+{{- with $secrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Whether a variable may come from `extraEnv` or `extraEnvFrom`: then nothing is known of it here. Takes context, name. */}}
+{{- define "apptlock.mayBeExtra" -}}
+{{- $name := index . 1 }}
+{{- if (index . 0).Values.extraEnvFrom }}true{{ end }}
+{{- range (index . 0).Values.extraEnv }}{{ if eq .name $name }}true{{ end }}{{ end }}
+{{- end }}
+
+{{- define "apptlock.hasRedis" -}}
+{{- if or .Values.redis.url .Values.redis.existingSecret.name (include "apptlock.mayBeExtra" (list . "REDIS_URL")) }}true{{ end }}
+{{- end }}
+
+{{- define "apptlock.hasDatabaseCa" -}}
+{{- if or .Values.database.ca.existingSecret .Values.database.ca.existingConfigMap }}true{{ end }}
+{{- end }}
+
+{{- define "apptlock.hasRedisCa" -}}
+{{- if or .Values.redis.ca.existingSecret .Values.redis.ca.existingConfigMap }}true{{ end }}
+{{- end }}
+
+{{/* The fewest replicas that there will be. */}}
+{{- define "apptlock.replicas" -}}
+{{- ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
+{{- end }}
+
+{{/* The most replicas that there may be. */}}
+{{- define "apptlock.mostReplicas" -}}
+{{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
+{{- end }}
+
+{{/*
+A container's variables, each once: of several with one name the last counts, which is that of `extraEnv`. Two with one
+name would be refused by a server-side apply.
+*/}}
+{{- define "apptlock.eachOnce" -}}
+{{- $last := dict }}
+{{- $all := fromYamlArray . }}
+{{- range $place, $one := $all }}{{ $_ := set $last $one.name $place }}{{ end }}
+{{- range $place, $one := $all }}
+{{- if eq (int (get $last $one.name)) $place }}
+{{ toYaml (list $one) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* One variable from a secret. Takes its name, the secret's name, the key. */}}
+{{- define "apptlock.fromSecret" -}}
+- name: {{ index . 0 }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ index . 1 }}
+      key: {{ index . 2 }}
+{{- end }}
+
+{{/* The URL of the database, for replicas. */}}
+{{- define "apptlock.databaseEnv" -}}
+{{- if .Values.database.existingSecret.name }}
+{{- include "apptlock.fromSecret" (list "DATABASE_URL" (tpl .Values.database.existingSecret.name .) .Values.database.existingSecret.key) }}
+{{- else if .Values.database.url }}
+{{- include "apptlock.fromSecret" (list "DATABASE_URL" (include "apptlock.fullname" .) "DATABASE_URL") }}
+{{- end }}
+{{- end }}
+
+{{/*
+What `apptlock migrate` takes: the database and the log. Takes the context and the name of the chart's own secret, which for
+the hook is another one.
+*/}}
+{{- define "apptlock.migrateEnv" -}}
+{{- $ := index . 0 }}
+{{- $secret := index . 1 }}
+{{- if $.Values.migrations.database.existingSecret.name }}
+{{ include "apptlock.fromSecret" (list "DATABASE_URL" (tpl $.Values.migrations.database.existingSecret.name $) $.Values.migrations.database.existingSecret.key) }}
+{{- else if $.Values.migrations.database.url }}
+{{ include "apptlock.fromSecret" (list "DATABASE_URL" $secret "MIGRATE_DATABASE_URL") }}
+{{- else if $.Values.database.existingSecret.name }}
+{{ include "apptlock.fromSecret" (list "DATABASE_URL" (tpl $.Values.database.existingSecret.name $) $.Values.database.existingSecret.key) }}
+{{- else if $.Values.database.url }}
+{{ include "apptlock.fromSecret" (list "DATABASE_URL" $secret "DATABASE_URL") }}
+{{- end }}
+- name: LOG_FORMAT
+  value: {{ $.Values.config.log.format | quote }}
+- name: RUST_LOG
+  value: {{ $.Values.config.log.filter | quote }}
+{{- with $.Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The secrets of a replica, and what only the pod knows. */}}
+{{- define "apptlock.serverEnv" -}}
+{{- include "apptlock.databaseEnv" . }}
+{{- if .Values.redis.existingSecret.name }}
+{{ include "apptlock.fromSecret" (list "REDIS_URL" (tpl .Values.redis.existingSecret.name .) .Values.redis.existingSecret.key) }}
+{{- else if .Values.redis.url }}
+{{ include "apptlock.fromSecret" (list "REDIS_URL" (include "apptlock.fullname" .) "REDIS_URL") }}
+{{- end }}
+{{- if eq .Values.config.auth.mode "jwt" }}
+{{- if .Values.jwt.existingSecret.name }}
+{{ include "apptlock.fromSecret" (list .Values.jwt.existingSecret.variable (tpl .Values.jwt.existingSecret.name .) .Values.jwt.existingSecret.key) }}
+{{- else if .Values.jwt.secret }}
+{{ include "apptlock.fromSecret" (list "JWT_SECRET" (include "apptlock.fullname" .) "JWT_SECRET") }}
+{{- end }}
+{{- end }}
+{{- if .Values.config.tracing.enabled }}
+{{- if .Values.config.tracing.headersSecret.name }}
+{{ include "apptlock.fromSecret" (list "OTEL_EXPORTER_OTLP_HEADERS" (tpl .Values.config.tracing.headersSecret.name .) .Values.config.tracing.headersSecret.key) }}
+{{- end }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ include "apptlock.resourceAttributes" . | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Kubernetes puts the pod's own names into $(…): the three variables above stand before. */}}
+{{- define "apptlock.resourceAttributes" -}}
+k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE),k8s.node.name=$(NODE_NAME),k8s.deployment.name={{ include "apptlock.fullname" . }}
+{{- range $key, $value := .Values.config.tracing.resourceAttributes }},{{ $key }}={{ $value }}{{ end }}
+{{- end }}
+
+{{- define "apptlock.volumes" -}}
+{{- if include "apptlock.hasDatabaseCa" . }}
+- name: database-ca
+  {{- if .Values.database.ca.existingSecret }}
+  secret:
+    secretName: {{ tpl .Values.database.ca.existingSecret . }}
+  {{- else }}
+  configMap:
+    name: {{ tpl .Values.database.ca.existingConfigMap . }}
+  {{- end }}
+    items:
+      - key: {{ .Values.database.ca.key }}
+        path: ca.crt
+{{- end }}
+{{- if include "apptlock.hasRedisCa" . }}
+- name: redis-ca
+  {{- if .Values.redis.ca.existingSecret }}
+  secret:
+    secretName: {{ tpl .Values.redis.ca.existingSecret . }}
+  {{- else }}
+  configMap:
+    name: {{ tpl .Values.redis.ca.existingConfigMap . }}
+  {{- end }}
+    items:
+      - key: {{ .Values.redis.ca.key }}
+        path: ca.crt
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "apptlock.volumeMounts" -}}
+{{- if include "apptlock.hasDatabaseCa" . }}
+- name: database-ca
+  mountPath: /etc/apptlock/database-ca
+  readOnly: true
+{{- end }}
+{{- if include "apptlock.hasRedisCa" . }}
+- name: redis-ca
+  mountPath: /etc/apptlock/redis-ca
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
