@@ -198,7 +198,8 @@ async fn a_database_without_schema_is_not_ready_and_says_why() {
         "and everything works, without a restart"
     );
     // The schema of a newer release is no fault: one can go back.
-    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+    let newer =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
         values (9999, 'of a newer release', true, '', 0)";
     sqlx::query(newer).execute(&stack.pool).await.unwrap();
     let again = run(&["migrate"], &[("DATABASE_URL", &stack.database)]);
