@@ -41,7 +41,7 @@ export RUST_TEST_THREADS ?= 6
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
-.PHONY: help run build release web test test-rust e2e api-fuzz fuzz lint fmt advisories bench overhead chaos openapi clean \
+.PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos openapi clean \
 	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz \
 	image up down logs migrate check-compose check-image check-stack version check-version sbom checksums
 
@@ -92,11 +92,12 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, a short chaos, end to end, the API at random
+test: ## Run every test: pages, Rust, a short chaos, the chart, end to end, the API at random
 	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
+	@$(MAKE) check-deploy ARGS=
 	@$(MAKE) run-e2e ARGS=
 	@$(MAKE) run-api-fuzz
 
@@ -143,6 +144,23 @@ run-api-fuzz: $(API_FUZZ_TOOLS)/installed
 	@scripts/need postgres redis
 	$(call say,Asking the API at random)
 	@$(API_FUZZ_TOOLS)/bin/python tests/api-fuzz/run.py
+
+# Checkov, the schemas of Kubernetes, Helm 3 and 4, kubectl and the schemas of custom resources: these very versions.
+# The settings that the chart may set are asked of target/debug/apptlock where it is built, else of docs/SETTINGS.md.
+DEPLOY_TOOLS := target/deploy-tools
+$(DEPLOY_TOOLS)/installed: tests/deploy/requirements.txt
+	@scripts/need python
+	$(call say,Installing what the chart is checked with)
+	@rm -rf $(DEPLOY_TOOLS) && python3 -m venv $(DEPLOY_TOOLS)
+	@$(DEPLOY_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+check-deploy: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Check the chart and the manifests: lint, schemas, sense, refusals
+	@scripts/need node
+	$(call say,Making sure that each check of the chart can fail)
+	@cd tests/deploy && ../../$(DEPLOY_TOOLS)/bin/python -m unittest --quiet test_checks
+	$(call say,Checking the chart and the manifests)
+	@$(DEPLOY_TOOLS)/bin/python tests/deploy/run.py $(ARGS)
 
 # libFuzzer's instrumentation is an unstable option of rustc; RUSTC_BOOTSTRAP lets a stable one take it.
 fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `make test`
@@ -305,4 +323,4 @@ openapi: build ## Print the OpenAPI document
 
 clean: ## Remove everything that was built, installed or written here
 	$(call say,Removing build output, npm packages and the data under .run/)
-	@rm -rf target fuzz/target fuzz/corpus fuzz/artifacts web/dist web/node_modules tests/e2e/node_modules .run
+	@rm -rf target fuzz/target fuzz/corpus fuzz/artifacts web/dist web/node_modules tests/e2e/node_modules tests/deploy/node_modules .run
