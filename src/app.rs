@@ -40,8 +40,8 @@ use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
 /// Between two times that metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long all that a stop does beside draining may take: longer than a request that was taken in its last
-/// moment, and short enough for the usual 30 seconds.
-const FINISH: Duration = Duration::from_secs(12);
+/// moment, and short enough for the usual 30 seconds. The last spans may take 3 s more, which makes 12 s.
+const FINISH: Duration = Duration::from_secs(9);
 
 /// Why a replica did not start.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use crate::store::{Store, Unready};
+use crate::telemetry;
 
 /// For how long PostgreSQL may be away.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ struct Found {
     /// When PostgreSQL was asked last that then gave a good answer.
     well: Option<Instant>,
     /// What was wrong with the last answer.
-    fault: Option<String>,
+    fault: Option<Unready>,
     draining: bool,
 }
 
@@ -77,12 +78,11 @@ impl Health {
         match found.well {
             Some(at) if at.elapsed() < GRACE => (Status::Ok, None),
             Some(_) => {
-                let why = found.fault.clone();
-                let why = why.unwrap_or_else(|| "PostgreSQL does not answer".into());
-                (Status::Unavailable, Some(why))
+                let why = found.fault.unwrap_or(Unready::Silent);
+                (Status::Unavailable, Some(why.to_string()))
             }
             None => {
-                let why = found.fault.clone();
+                let why = found.fault.map(|fault| fault.to_string());
                 let why = why.unwrap_or_else(|| "PostgreSQL has not answered yet".into());
                 (Status::Starting, Some(why))
             }
@@ -96,6 +96,8 @@ impl Health {
                 let asked = Instant::now();
                 let outcome = store.ready().await;
                 let pause = if outcome.is_ok() { CALM } else { ALERT };
+                let away = outcome.is_err_and(Unready::is_away);
+                metrics::gauge!(telemetry::DATABASE_UP).set(if away { 0.0 } else { 1.0 });
                 {
                     let mut found = self.found();
                     if outcome.is_ok() {
@@ -118,20 +120,15 @@ mod tests {
     fn a_fault_counts_only_beyond_the_grace() {
         let health = Health::default();
         assert_eq!(health.status().0, Status::Starting);
-        health.found().fault = Some("it is away".into());
-        assert_eq!(
-            health.status(),
-            (Status::Starting, Some("it is away".into()))
-        );
+        health.found().fault = Some(Unready::Away);
+        let why = || Some("PostgreSQL is not available".to_owned());
+        assert_eq!(health.status(), (Status::Starting, why()));
         health.found().well = Some(Instant::now());
         assert_eq!(health.status(), (Status::Ok, None));
         health.found().well = Some(Instant::now() - GRACE / 2);
         assert_eq!(health.status(), (Status::Ok, None));
         health.found().well = Some(Instant::now() - GRACE);
-        assert_eq!(
-            health.status(),
-            (Status::Unavailable, Some("it is away".into()))
-        );
+        assert_eq!(health.status(), (Status::Unavailable, why()));
         health.drain();
         assert_eq!(health.status().0, Status::Draining);
     }

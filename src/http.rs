@@ -11,7 +11,7 @@ mod locks;
 pub mod ops;
 mod pages;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -44,7 +44,7 @@ use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 use crate::store::Store;
-use crate::telemetry::{self, TRACE};
+use crate::telemetry::{self, Muffler, TRACE};
 
 use answer::{Cause, Failure};
 pub use input::client_of;
@@ -301,48 +301,40 @@ async fn deadline(request: Request, next: Next) -> Result<Response, Failure> {
 }
 
 /// Lines about requests that were put off.
-static PUT_OFF: Muffler = Muffler {
-    last: Mutex::new(None),
-};
+static PUT_OFF: Muffler = Muffler::new();
 
-/// Lets one line a second through, and counts the others.
-struct Muffler {
-    /// When a line was let through, and how many were not since. A std mutex: held for a look, never across an
-    /// await.
-    last: Mutex<Option<(Instant, u64)>>,
+/// What nobody waits for any more, in the place of a status: as other servers have it.
+const GIVEN_UP: u16 = 499;
+
+/// A request that is being answered. It counts when it ends, also where its client has hung up.
+struct Counted {
+    since: Instant,
+    method: &'static str,
+    route: String,
+    status: u16,
 }
 
-impl Muffler {
-    /// How many lines were kept back since the last one, where this one may go out.
-    fn speak(&self) -> Option<u64> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *last {
-            Some((at, hidden)) if at.elapsed() < Duration::from_secs(1) => {
-                *hidden += 1;
-                None
-            }
-            spoken => {
-                let hidden = spoken.map_or(0, |(_, hidden)| hidden);
-                *spoken = Some((Instant::now(), 0));
-                Some(hidden)
-            }
+impl Counted {
+    fn begin(method: &'static str, route: &str) -> Self {
+        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).increment(1.0);
+        Self {
+            since: Instant::now(),
+            method,
+            route: route.to_owned(),
+            status: GIVEN_UP,
         }
     }
 }
 
-/// Requests that are being answered. One that is given up counts no more.
-struct InFlight;
-
-impl InFlight {
-    fn begin() -> Self {
-        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).increment(1.0);
-        Self
-    }
-}
-
-impl Drop for InFlight {
+impl Drop for Counted {
     fn drop(&mut self) {
         metrics::gauge!(telemetry::HTTP_IN_FLIGHT).decrement(1.0);
+        let (method, route) = (self.method, std::mem::take(&mut self.route));
+        metrics::counter!(telemetry::HTTP_REQUESTS, "method" => method, "route" => route.clone(),
+            "status" => self.status.to_string())
+        .increment(1);
+        metrics::histogram!(telemetry::HTTP_DURATION, "method" => method, "route" => route)
+            .record(self.since.elapsed().as_secs_f64());
     }
 }
 
@@ -353,14 +345,12 @@ fn known(method: &Method) -> &'static str {
         Method::POST => "POST",
         Method::DELETE => "DELETE",
         Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
         _ => "other",
     }
 }
 
 /// The one place where requests are counted, timed and traced, and where a failed one is logged.
 async fn witness(request: Request, next: Next) -> Response {
-    let (since, _in_flight) = (Instant::now(), InFlight::begin());
     let method = known(request.method());
     let path = request.uri().path().to_owned();
     let id = request.extensions().get::<RequestId>().cloned();
@@ -376,14 +366,12 @@ async fn witness(request: Request, next: Next) -> Response {
         http.response.status_code = Empty, otel.status_code = Empty,
     );
     telemetry::goes_on_from_headers(&span, request.headers());
+    let mut counted = Counted::begin(method, route);
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
+    counted.status = status;
+    drop(counted);
     span.record("http.response.status_code", status);
-    metrics::counter!(telemetry::HTTP_REQUESTS, "method" => method, "route" => route.to_owned(),
-        "status" => status.to_string())
-    .increment(1);
-    metrics::histogram!(telemetry::HTTP_DURATION, "method" => method, "route" => route.to_owned())
-        .record(since.elapsed().as_secs_f64());
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
         let _within = span.enter();

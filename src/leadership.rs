@@ -81,8 +81,9 @@ pub async fn campaign(
                 }
             }
             was = number;
+            // Only then: another replica may lead in this process, and share the gauge.
+            tell(number);
         }
-        tell(number);
         elected.send_replace(term);
         if stop
             .run_until_cancelled(tokio::time::sleep(PAUSE))
@@ -93,7 +94,9 @@ pub async fn campaign(
         }
     }
     elected.send_replace(None);
-    tell(None);
+    if was.is_some() {
+        tell(None);
+    }
     if let Some(term) = was
         && let Err(error) = store.resign(&name, term).await
     {

@@ -326,22 +326,28 @@ impl Locks {
         if self.0.tasks.is_closed() {
             return Err(LockError::Stopping);
         }
-        let since = Instant::now();
-        let work = transition(self.0.clone()).instrument(span.clone());
-        let task = self.0.tasks.spawn(work);
-        let outcome = task.await.unwrap_or_else(|end| {
-            Err(if end.is_panic() {
+        let (since, work) = (Instant::now(), transition(self.0.clone()));
+        // In the task, so that it counts though nobody waits for it any more.
+        let told = span.clone();
+        let counted = async move {
+            let outcome = work.await;
+            let outcome_is = count(operation, since, &outcome);
+            told.record("apptlock.outcome", outcome_is);
+            if outcome_is == "failed" {
+                told.record("otel.status_code", "ERROR");
+            }
+            outcome
+        };
+        let task = self.0.tasks.spawn(counted.instrument(span));
+        task.await.unwrap_or_else(|end| {
+            let fault = Err(if end.is_panic() {
                 LockError::Fault(end.to_string())
             } else {
                 LockError::Stopping
-            })
-        });
-        let outcome_is = count(operation, since, &outcome);
-        span.record("apptlock.outcome", outcome_is);
-        if outcome_is == "failed" {
-            span.record("otel.status_code", "ERROR");
-        }
-        outcome
+            });
+            count(operation, since, &fault);
+            fault
+        })
     }
 }
 

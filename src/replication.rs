@@ -64,6 +64,9 @@ impl Replication {
     /// Shows what the bus brings, until it ends.
     pub async fn receive(&self, mut events: mpsc::Receiver<BusEvent>, stop: CancellationToken) {
         let mut peers = Peers::default();
+        // Kept at hand, because there are so many.
+        let shown = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "shown");
+        let echo = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "echo");
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let event = tokio::select! {
@@ -82,10 +85,13 @@ impl Replication {
                 None => return,
                 Some(BusEvent::Gap) => self.gap.notify_one(),
                 Some(BusEvent::Alive(replica)) => peers.heard(&replica),
-                Some(BusEvent::Message(bytes)) => {
-                    let outcome = self.show(&bytes, &mut peers);
-                    metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => outcome).increment(1);
-                }
+                Some(BusEvent::Message(bytes)) => match self.show(&bytes, &mut peers) {
+                    "shown" => shown.increment(1),
+                    "echo" => echo.increment(1),
+                    rare => {
+                        metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => rare).increment(1);
+                    }
+                },
             }
         }
     }

@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use metrics::Counter;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use socketioxide::extract::{AckSender, SocketRef, TryData};
@@ -35,6 +36,7 @@ use crate::config::Origins;
 use crate::cursors::Cursors;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
+use crate::http;
 use crate::limits::{Asker, Limits};
 use crate::locks::{Activity, LockError, Locks};
 use crate::protocol::{
@@ -43,7 +45,7 @@ use crate::protocol::{
 };
 use crate::rooms::{Rooms, Ticket};
 use crate::store::StoreError;
-use crate::{http, telemetry};
+use crate::telemetry::{self, Muffler};
 
 use budget::Budget;
 pub use door::at_the_door;
@@ -58,6 +60,9 @@ const MAX_MESSAGE: usize = 64 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Packets that wait for one slow socket.
 const SOCKET_QUEUE: usize = 1024;
+
+/// Lines about subscriptions that were not answered.
+static UNANSWERED: Muffler = Muffler::new();
 
 /// What the handlers need.
 pub struct Hub {
@@ -75,6 +80,8 @@ pub struct Hub {
     limits: Arc<Limits>,
     /// From which pages.
     origins: Origins,
+    /// Cursors that moved: kept at hand, because there are so many.
+    moves: Counter,
     /// Whether sockets are being closed.
     closing: AtomicBool,
     /// Where all sockets are, once there is one.
@@ -102,6 +109,9 @@ impl Hub {
             auth,
             limits,
             origins,
+            moves: metrics::counter!(
+                telemetry::SOCKET_EVENTS, "event" => "cursor-position", "outcome" => "ok"
+            ),
             closing: AtomicBool::new(false),
             io: Arc::default(),
             upgrades: Arc::default(),
@@ -219,7 +229,13 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
                 .budget
                 .cursor(&s)
                 .and_then(|()| cursor_position(&h, &s, data.ok()));
-            answer("cursor-position", ack, done);
+            match done {
+                Ok(shown) => {
+                    h.moves.increment(1);
+                    send(ack, &self::ack(Ok(shown)));
+                }
+                Err(refusal) => answer("cursor-position", ack, Err(refusal)),
+            }
             std::future::ready(())
         },
     );
@@ -352,7 +368,11 @@ async fn finish_subscribe(
             hub.rooms.admit(state, ticket).await;
         }
         Err(error) => {
-            warn!(appointment = %room.appointment, %error, "a subscription could not be answered: {error}");
+            // While PostgreSQL is away all sockets come here, again and again.
+            if let Some(hidden) = UNANSWERED.speak() {
+                let (appointment, socket) = (&room.appointment, &session.socket);
+                warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
+            }
             session.abandon(&room, entry.number, &hub.rooms);
             answer("subscribe", ack, Err(error.into()));
         }

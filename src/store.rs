@@ -21,7 +21,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use crate::config::{BadSetting, Database};
 
@@ -47,6 +47,34 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+}
+
+/// Why a database is of no use now, in words for a probe to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    /// It lets nobody in, or is not there.
+    #[error("PostgreSQL is not available")]
+    Away,
+    /// It takes too long.
+    #[error("PostgreSQL does not answer")]
+    Silent,
+    /// It is a standby, or was told to be read-only.
+    #[error("PostgreSQL is read-only: DATABASE_URL must lead to the primary")]
+    ReadOnly,
+    /// Nobody has migrated.
+    #[error("the database has no schema: run `apptlock migrate`")]
+    NoSchema,
+    /// A migration is missing.
+    #[error("the schema is older than this release: run `apptlock migrate`")]
+    OldSchema,
+}
+
+impl Unready {
+    /// Whether it is PostgreSQL that is missing, and not its schema.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Away | Self::Silent | Self::ReadOnly)
+    }
 }
 
 impl StoreError {
@@ -86,7 +114,9 @@ impl Store {
     pub fn new(database: &Database) -> Result<Self, BadSetting> {
         let url = database.url.expose();
         let options = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            PgConnectOptions::from_str(url).ok()
+            // How long statements take is in a metric; a line with the whole text for each slow one is a flood.
+            let options = PgConnectOptions::from_str(url).ok();
+            options.map(PgConnectOptions::disable_statement_logging)
         } else {
             None
         };
@@ -98,10 +128,10 @@ impl Store {
             )
         })?;
         let own = if database.max_connections < 4 { 1 } else { 2 };
-        let some = |most, duty| Connections::new(options.clone(), database.pooler, most, duty);
+        let some = |most| Connections::new(options.clone(), database.pooler, most);
         Ok(Self {
-            requests: some(database.max_connections as usize - own, false),
-            duties: some(own, true),
+            requests: some(database.max_connections as usize - own),
+            duties: some(own),
             clock: Clock::default(),
             options,
         })
@@ -126,26 +156,34 @@ impl Store {
     }
 
     async fn migrations_done(&self) -> Result<usize, StoreError> {
-        let rows = self.duties.rows(ask(sql::MIGRATIONS_DONE)).await?;
-        let done: i64 = only(&rows)?.try_get(0)?;
-        Ok(usize::try_from(done).unwrap_or(0))
+        Ok(self.look().await?.0)
     }
 
-    /// Whether the database answers and has this release's schema; where not, why, for a probe to say.
+    /// How many migrations were applied, and whether nothing can be written.
+    async fn look(&self) -> Result<(usize, bool), StoreError> {
+        let rows = self.duties.rows(ask(sql::MIGRATIONS_DONE)).await?;
+        let row = only(&rows)?;
+        let done: i64 = row.try_get("done")?;
+        Ok((
+            usize::try_from(done).unwrap_or(0),
+            row.try_get("read_only")?,
+        ))
+    }
+
+    /// Whether the database answers, can be written to, and has this release's schema.
     ///
     /// # Errors
-    /// A sentence for people.
-    pub async fn ready(&self) -> Result<(), String> {
+    /// [`Unready`].
+    pub async fn ready(&self) -> Result<(), Unready> {
         let wanted = MIGRATOR.iter().count();
-        match self.migrations_done().await {
-            Ok(done) if done >= wanted => Ok(()),
-            Ok(_) => Err("the schema is older than this release: run `apptlock migrate`".into()),
-            Err(fault) if fault.no_schema() => {
-                Err("the database has no schema: run `apptlock migrate`".into())
-            }
-            Err(StoreError::NoAnswer) => Err("PostgreSQL does not answer".into()),
-            Err(_) => Err("PostgreSQL is not available".into()),
-        }
+        Err(match self.look().await {
+            Ok((_, true)) => Unready::ReadOnly,
+            Ok((done, false)) if done >= wanted => return Ok(()),
+            Ok(_) => Unready::OldSchema,
+            Err(fault) if fault.no_schema() => Unready::NoSchema,
+            Err(StoreError::NoAnswer) => Unready::Silent,
+            Err(_) => Unready::Away,
+        })
     }
 
     /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what

@@ -26,8 +26,8 @@ use crate::replica::{Replica, cpu, memory};
 
 /// Requests a second, beside the cursors.
 const REQUESTS: u64 = 20;
-/// Between two scrapes.
-const SCRAPE: Duration = Duration::from_secs(5);
+/// Between two scrapes, as Prometheus is often set.
+const SCRAPE: Duration = Duration::from_secs(15);
 
 /// What is compared, and for how long.
 #[derive(Debug, Args)]

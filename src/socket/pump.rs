@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Counter;
 use socketioxide::extract::SocketRef;
 use socketioxide::{BroadcastError, SendError, SocketError, SocketIo};
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ use crate::rooms::{Event, Outlet, Showing};
 use crate::store::Clock;
 use crate::telemetry::{self, TRACE};
 
+/// The event that there are many of.
+const UPDATE: &str = "cursor-update";
 /// Between two attempts to hand a late socket what it missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -34,6 +37,7 @@ pub async fn pump(
     stop: CancellationToken,
 ) {
     let mut late = Late::default();
+    let cursors = metrics::counter!(telemetry::EVENTS_OUT, "event" => UPDATE);
     let mut again = tokio::time::interval(AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -55,7 +59,10 @@ pub async fn pump(
                 (ticket.let_in)(&state);
             }
             Some(Outlet::Change(showing)) => emit(&io, &clock, &mut late, showing),
-            Some(Outlet::Cursors(room, events)) => show(&io, &room, &events).await,
+            Some(Outlet::Cursors(room, events)) => {
+                count_cursors(&cursors, &events);
+                show(&io, &room, &events).await;
+            }
         }
     }
 }
@@ -88,6 +95,15 @@ fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, showing: Showing) {
     }
 }
 
+/// Counts cursors, and keeps the counter at hand because there are so many.
+fn count_cursors(counter: &Counter, events: &[Event]) {
+    let updates = events.iter().filter(|event| event.name == UPDATE).count();
+    counter.increment(updates as u64);
+    for event in events.iter().filter(|event| event.name != UPDATE) {
+        metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
+    }
+}
+
 async fn show(io: &SocketIo, room: &RoomId, events: &[Event]) {
     let name = room.name();
     for event in events {
@@ -95,7 +111,6 @@ async fn show(io: &SocketIo, room: &RoomId, events: &[Event]) {
         if let Some(socket) = &event.except {
             to = to.except(socket.to_string());
         }
-        metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
         if let Err(BroadcastError::Socket(faults)) = to.emit(event.name, &*event.payload).await {
             let full = |fault: &&SocketError| matches!(fault, SocketError::InternalChannelFull);
             let full = faults.iter().filter(full).count() as u64;

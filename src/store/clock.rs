@@ -19,6 +19,16 @@ struct Reading {
     took: Duration,
 }
 
+impl Reading {
+    /// Whether a new one is to be believed instead: it was quicker, this one is old, or it is of another clock,
+    /// since the two cannot both be right.
+    fn is_worse(&self, now: OffsetDateTime, at: Instant, took: Duration) -> bool {
+        let should_be = self.now + at.saturating_duration_since(self.at);
+        let apart = (now - should_be).unsigned_abs();
+        took <= self.took || self.at.elapsed() > WHILE || apart > self.took + took
+    }
+}
+
 /// PostgreSQL's clock. Clones show the same.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(
@@ -31,12 +41,9 @@ impl Clock {
     pub(super) fn set(&self, now: OffsetDateTime, asked: Instant) {
         let took = asked.elapsed();
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reading.is_none_or(|old| took <= old.took || old.at.elapsed() > WHILE) {
-            *reading = Some(Reading {
-                now,
-                at: asked + took / 2,
-                took,
-            });
+        let at = asked + took / 2;
+        if reading.is_none_or(|old| old.is_worse(now, at, took)) {
+            *reading = Some(Reading { now, at, took });
         }
     }
 
@@ -64,12 +71,15 @@ mod tests {
         clock.set(then, Instant::now());
         let known = clock.since(then).unwrap();
         assert!(known < Duration::from_millis(100), "{known:?}");
-        // Slow, and an hour off.
-        clock.set(
-            then + Duration::from_secs(3600),
-            Instant::now() - Duration::from_secs(1),
-        );
-        assert!(clock.since(then).unwrap() < Duration::from_secs(1));
+        // Slow, and off by less than it took.
+        let second = Duration::from_secs(1);
+        clock.set(then + second / 2, Instant::now() - second);
+        assert!(clock.since(then).unwrap() < second / 4);
+        // Slow, and off by more than that: another clock.
+        clock.set(then + 60 * second, Instant::now() - second);
+        assert!(clock.since(then).unwrap() > 59 * second);
+        clock.set(then, Instant::now() - second / 2);
+        assert!(clock.since(then).unwrap() < second);
         assert_eq!(
             clock.since(then + Duration::from_secs(60)),
             Some(Duration::ZERO)

@@ -93,8 +93,6 @@ pub struct Pool {
 pub(super) struct Connections {
     pool: managed::Pool<Maker>,
     pooler: Pooler,
-    /// Whether these are for duties, which come on time: by them it is known whether PostgreSQL is there.
-    duty: bool,
     /// Whether the outcome of a statement is not known.
     doubt: Arc<AtomicBool>,
 }
@@ -119,7 +117,7 @@ impl Drop for InUse {
 
 impl Connections {
     /// At most `most` of them, none yet.
-    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize, duty: bool) -> Self {
+    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize) -> Self {
         let options = options.application_name("apptlock");
         let options = match pooler {
             Pooler::None => options,
@@ -136,7 +134,6 @@ impl Connections {
         Self {
             pool,
             pooler,
-            duty,
             doubt: Arc::default(),
         }
     }
@@ -175,16 +172,9 @@ impl Connections {
             )
         };
         let outcome = self.run(ask).instrument(span.clone()).await;
-        let up = match &outcome {
-            Ok(_) => true,
-            Err(fault) => {
-                span.record("otel.status_code", "ERROR");
-                metrics::counter!(telemetry::DATABASE_ERRORS).increment(1);
-                fault.was_an_answer()
-            }
-        };
-        if self.duty {
-            metrics::gauge!(telemetry::DATABASE_UP).set(if up { 1.0 } else { 0.0 });
+        if outcome.is_err() {
+            span.record("otel.status_code", "ERROR");
+            metrics::counter!(telemetry::DATABASE_ERRORS).increment(1);
         }
         outcome
     }
@@ -233,6 +223,7 @@ impl Connections {
         metrics::histogram!(telemetry::DATABASE_WAIT).record(since.elapsed().as_secs_f64());
         match got {
             Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(PoolError::Closed)) => Err(StoreError::NoConnection),
             Ok(Err(PoolError::Backend(error))) => Err(StoreError::Unavailable(error)),
             Ok(Err(_)) | Err(_) => {
                 metrics::counter!(telemetry::DATABASE_TIMEOUTS).increment(1);

@@ -33,9 +33,13 @@ type Discreet = FilterFn<fn(&Metadata<'_>) -> bool>;
 /// # Errors
 /// A sentence about the filter, where it is not one.
 pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet), String> {
-    // fred's warnings repeat what is said here, and sqlx tells unknown parameters of DATABASE_URL with their
-    // values. Whoever names them gets them.
-    let quiet = ["fred=error", "sqlx_postgres::options=off"];
+    // fred's warnings and PostgreSQL's notices repeat what is said here, and sqlx tells unknown parameters of
+    // DATABASE_URL with their values. Whoever names them gets them.
+    let quiet = [
+        "fred=error",
+        "sqlx_postgres::options=off",
+        "sqlx::postgres::notice=error",
+    ];
     let unnamed = quiet.into_iter().filter(|directive| {
         let library = directive.split(['=', ':']).next().unwrap_or_default();
         !wanted.contains(library)
@@ -48,20 +52,14 @@ pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet
     Ok((filter, FilterFn::new(is_discreet)))
 }
 
-/// These libraries show what clients send, tokens too, below info: no filter lets that out. And spans are ours.
+/// Below info libraries show what they send and get, tokens and passwords too: no filter lets that out. And
+/// spans are ours.
 fn is_discreet(it: &Metadata<'_>) -> bool {
-    let shows = [
-        "socketioxide",
-        "engineioxide",
-        "tungstenite",
-        "tokio_tungstenite",
-        "hyper",
-    ];
     if it.is_span() {
         return it.target() == TARGET;
     }
     let library = it.target().split("::").next().unwrap_or_default();
-    *it.level() <= Level::INFO || !shows.contains(&library)
+    *it.level() <= Level::INFO || library == "apptlock"
 }
 
 /// The layer that writes the log.

@@ -144,7 +144,7 @@ metrics! {
         "Rooms that reconcile found behind PostgreSQL: an upper bound of the messages lost";
 
     DATABASE_UP: Gauge "apptlock_database_up", Count,
-        "Whether PostgreSQL carried out this replica's last duty: 1 or 0";
+        "Whether PostgreSQL let this replica in, answered, and can be written to, at the last look: 1 or 0";
     DATABASE_CONNECTIONS: Gauge "apptlock_database_connections", Count,
         "Connections to PostgreSQL, by state",
         "state" in ["busy", "idle"];

@@ -13,19 +13,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use opentelemetry::KeyValue;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HeaderExtractor, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter as Otlp, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter,
+    SpanProcessor,
+};
 use tracing::{Span, Subscriber, info, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::Layer;
@@ -37,6 +41,8 @@ use super::metrics::TRACES_LOST;
 pub const TARGET: &str = "apptlock::trace";
 /// How long the collector may take for a batch.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Spans that wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise.
+const QUEUE: usize = 2048;
 /// The name under which a trace goes on, over HTTP and in tests.
 const TRACEPARENT: &str = "traceparent";
 
@@ -91,10 +97,28 @@ pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> 
         .with_attribute(KeyValue::new("service.instance.id", traces.replica.clone()))
         .with_attributes(name_of(traces).map(|name| KeyValue::new("service.name", name)))
         .build();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let exporter = Telling {
+        exporter,
+        away: AtomicBool::new(false),
+        waiting: waiting.clone(),
+    };
+    let most = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+    let most = most
+        .and_then(|most| most.parse().ok())
+        .filter(|most| *most > 0);
+    let most = most.unwrap_or(QUEUE);
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(most)
+        .build();
+    let batching = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(batches)
+        .build();
     Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(Telling {
-            exporter,
-            away: AtomicBool::new(false),
+        .with_span_processor(Bounded {
+            batching,
+            waiting,
+            most,
         })
         .with_sampler(traces.sampler.clone())
         .with_resource(resource)
@@ -159,16 +183,68 @@ pub fn sent_along(span: &Span) -> Option<String> {
     })
 }
 
+/// An error with all that led to it.
+fn why(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Hands spans to the collector, and tells when it is gone and when it is back.
 #[derive(Debug)]
 struct Telling {
     exporter: Otlp,
     away: AtomicBool,
+    /// Spans that wait for their batch.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Gathers batches, and counts what there is no room for: the library drops it without a word.
+#[derive(Debug)]
+struct Bounded {
+    batching: BatchSpanProcessor,
+    waiting: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl SpanProcessor for Bounded {
+    fn on_start(&self, span: &mut opentelemetry_sdk::trace::Span, context: &Context) {
+        self.batching.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if !span.span_context.is_sampled() {
+            return;
+        }
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            metrics::counter!(TRACES_LOST).increment(1);
+            return;
+        }
+        self.batching.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batching.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batching.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batching.set_resource(resource);
+    }
 }
 
 impl SpanExporter for Telling {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len() as u64;
+        self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let outcome = self.exporter.export(batch).await;
         match &outcome {
             Ok(()) => {
@@ -179,7 +255,11 @@ impl SpanExporter for Telling {
             Err(error) => {
                 metrics::counter!(TRACES_LOST).increment(count);
                 if !self.away.swap(true, Ordering::Relaxed) {
-                    warn!(%error, "the collector of traces does not take spans; dropping them until it does");
+                    let error = why(error);
+                    warn!(
+                        error,
+                        "the collector of traces does not take spans; dropping them until it does"
+                    );
                 }
             }
         }
