@@ -35,11 +35,7 @@ type Discreet = FilterFn<fn(&Metadata<'_>) -> bool>;
 pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet), String> {
     // fred's warnings and PostgreSQL's notices repeat what is said here, and sqlx tells unknown parameters of
     // DATABASE_URL with their values. Whoever names them gets them.
-    let quiet = [
-        "fred=error",
-        "sqlx_postgres::options=off",
-        "sqlx::postgres::notice=error",
-    ];
+    let quiet = ["fred=error", "sqlx_postgres::options=off", "sqlx=error"];
     let unnamed = quiet.into_iter().filter(|directive| {
         let library = directive.split(['=', ':']).next().unwrap_or_default();
         !wanted.contains(library)

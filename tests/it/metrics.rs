@@ -49,7 +49,7 @@ async fn becomes(replica: &Replica, begins: &str, wanted: f64) {
 
 #[tokio::test]
 async fn each_metric_says_what_happened() {
-    let stack = Stack::start(2, &[("LOCK_TTL", "2s"), ("MAX_SOCKETS", "77")]).await;
+    let stack = Stack::start(2, &[("LOCK_TTL", "6s"), ("MAX_SOCKETS", "77")]).await;
     let leader = &stack.replicas[stack.leader().await];
     let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
     let (id, route) = (fresh("counted"), "/api/appointments/{id}/acquire-lock");
@@ -408,4 +408,113 @@ async fn prometheus_finds_all_that_the_dashboard_and_the_alerts_ask_for() {
     assert!(rules.len() > 15, "{rules:?}");
     let bad: Vec<_> = rules.iter().filter(|(_, health)| health != "ok").collect();
     assert!(bad.is_empty(), "{bad:?}");
+}
+
+/// PostgreSQL that lets nobody in, or that cannot be written to, is of as little use as one that is away.
+#[tokio::test]
+async fn a_database_that_refuses_or_only_reads_counts_as_away() {
+    let mut stack = Stack::empty(&[]).await;
+    let name = stack.database.rsplit('/').next().unwrap().to_owned();
+    let role = format!("r{name}");
+    let grants = format!(
+        "create role {role} login; grant all on all tables in schema public to {role}; grant execute on all functions in schema public to {role}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grants))
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let url = stack
+        .database
+        .replace("://apptlock@", &format!("://{role}@"));
+    stack.add_with(&[("DATABASE_URL", &url)]).await;
+    let replica = &stack.replicas[0];
+    becomes(replica, "apptlock_database_up ", 1.0).await;
+    let end_all =
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'");
+    for (breaks, mends, reason) in [
+        ("nologin", "login", "PostgreSQL is not available"),
+        (
+            "set default_transaction_read_only = on",
+            "reset default_transaction_read_only",
+            "PostgreSQL is read-only: DATABASE_URL must lead to the primary",
+        ),
+    ] {
+        let broken = format!("alter role {role} {breaks}; {end_all}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(broken))
+            .execute(&stack.pool)
+            .await
+            .unwrap();
+        becomes(replica, "apptlock_database_up ", 0.0).await;
+        becomes(replica, "apptlock_ready ", 0.0).await;
+        // Steadily: who asks something else meanwhile changes nothing.
+        for _ in 0..20 {
+            assert_eq!(series(replica, "apptlock_database_up ").await, 0.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let url = format!("{}/readyz", replica.management);
+        let ready = replica.client.get(url).send().await.unwrap();
+        assert_eq!(ready.json::<Value>().await.unwrap()["reason"], reason);
+        let mended = format!("alter role {role} {mends}; {end_all}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(mended))
+            .execute(&stack.pool)
+            .await
+            .unwrap();
+        becomes(replica, "apptlock_database_up ", 1.0).await;
+        becomes(replica, "apptlock_ready ", 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_that_hung_up_had_asked_for_is_counted() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("hung-up");
+    replica.acquire(&id, "ann").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("select 1 from appointment_lock where appointment_id = $1 for update")
+        .bind(&id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let url = format!("{}/api/appointments/{id}/release-lock", replica.url);
+    let asked = replica.client.delete(url).json(&json!({ "userId": "ann" }));
+    let hangs_up = asked.timeout(Duration::from_millis(300)).send().await;
+    assert!(hangs_up.unwrap_err().is_timeout());
+    held.commit().await.unwrap();
+    let route = "route=\"/api/appointments/{id}/release-lock\",status=\"499\"}";
+    becomes(
+        replica,
+        &format!("apptlock_http_requests_total{{method=\"DELETE\",{route}"),
+        1.0,
+    )
+    .await;
+    let released = "apptlock_lock_operations_total{operation=\"release\",outcome=\"ok\"}";
+    becomes(replica, released, 1.0).await;
+    becomes(replica, "apptlock_http_requests_in_flight ", 0.0).await;
+}
+
+/// An outage is some lines, not one for everybody who comes.
+#[tokio::test]
+async fn an_outage_does_not_flood_the_log() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    replica.acquire(&fresh("due"), "ann").await;
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    let since = Instant::now();
+    let broken = "alter table lock_history rename to elsewhere; update appointment_lock set expires_at = clock_timestamp()";
+    sqlx::raw_sql(broken).execute(&stack.pool).await.unwrap();
+    replica.acquire(&fresh("wakes"), "ann").await;
+    let gone = "alter table appointment_lock rename to elsewhere_too";
+    sqlx::raw_sql(gone).execute(&stack.pool).await.unwrap();
+    for _ in 0..50 {
+        let refused = socket.ask("subscribe", &json!(fresh("refused"))).await;
+        assert_eq!(refused["code"], "UNAVAILABLE", "{refused}");
+    }
+    replica.await_line("a subscription could not be answered");
+    replica.await_line("could not sweep");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (log, seconds) = (replica.log(), since.elapsed().as_secs() as usize);
+    assert_eq!(log.matches("could not sweep").count(), 1, "{log}");
+    let unanswered = log.matches("a subscription could not be answered").count();
+    assert!(unanswered <= seconds + 1, "{unanswered} in {seconds} s");
 }

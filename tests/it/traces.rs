@@ -241,7 +241,8 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_counts_as_that_until_redis_has_taken_it() {
+async fn what_is_published_counts_as_that_until_redis_has_taken_it_however_slow_it_is() {
+    // There and back: longer than the pause between two probes.
     let slow = Duration::from_millis(200);
     let redis = (Ipv4Addr::LOCALHOST, servers().redis.port);
     let proxy = Proxy::start(redis).await.unwrap();
@@ -259,4 +260,45 @@ async fn what_is_published_counts_as_that_until_redis_has_taken_it() {
         .await;
     let took = Duration::from_nanos(publish.end - publish.start);
     assert!(took >= slow, "{took:?}");
+}
+
+/// A collector that takes connections and never answers: what does not fit into the queue is counted too, a stop
+/// does not wait for ever, and what the collector is told stays out of the log at every level.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_costs_spans_that_are_counted_and_holds_up_no_stop() {
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", hangs.local_addr().unwrap());
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=Bearer%20geheim".to_owned(),
+        ),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "16".to_owned()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+    ];
+    let mut stack = traced(1, &settings, &[("RUST_LOG", "trace")]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("hangs");
+    for _ in 0..60 {
+        replica.acquire(&id, "ann").await;
+    }
+    let mut socket = Socket::connect(replica, auth("ann")).await;
+    socket.ask("subscribe", &json!({})).await;
+    // Four spans each, of which no more than 16 wait and a batch is on its way.
+    assert!(replica.metric("apptlock_spans_lost_total").await > 60.0);
+    let since = std::time::Instant::now();
+    replica.signal("TERM");
+    let status = stack.replicas[0].await_end(crate::support::PATIENCE);
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        since.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        since.elapsed()
+    );
+    let log = stack.replicas[0].log();
+    assert!(log.contains("an event was refused"), "no line below info");
+    for secret in ["geheim", "67656865696d"] {
+        assert!(!log.contains(secret));
+    }
 }

@@ -127,16 +127,15 @@ impl Publisher {
                 () = tokio::time::sleep_until(probed + pause) => {}
                 _ = queue.recv_many(&mut batch, PIPELINE) => {}
             }
-            if leaving {
-                // What was announced before the stop still goes out.
-                while batch.len() < PIPELINE
-                    && let Ok(message) = queue.try_recv()
-                {
-                    batch.push(message);
-                }
-                if batch.is_empty() {
-                    break true;
-                }
+            // Whatever it was that woke this: where Redis takes longer than the pause between two probes, it is
+            // always time for a probe; and what was announced before a stop still goes out.
+            while batch.len() < PIPELINE
+                && let Ok(message) = queue.try_recv()
+            {
+                batch.push(message);
+            }
+            if leaving && batch.is_empty() {
+                break true;
             }
             let probe = probed.elapsed() >= pause;
             if probe {
