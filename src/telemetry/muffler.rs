@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets one line a second through, and counts the others.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Muffler {
     /// When a line was let through, and how many were not since. A std mutex: held for a look, never across an
     /// await.
