@@ -21,7 +21,7 @@ use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleR
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span, debug, info_span};
 
 use super::ask::Ask;
 use super::{StoreError, sql};
@@ -199,8 +199,10 @@ impl Connections {
         };
         let since = Instant::now();
         let done = tokio::time::timeout(STATEMENT, work).await;
+        let took = since.elapsed();
         metrics::histogram!(telemetry::DATABASE_DURATION, "statement" => name)
-            .record(since.elapsed().as_secs_f64());
+            .record(took.as_secs_f64());
+        debug!(statement = name, ?took, "PostgreSQL was asked");
         let fault = match done {
             Ok(Ok(rows)) => {
                 used.give_back();

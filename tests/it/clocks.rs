@@ -56,7 +56,7 @@ impl Clock {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             // Its name in older releases.
             ("DONT_FAKE_MONOTONIC", "1"),
-            ("RUST_LOG", "info,sqlx::query=debug"),
+            ("RUST_LOG", "info,apptlock=debug"),
         ];
         settings.extend(self.preload.iter().map(|(k, v)| (*k, v.as_str())));
         let pid = stack.add_with(&settings).await.pid();
