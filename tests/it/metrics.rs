@@ -56,6 +56,7 @@ async fn each_metric_says_what_happened() {
     let mut far = Socket::connect(there, auth("far")).await;
     near.subscribe(&id).await;
     far.subscribe(&id).await;
+    there.compares_no_more().await;
 
     assert_eq!(here.acquire(&id, "ann").await.status, 201);
     assert_eq!(here.acquire(&id, "ben").await.status, 409);

@@ -65,27 +65,12 @@ async fn watcher(replica: &Replica, id: &str) -> Socket {
     socket
 }
 
-/// A replica that has just started compares its rooms with PostgreSQL. Where that finds a change before the bus
-/// has brought it, it is shown all the same, but is no part of its trace.
-async fn compares_no_more(replica: &Replica) {
-    let mut passes = -1.0;
-    loop {
-        let now = replica.metric("apptlock_reconcile_passes_total").await;
-        if now == passes {
-            return;
-        }
-        passes = now;
-        // Twice as long as between two looks at what others could not announce.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
 /// The whole way: each span has the right parent, kind, replica and attributes, and lies within its time.
 async fn goes_all_the_way(collector: &Collector, stack: &Stack) {
     let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
     let id = fresh("traced");
     let mut sockets = [watcher(here, &id).await, watcher(there, &id).await];
-    compares_no_more(there).await;
+    there.compares_no_more().await;
     let caller = Caller::new();
     assert_eq!(caller.acquires(here, &id, "01").await, 201);
     for socket in &mut sockets {
@@ -165,7 +150,7 @@ async fn what_is_not_sampled_and_what_is_a_cursor_goes_nowhere() {
     let id = fresh("unsampled");
     let mut near = watcher(here, &id).await;
     let mut far = watcher(there, &id).await;
-    compares_no_more(there).await;
+    there.compares_no_more().await;
     let (not, nobody, last) = (Caller::new(), "ben", Caller::new());
     assert_eq!(not.acquires(here, &id, "00").await, 201);
     assert_eq!(here.acquire(&id, nobody).await.status, 409);
