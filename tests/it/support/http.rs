@@ -190,7 +190,7 @@ impl Replica {
             }
             passes = now;
             // Twice as long as between two looks at what others could not announce.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
     }
 }
