@@ -51,6 +51,11 @@ NOTES.txt instead.
 {{- range list "JWT_SECRET" "JWT_PUBLIC_KEY" "JWT_JWKS_URL" }}
 {{- $extra = print $extra (include "apptlock.mayBeExtra" (list $ .)) }}
 {{- end }}
+{{- range .Values.extraEnv }}
+{{- if and (gt (int $keys) 0) (has .name (list "JWT_SECRET" "JWT_PUBLIC_KEY" "JWT_JWKS_URL")) }}
+{{- fail (printf "extraEnv: has %s, and jwt has a key too; set one of them" .name) }}
+{{- end }}
+{{- end }}
 {{- if and (eq (int $keys) 0) (not $extra) }}
 {{- fail "jwt: there is no key to check tokens with; set one of jwt.secret, jwt.publicKey, jwt.jwksUrl and jwt.existingSecret.name, or config.auth.mode to trusted behind a back end that has checked its users" }}
 {{- end }}
@@ -79,6 +84,27 @@ NOTES.txt instead.
 {{- end }}
 {{- if and .Values.config.tracing.enabled (not (or .Values.config.tracing.endpoint .Values.config.tracing.tracesEndpoint (include "apptlock.mayBeExtra" (list . "OTEL_EXPORTER_OTLP_ENDPOINT")) (include "apptlock.mayBeExtra" (list . "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")))) }}
 {{- fail "config.tracing: is enabled and has no endpoint; set config.tracing.endpoint" }}
+{{- end }}
+{{- /* What the chart works out from these, such as ports, probes and the grace period, would not follow. */}}
+{{- range .Values.extraEnv }}
+{{- if has .name (list "LISTEN_ADDR" "MANAGEMENT_ADDR" "DRAIN_DELAY" "DRAIN_TIME" "AUTH_MODE") }}
+{{- fail (printf "extraEnv: %s is the chart's own; set containerPorts, config.listenAddress, config.drain or config.auth.mode instead" .name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (eq .Values.ingress.preset "gke") .Values.ingress.className (not (hasKey .Values.ingress.annotations "kubernetes.io/ingress.class")) }}
+{{- fail "ingress.className: GKE's controller leaves an Ingress alone that has one; leave it empty, and set the annotation kubernetes.io/ingress.class: gce" }}
+{{- end }}
+{{- range list (list "config.lock.ttl" .Values.config.lock.ttl 1000 86400000) (list "config.cursor.interval" .Values.config.cursor.interval 10 5000) (list "config.drain.delay" .Values.config.drain.delay 0 60000) (list "config.drain.time" .Values.config.drain.time 0 120000) }}
+{{- $is := include "apptlock.milliseconds" (index . 1) | int64 }}
+{{- if or (lt $is (index . 2 | int64)) (gt $is (index . 3 | int64)) }}
+{{- fail (printf "%s: %s is out of bounds; write %dms to %dms" (index . 0) (index . 1) (index . 2) (index . 3)) }}
+{{- end }}
+{{- end }}
+{{- if or (hasPrefix "127." .Values.config.listenAddress) (eq "::1" .Values.config.listenAddress) (eq "[::1]" .Values.config.listenAddress) }}
+{{- fail "config.listenAddress: nobody outside the pod reaches that, probes neither; write 0.0.0.0, or [::]" }}
+{{- end }}
+{{- if and .Values.autoscaling.enabled .Values.autoscaling.targetCPUUtilizationPercentage (not (dig "requests" "cpu" "" (.Values.resources | default dict))) }}
+{{- fail "autoscaling.targetCPUUtilizationPercentage: is a share of resources.requests.cpu, which is not set" }}
 {{- end }}
 {{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) }}
 {{- fail "gateway.parentRefs: is empty; name the gateway that the route is attached to" }}

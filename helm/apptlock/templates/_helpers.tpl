@@ -176,8 +176,12 @@ the hook is another one.
   value: {{ $.Values.config.log.format | quote }}
 - name: RUST_LOG
   value: {{ $.Values.config.log.filter | quote }}
-{{- with $.Values.extraEnv }}
-{{ toYaml . }}
+{{- /* A database of the migrations' own is not covered by one for all. */}}
+{{- $own := or $.Values.migrations.database.url $.Values.migrations.database.existingSecret.name }}
+{{- range $.Values.extraEnv }}
+{{- if not (and $own (eq .name "DATABASE_URL")) }}
+{{ toYaml (list .) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -19,7 +19,6 @@ nginx.ingress.kubernetes.io/proxy-read-timeout: {{ $idle | quote }}
 nginx.ingress.kubernetes.io/proxy-send-timeout: {{ $idle | quote }}
 {{- else if eq .Values.ingress.preset "haproxy" }}
 # HAProxy Technologies' controller. How long a WebSocket may be silent is set for all, in its ConfigMap: an hour.
-haproxy.org/cookie-persistence: {{ $cookie | quote }}
 haproxy.org/timeout-server: {{ printf "%ds" $idle | quote }}
 # The community's controller.
 haproxy-ingress.github.io/affinity: cookie
@@ -54,6 +53,9 @@ traefik.ingress.kubernetes.io/service.sticky.cookie.samesite: lax
 {{- if .Values.ingress.tls }}
 traefik.ingress.kubernetes.io/service.sticky.cookie.secure: "true"
 {{- end }}
+{{- else if eq .Values.ingress.preset "haproxy" }}
+# HAProxy Technologies' controller reads it from the service alone.
+haproxy.org/cookie-persistence: {{ .Values.ingress.cookieName | quote }}
 {{- else if eq .Values.ingress.preset "gke" }}
 # Container-native balancing: straight to the pods.
 cloud.google.com/neg: '{"ingress": true}'
