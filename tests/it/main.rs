@@ -23,6 +23,7 @@ mod pooler;
 mod rest;
 mod rolling;
 mod rooms;
+mod scrape;
 mod simulation;
 mod storms;
 mod support;
