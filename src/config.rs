@@ -6,6 +6,7 @@
 mod auth;
 mod database;
 mod limits;
+mod otel;
 mod parse;
 mod telemetry;
 

@@ -25,7 +25,7 @@ use tracing::{Span, debug, info_span, warn};
 use crate::bus::{Bus, BusEvent};
 use crate::domain::lease::Change;
 use crate::protocol::{Envelope, Message};
-use crate::rooms::Rooms;
+use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, TRACE};
 
@@ -120,9 +120,12 @@ impl Replication {
                         span
                     }
                 };
-                if !span.in_scope(|| self.rooms.hear(&change)) {
-                    return "stale";
-                }
+                return match span.in_scope(|| self.rooms.hear(&change)) {
+                    Outcome::Shown => "shown",
+                    Outcome::Stale => "stale",
+                    Outcome::NoRoom => "no_room",
+                    Outcome::Full => "full",
+                };
             }
             Message::Cursors { room, frames } => {
                 peers.point(&envelope.from, &room, &frames);
@@ -238,7 +241,7 @@ impl Replication {
         let seen = self.rooms.seen_versions();
         for chunk in seen.chunks(CHUNK) {
             for state in self.store.newer(chunk).await? {
-                if self.rooms.observe(&Change::from(state)) {
+                if self.rooms.observe(&Change::from(state)) == Outcome::Shown {
                     metrics::counter!(telemetry::REPAIRS).increment(1);
                 }
             }

@@ -72,6 +72,19 @@ pub struct Showing {
     pub decided_afar: Option<OffsetDateTime>,
 }
 
+/// What became of a change in the rooms here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was news, and its room shows it.
+    Shown,
+    /// The room has seen this version, or a newer one.
+    Stale,
+    /// This replica does not keep the room, or no longer: the bus may bring a last message late.
+    NoRoom,
+    /// It was news, and the outlet full: reconcile will show it.
+    Full,
+}
+
 /// What the pump hands to the sockets, in this order.
 pub enum Outlet {
     /// A change of a lock: no socket of the room may miss the newest.
@@ -196,25 +209,25 @@ impl Rooms {
         (most - self.outlet.capacity(), most)
     }
 
-    /// A change was committed: shows it, if it is news. Returns whether it was.
-    pub fn observe(&self, change: &Change) -> bool {
+    /// A change was committed: shows it, if it is news.
+    pub fn observe(&self, change: &Change) -> Outcome {
         self.show(change, None)
     }
 
     /// The same of a change that another replica told of.
-    pub fn hear(&self, change: &Change) -> bool {
+    pub fn hear(&self, change: &Change) -> Outcome {
         self.show(change, Some(change.state.now))
     }
 
-    fn show(&self, change: &Change, decided_afar: Option<OffsetDateTime>) -> bool {
+    fn show(&self, change: &Change, decided_afar: Option<OffsetDateTime>) -> Outcome {
         let state = &change.state;
         let mut rooms = self.rooms();
         let Some(room) = rooms.get_mut(&state.room) else {
-            return false;
+            return Outcome::NoRoom;
         };
         if let Some(seen) = &room.seen {
             let Some(turn) = turn(&seen.state, state) else {
-                return false;
+                return Outcome::Stale;
             };
             if room.members > 0 {
                 let showing = Showing {
@@ -226,7 +239,7 @@ impl Rooms {
                 if self.outlet.try_send(Outlet::Change(showing)).is_err() {
                     metrics::counter!(telemetry::OUTLET_FULL).increment(1);
                     self.behind.notify_one();
-                    return false;
+                    return Outcome::Full;
                 }
             }
         }
@@ -234,7 +247,7 @@ impl Rooms {
             state: state.clone(),
             at: Instant::now(),
         });
-        true
+        Outcome::Shown
     }
 
     /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::jwk::Jwk;
+use serde::Deserialize;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
@@ -137,13 +138,27 @@ fn get(url: &str) -> Result<HashMap<String, Key>, String> {
     read(&text)
 }
 
-/// The keys of a set that can be used. Those of a kind that this release does not know are left out.
+/// A set whose keys may be of kinds that this release does not know.
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
+
+/// The keys of a set that can be used. The others are left out (RFC 7517, 5): one that is new to this release
+/// must not cost those that are not.
 fn read(text: &str) -> Result<HashMap<String, Key>, String> {
-    let set: JwkSet = serde_json::from_str(text).map_err(|_| "it is not a JWK set".to_owned())?;
-    let keys: HashMap<String, Key> = set
+    let set: Set = serde_json::from_str(text).map_err(|_| "it is not a JWK set".to_owned())?;
+    let jwks = set
         .keys
-        .iter()
-        .filter_map(|jwk| Some((jwk.common.key_id.clone().unwrap_or_default(), Key::of(jwk)?)))
+        .into_iter()
+        .filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
+    let keys: HashMap<String, Key> = jwks
+        .filter_map(|jwk| {
+            Some((
+                jwk.common.key_id.clone().unwrap_or_default(),
+                Key::of(&jwk)?,
+            ))
+        })
         .collect();
     if keys.is_empty() {
         return Err("it has no key that can be used".into());
@@ -162,7 +177,8 @@ mod tests {
         let ed =
             r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#;
         let set = format!(
-            r#"{{"keys":[{ed},"kid":"sig","use":"sig"}},{ed},"kid":"enc","use":"enc"}}]}}"#
+            r#"{{"keys":[{ed},"kid":"sig","use":"sig"}},{ed},"kid":"enc","use":"enc"}},
+                {{"kty":"AKP","kid":"new","alg":"ML-DSA-44","pub":"AA"}},{{"kid":7}},null]}}"#
         );
         let keys = read(&set).unwrap();
         assert_eq!(keys.keys().collect::<Vec<_>>(), ["sig"]);

@@ -1,10 +1,11 @@
-//! The settings of metrics and traces. Those of traces are OpenTelemetry's own; what is not read here, such as
-//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_BSP_*`, its library reads.
+//! The settings of metrics and traces. Those of traces are OpenTelemetry's own; what its library reads by itself,
+//! such as `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_BSP_*`, is only checked, by `otel`.
 
 use clap::Args;
 use opentelemetry_sdk::trace::Sampler;
 
 use super::BadSetting;
+use super::otel;
 use super::parse::given;
 use crate::telemetry::{Carrier, Traces};
 
@@ -49,6 +50,15 @@ pub struct TelemetryArgs {
     )]
     pub otel_exporter_otlp_protocol: Option<String>,
 
+    /// The same for traces alone [default: OTEL_EXPORTER_OTLP_PROTOCOL].
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        hide_env_values = true,
+        value_name = "PROTOCOL"
+    )]
+    pub otel_exporter_otlp_traces_protocol: Option<String>,
+
     /// What this service is called in traces [default: apptlock].
     #[arg(
         long,
@@ -91,6 +101,8 @@ pub struct TelemetryArgs {
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
 
 impl TelemetryArgs {
     /// Whether metrics are kept.
@@ -129,14 +141,19 @@ impl TelemetryArgs {
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
             return Err(bad());
         }
-        let carrier = match set(&self.otel_exporter_otlp_protocol).as_deref() {
+        let wanted = otel::check(|variable| std::env::var(variable).ok())?;
+        let (named_by, protocol) = match set(&self.otel_exporter_otlp_traces_protocol) {
+            Some(protocol) => (TRACES_PROTOCOL, Some(protocol)),
+            None => (PROTOCOL, set(&self.otel_exporter_otlp_protocol)),
+        };
+        let carrier = match protocol.as_deref() {
             Some("grpc") => Carrier::Grpc,
             Some("http/protobuf") => Carrier::Http,
             None if url.port_u16() == Some(4317) => Carrier::Grpc,
             None => Carrier::Http,
             Some(other) => {
                 return Err(BadSetting::new(
-                    "OTEL_EXPORTER_OTLP_PROTOCOL",
+                    named_by,
                     format!("\"{other}\" is not available"),
                     "write grpc or http/protobuf",
                 ));
@@ -154,7 +171,7 @@ impl TelemetryArgs {
             service: set(&self.otel_service_name),
             replica: replica.to_owned(),
         };
-        Ok(Some(traces).filter(|_| !disabled))
+        Ok(Some(traces).filter(|_| wanted && !disabled))
     }
 
     fn sampler(&self) -> Result<Sampler, BadSetting> {
@@ -247,6 +264,14 @@ mod tests {
             ),
             (
                 vec![
+                    "--otel-exporter-otlp-endpoint=http://c:4318",
+                    "--otel-exporter-otlp-protocol=http/protobuf",
+                    "--otel-exporter-otlp-traces-protocol=grpc",
+                ],
+                at("http://c:4318", Carrier::Grpc),
+            ),
+            (
+                vec![
                     "--otel-exporter-otlp-endpoint=http://c:4317",
                     "--otel-exporter-otlp-traces-endpoint=https://t/x",
                 ],
@@ -278,6 +303,10 @@ mod tests {
             (
                 "--otel-exporter-otlp-protocol=http/json",
                 "OTEL_EXPORTER_OTLP_PROTOCOL: \"http/json\" is not available; write",
+            ),
+            (
+                "--otel-exporter-otlp-traces-protocol=http/json",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: \"http/json\" is not available; write",
             ),
             (
                 "--otel-traces-sampler=xray",

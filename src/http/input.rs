@@ -13,6 +13,7 @@ use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::LengthLimitError;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::Web;
@@ -162,9 +163,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        let malformed = |_| Refusal::new(Code::Malformed, "The query is not percent-encoded UTF-8");
-        let query =
-            Query::<HashMap<String, String>>::try_from_uri(&parts.uri).map_err(malformed)?;
+        let malformed = || Refusal::new(Code::Malformed, "The query is not percent-encoded UTF-8");
+        // The reader of queries leaves what is neither as it is, or puts something else there.
+        let query = parts.uri.query().unwrap_or_default();
+        if !is_percent_encoded(query) || percent_decode_str(query).decode_utf8().is_err() {
+            return Err(malformed().into());
+        }
+        let query = Query::try_from_uri(&parts.uri).map_err(|_| malformed())?;
         Ok(Self(query.0))
     }
 }
@@ -196,8 +201,8 @@ impl Params {
 }
 
 /// Whether each % is followed by two hexadecimal digits.
-fn is_percent_encoded(path: &str) -> bool {
-    path.split('%')
+fn is_percent_encoded(text: &str) -> bool {
+    text.split('%')
         .skip(1)
         .all(|after| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }

@@ -142,6 +142,12 @@ async fn the_leases_in_force_are_listed_by_appointment_for_the_own_tenant() {
         (bad.status, bad.message()),
         (422, "after: must not be empty")
     );
+    for query in ["after=%FF", "after=%ZZ", "after=a%2", "%C3=1"] {
+        let bad = red
+            .send("GET", &format!("/api/locks?{query}"), &Value::Null)
+            .await;
+        assert_eq!((bad.status, bad.code()), (400, "MALFORMED"), "{query}");
+    }
     let user = replica
         .bearing(&token("ann"))
         .send("GET", "/api/locks", &Value::Null)

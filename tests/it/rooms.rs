@@ -11,7 +11,7 @@ use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use apptlock::domain::lease::{Change, LockState, Person};
 use apptlock::protocol::{AcquireBody, from_value};
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outlet, Rooms, Showing, Ticket};
+use apptlock::rooms::{Outcome, Outlet, Rooms, Showing, Ticket};
 use apptlock::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -102,7 +102,8 @@ async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
     rooms.enter(&room).await;
     let read = store.status(&room).await.unwrap();
     // This comes between: whoever is let in after it does not hear it, and nothing would show it later.
-    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
+    let acquired = Change::from(acquire(&store, &room).await);
+    assert_eq!(rooms.observe(&acquired), Outcome::Shown);
     rooms.admit(read, a_ticket()).await;
     assert_eq!(version(outlet.recv().await), ("change", 1));
     assert_eq!(version(outlet.recv().await), ("snapshot", 1));
@@ -124,8 +125,13 @@ async fn what_did_not_fit_the_outlet_is_shown_as_soon_as_it_does() {
         .admit(store.status(&room).await.unwrap(), a_ticket())
         .await;
     assert_eq!(version(outlet.recv().await), ("snapshot", 0));
-    assert!(rooms.observe(&Change::from(acquire(&store, &room).await)));
-    assert!(!rooms.observe(&Change::from(acquire(&store, &room).await)));
+    let acquired = Change::from(acquire(&store, &room).await);
+    assert_eq!(rooms.observe(&acquired), Outcome::Shown);
+    assert_eq!(rooms.observe(&acquired), Outcome::Stale);
+    let renewed = Change::from(acquire(&store, &room).await);
+    assert_eq!(rooms.observe(&renewed), Outcome::Full);
+    let elsewhere = Change::from(acquire(&store, &a_room()).await);
+    assert_eq!(rooms.observe(&elsewhere), Outcome::NoRoom);
     assert_eq!(version(outlet.recv().await), ("change", 1));
     comes_at_once(&mut outlet, 2).await;
 }
