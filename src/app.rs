@@ -30,6 +30,7 @@ use crate::cursors::Cursors;
 use crate::health::{Health, Status};
 use crate::http::{Web, ops};
 use crate::limits::Limits;
+use crate::lines::Farewell;
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
@@ -71,7 +72,7 @@ pub struct App {
     duty: TaskTracker,
     resign: CancellationToken,
     quit: CancellationToken,
-    finish: CancellationToken,
+    farewell: Farewell,
     background: TaskTracker,
     public: JoinHandle<()>,
     managing: JoinHandle<()>,
@@ -136,11 +137,8 @@ impl App {
             config.origins.clone(),
         ));
         let (layer, io) = socket::layer(hub.clone());
-        let (resign, quit, finish) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
+        let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
+        let farewell = Farewell::default();
 
         let duty = TaskTracker::new();
         let (elected, term) = watch::channel(None);
@@ -220,9 +218,9 @@ impl App {
             ))
             .layer(http::cors(&config.origins))
             .layer(middleware::map_response(http::safe_headers));
-        let public = lines::serve(listener, router, finish.clone());
+        let public = lines::serve(listener, router, farewell.clone());
         // Probes are answered to the end.
-        let managing = lines::serve(managing, ops::router(ops), CancellationToken::new());
+        let managing = lines::serve(managing, ops::router(ops), Farewell::default());
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             address,
@@ -240,7 +238,7 @@ impl App {
             duty,
             resign,
             quit,
-            finish,
+            farewell,
             background,
             public,
             managing,
@@ -251,6 +249,7 @@ impl App {
     /// the drain's delay and time, and [`FINISH`].
     pub async fn stop(self) {
         self.health.drain();
+        self.farewell.leave.cancel();
         info!(replica = self.name, "stopping: no longer ready");
         // Balancers ask every now and then: until they have noticed, requests still come.
         tokio::time::sleep(self.drain_delay).await;
@@ -259,7 +258,7 @@ impl App {
         within(end, "giving up the duty", self.duty.wait()).await;
         let close = socket::close(&self.io, &self.hub, self.drain_time);
         within(end, "closing sockets", close).await;
-        self.finish.cancel();
+        self.farewell.finish.cancel();
         within(end, "finishing requests", self.public).await;
         within(end, "writing the last activity", self.activity.finish()).await;
         within(end, "announcing what was committed", self.locks.finish()).await;

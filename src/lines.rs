@@ -9,76 +9,66 @@
 //! ```
 //!
 //! Layer 4. A client that stops reading would otherwise keep its socket's writer for ever, since that one
-//! waits for room and for nothing else. At a stop the listener closes first, then idle connections; requests
-//! under way finish.
+//! waits for room and for nothing else. A stop loses no request that can be had: while it is about to leave, each
+//! answer ends its connection, so that whoever keeps connections open lets go of them; then the listener closes,
+//! those that still waited at it are served, idle connections close, and requests under way finish.
+
+mod wire;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Sleep, sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
+
+use wire::Wire;
+pub use wire::{Line, WeakLine};
 
 /// How long a client may take for the head of a request, the wait for it on an open connection included.
 /// Longer than balancers keep idle connections, so that it is they who close them, and never in the moment in
 /// which they send a request.
 const HEAD: Duration = Duration::from_secs(75);
-/// A client that takes nothing of what is sent for this long is gone.
-const STALLED: Duration = Duration::from_secs(20);
 /// After an accept that failed, for want of file descriptors for example.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How many may wait at the listener: no system lets more of them by default.
+const BACKLOG: usize = 4096;
+/// What a connection that was made as the listener closed may take for the head of its first request.
+const FIRST: Duration = Duration::from_secs(1);
 
-/// A handle to one connection; it is in the extensions of each of its requests.
+/// How serving ends, in this order.
 #[derive(Debug, Clone, Default)]
-pub struct Line(Arc<CancellationToken>);
-
-impl Line {
-    /// Ends it: its reader sees the end at once, what was written before still goes out.
-    pub fn hang_up(&self) {
-        self.0.cancel();
-    }
-
-    /// A handle that does not keep it in memory.
-    pub fn downgrade(&self) -> WeakLine {
-        WeakLine(Arc::downgrade(&self.0))
-    }
+pub struct Farewell {
+    /// From now on each answer ends its connection.
+    pub leave: CancellationToken,
+    /// No further connection, and no further request on one.
+    pub finish: CancellationToken,
 }
 
-/// A handle to a connection that may be gone.
-#[derive(Debug, Clone)]
-pub struct WeakLine(Weak<CancellationToken>);
-
-impl WeakLine {
-    /// The connection, where it is still there.
-    pub fn upgrade(&self) -> Option<Line> {
-        self.0.upgrade().map(Line)
-    }
-}
-
-/// Serves until `finish`, and then until every request under way has been answered.
-pub fn serve(listener: TcpListener, router: Router, finish: CancellationToken) -> JoinHandle<()> {
+/// Serves until the end of the [`Farewell`], and then until every request under way has been answered.
+pub fn serve(listener: TcpListener, router: Router, farewell: Farewell) -> JoinHandle<()> {
     tokio::spawn(async move {
         let lines = TaskTracker::new();
+        let finish = &farewell.finish;
         while let Some(accepted) = finish.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, peer)) => {
-                    lines.spawn(answer(stream, peer, router.clone(), finish.clone()));
+                    lines.spawn(answer(stream, peer, router.clone(), farewell.clone()));
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -87,10 +77,27 @@ pub fn serve(listener: TcpListener, router: Router, finish: CancellationToken) -
                 }
             }
         }
-        drop(listener);
+        for (stream, peer) in still_waiting(listener) {
+            lines.spawn(answer(stream, peer, router.clone(), farewell.clone()));
+        }
         lines.close();
         lines.wait().await;
     })
+}
+
+/// Closes the listener, and returns who waited at it: closing resets them otherwise.
+fn still_waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    // Asked itself: what the runtime knows of the listener may be older.
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    std::iter::from_fn(|| listener.accept().ok())
+        .take(BACKLOG)
+        .filter_map(|(stream, peer)| {
+            stream.set_nonblocking(true).ok()?;
+            Some((TcpStream::from_std(stream).ok()?, peer))
+        })
+        .collect()
 }
 
 /// A client that was gone before it was accepted.
@@ -101,17 +108,28 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, finish: CancellationToken) {
+async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, farewell: Farewell) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "a connection could not be tuned; it was gone already");
     }
     let line = Line::default();
-    let wire = TokioIo::new(Wire::new(stream, line.clone(), STALLED));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let wire = TokioIo::new(Wire::new(stream, line.clone()));
+    let asked = Notify::new();
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        asked.notify_one();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(line.clone());
-        router.clone().call(request)
+        let answered = router.clone().call(request);
+        let leave = &farewell.leave;
+        async move {
+            let mut response = answered.await?;
+            if leave.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -119,111 +137,20 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, finish: Can
         .serve_connection(wire, service)
         .with_upgrades();
     tokio::pin!(connection);
-    let mut finishing = false;
-    let done = loop {
-        tokio::select! {
-            done = &mut connection => break done,
-            () = finish.cancelled(), if !finishing => {
-                finishing = true;
-                connection.as_mut().graceful_shutdown();
-            }
+    let last = async {
+        farewell.finish.cancelled().await;
+        // What was asked once is known; who was let in a moment ago has not been heard yet.
+        let _ = timeout(FIRST, asked.notified()).await;
+    };
+    let done = tokio::select! {
+        done = &mut connection => done,
+        () = last => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
         }
     };
     if let Err(error) = done {
         debug!(%error, %peer, "a connection ended badly");
-    }
-}
-
-/// A stream that can be hung up, and that notices a client which takes nothing.
-struct Wire {
-    stream: TcpStream,
-    line: Line,
-    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
-    patience: Duration,
-    /// Runs while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
-    dead: bool,
-}
-
-impl Wire {
-    fn new(stream: TcpStream, line: Line, patience: Duration) -> Self {
-        Self {
-            stream,
-            hung_up: Box::pin((*line.0).clone().cancelled_owned()),
-            line,
-            patience,
-            stalled: None,
-            dead: false,
-        }
-    }
-
-    fn write_with<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.dead {
-            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
-        }
-        if let Poll::Ready(outcome) = write(Pin::new(&mut self.stream), cx) {
-            self.stalled = None;
-            return Poll::Ready(outcome);
-        }
-        let patience = self.patience;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(sleep(patience)));
-        ready!(stalled.as_mut().poll(cx));
-        self.dead = true;
-        self.line.hang_up();
-        Poll::Ready(Err(ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.line.0.is_cancelled() {
-            return Poll::Ready(Ok(()));
-        }
-        if let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            return Poll::Ready(outcome);
-        }
-        // Nothing read is the end of the stream.
-        self.hung_up.as_mut().poll(cx).map(Ok)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.write_with(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write_with(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -232,50 +159,82 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    const SHORT: Duration = Duration::from_millis(200);
+    fn router() -> Router {
+        Router::new().route("/", axum::routing::get(|| async { "here" }))
+    }
 
-    async fn pair() -> (Wire, Line, TcpStream) {
+    async fn ask(client: &mut TcpStream) {
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waited_at_the_listener_when_it_closed_is_served() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..50 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            ask(&mut client).await;
+            clients.push(client);
+        }
+        let farewell = Farewell::default();
+        farewell.leave.cancel();
+        farewell.finish.cancel();
+        let serving = serve(listener, router(), farewell);
+        for mut client in clients {
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            assert!(
+                heard.starts_with("HTTP/1.1 200") && heard.ends_with("here"),
+                "{heard}"
+            );
+        }
+        serving.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_holds_up_no_stop() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        let line = Line::default();
-        (Wire::new(stream, line.clone(), SHORT), line, client)
+        let farewell = Farewell::default();
+        farewell.finish.cancel();
+        let since = std::time::Instant::now();
+        serve(listener, router(), farewell).await.unwrap();
+        let took = since.elapsed();
+        assert!(took < FIRST * 2, "{took:?}");
+        drop(client);
     }
 
     #[tokio::test]
-    async fn whoever_reads_a_line_that_is_hung_up_sees_its_end_and_may_still_write() {
-        let (mut wire, line, mut client) = pair().await;
-        let reading = tokio::spawn(async move {
-            let read = wire.read(&mut [0; 8]).await;
-            wire.write_all(b"bye").await.unwrap();
-            read
-        });
-        tokio::task::yield_now().await;
-        line.hang_up();
-        assert_eq!(reading.await.unwrap().unwrap(), 0);
+    async fn each_answer_of_one_that_leaves_ends_its_connection() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let farewell = Farewell::default();
+        let serving = serve(listener, router(), farewell.clone());
+        ask(&mut client).await;
+        let mut heard = String::new();
+        while !heard.ends_with("here") {
+            let mut some = [0; 256];
+            let length = client.read(&mut some).await.unwrap();
+            assert_ne!(length, 0, "{heard}");
+            heard += std::str::from_utf8(&some[..length]).unwrap();
+        }
+        assert!(!heard.contains("connection: close"), "{heard}");
+        farewell.leave.cancel();
+        ask(&mut client).await;
         let mut heard = String::new();
         client.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "bye");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_takes_nothing_is_hung_up() {
-        let (mut wire, line, client) = pair().await;
-        let since = std::time::Instant::now();
-        let chunk = vec![0; 1 << 20];
-        let fault = loop {
-            if let Err(fault) = wire.write_all(&chunk).await {
-                break fault;
-            }
-        };
-        assert_eq!(fault.kind(), ErrorKind::TimedOut);
-        assert!(since.elapsed() >= SHORT, "{:?}", since.elapsed());
-        assert!(line.0.is_cancelled());
-        let again = wire.write(b"x").await.unwrap_err();
-        assert_eq!(again.kind(), ErrorKind::BrokenPipe);
-        assert_eq!(wire.read(&mut [0; 8]).await.unwrap(), 0);
-        drop(client);
+        assert!(
+            heard.contains("connection: close\r\n") && heard.ends_with("here"),
+            "{heard}"
+        );
+        farewell.finish.cancel();
+        serving.await.unwrap();
     }
 }
