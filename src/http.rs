@@ -5,17 +5,19 @@
 
 mod answer;
 mod audit;
+mod document;
 mod input;
 mod limits;
 mod locks;
 pub mod ops;
 mod pages;
+mod witness;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Method;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
@@ -27,14 +29,8 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::request_id::{
-    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
-use tracing::field::Empty;
-use tracing::{Instrument, error, info_span, warn};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use utoipa::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{Content, RefOr, Required, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -44,11 +40,12 @@ use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 use crate::store::Store;
-use crate::telemetry::{self, Muffler, TRACE};
 
-use answer::{Cause, Failure};
+use answer::Failure;
+use document::Document;
 pub use input::client_of;
 use limits::Forget;
+use witness::witness;
 
 const JSON: &str = "application/json";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -72,38 +69,6 @@ pub struct Web {
     pub limits: Arc<Limits>,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
-}
-
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "apptlock",
-        description = "Edit locks on records, with live cursors. Socket.IO events at `/socket.io` tell every change.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0"),
-        contact(name = "apptlock")
-    ),
-    modifiers(&Bearer),
-    security(("bearer" = [])),
-    tags(
-        (name = "locks", description = "One appointment, one holder."),
-        (name = "audit", description = "For admins: what happened, and who holds what.")
-    )
-)]
-struct Document;
-
-/// Where tokens are asked for, this is how they come.
-struct Bearer;
-
-impl utoipa::Modify for Bearer {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let mut http = Http::new(HttpAuthScheme::Bearer);
-        http.bearer_format = Some("JWT".into());
-        http.description = Some("Not asked for where AUTH_MODE is trusted.".into());
-        document
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("bearer", SecurityScheme::Http(http));
-    }
 }
 
 /// What ends one's own lease.
@@ -151,50 +116,10 @@ fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     (routes.route_layer(identify), forget)
 }
 
-/// Says of each body that asks for no field that it may be left out: an empty one is `{}`.
-fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
-    let schemas = document.components.iter().flat_map(|it| &it.schemas);
-    let free: Vec<String> = schemas
-        .filter_map(|(name, schema)| match schema {
-            RefOr::T(Schema::Object(fields)) if fields.required.is_empty() => {
-                Some(format!("#/components/schemas/{name}"))
-            }
-            _ => None,
-        })
-        .collect();
-    let operations = document
-        .paths
-        .paths
-        .values_mut()
-        .flat_map(|path| [&mut path.post, &mut path.delete]);
-    for operation in operations.flatten() {
-        let Some(RefOr::T(body)) = &mut operation.request_body else {
-            continue;
-        };
-        let json = body.content.get(JSON);
-        let refers = json.is_some_and(|json| match json {
-            RefOr::T(Content {
-                schema: Some(RefOr::Ref(to)),
-                ..
-            }) => free.contains(&to.ref_location),
-            _ => false,
-        });
-        if refers {
-            body.required = Some(Required::False);
-        }
-    }
-}
-
 /// The OpenAPI document, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    let mut document = asking().merge(keeping()).merge(releasing()).into_openapi();
-    mark_bodies(&mut document);
-    let mut text = document
-        .to_pretty_json()
-        .expect("an OpenAPI document is strings and lists, which JSON can say");
-    text.push('\n');
-    text
+    document::text(asking().merge(keeping()).merge(releasing()).into_openapi())
 }
 
 /// The whole public interface but Socket.IO, which is a layer around it.
@@ -298,95 +223,4 @@ async fn deadline(request: Request, next: Next) -> Result<Response, Failure> {
     tokio::time::timeout(DEADLINE, next.run(request))
         .await
         .map_err(|_| Refusal::new(Code::Unavailable, "The request took too long; try again").into())
-}
-
-/// Lines about requests that were put off.
-static PUT_OFF: Muffler = Muffler::new();
-
-/// What nobody waits for any more, in the place of a status: as other servers have it.
-const GIVEN_UP: u16 = 499;
-
-/// A request that is being answered. It counts when it ends, also where its client has hung up.
-struct Counted {
-    since: Instant,
-    method: &'static str,
-    route: String,
-    status: u16,
-}
-
-impl Counted {
-    fn begin(method: &'static str, route: &str) -> Self {
-        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).increment(1.0);
-        Self {
-            since: Instant::now(),
-            method,
-            route: route.to_owned(),
-            status: GIVEN_UP,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!(telemetry::HTTP_IN_FLIGHT).decrement(1.0);
-        let (method, route) = (self.method, std::mem::take(&mut self.route));
-        metrics::counter!(telemetry::HTTP_REQUESTS, "method" => method, "route" => route.clone(),
-            "status" => self.status.to_string())
-        .increment(1);
-        metrics::histogram!(telemetry::HTTP_DURATION, "method" => method, "route" => route)
-            .record(self.since.elapsed().as_secs_f64());
-    }
-}
-
-/// A method as a label: a client may name any.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        _ => "other",
-    }
-}
-
-/// The one place where requests are counted, timed and traced, and where a failed one is logged.
-async fn witness(request: Request, next: Next) -> Response {
-    let method = known(request.method());
-    let path = request.uri().path().to_owned();
-    let id = request.extensions().get::<RequestId>().cloned();
-    let request_id = id
-        .as_ref()
-        .and_then(|id| id.header_value().to_str().ok())
-        .unwrap_or_default();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let span = info_span!(
-        target: TRACE, "request", otel.name = %format_args!("{method} {route}"), otel.kind = "server",
-        http.request.method = method, http.route = route, url.path = path, request_id,
-        http.response.status_code = Empty, otel.status_code = Empty,
-    );
-    telemetry::goes_on_from_headers(&span, request.headers());
-    let mut counted = Counted::begin(method, route);
-    let response = next.run(request).instrument(span.clone()).await;
-    let status = response.status().as_u16();
-    counted.status = status;
-    drop(counted);
-    span.record("http.response.status_code", status);
-    if status >= 500 {
-        span.record("otel.status_code", "ERROR");
-        let _within = span.enter();
-        let cause = response
-            .extensions()
-            .get::<Cause>()
-            .map_or("none given", |cause| cause.0.as_str());
-        if status == 503 {
-            // While PostgreSQL is away every request comes here: one line a second says as much.
-            if let Some(hidden) = PUT_OFF.speak() {
-                warn!(%method, path, status, request_id, cause, hidden, "a request was put off: {method} {path}: {cause}");
-            }
-        } else {
-            error!(%method, path, status, request_id, cause, "a request failed: {method} {path}: {cause}");
-        }
-    }
-    response
 }

@@ -11,27 +11,26 @@
 //! shows it.
 
 mod activity;
+mod announce;
+mod carry;
 mod error;
 mod queue;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio_util::task::TaskTracker;
-use tracing::field::Empty;
-use tracing::{Instrument, Span, info_span};
 
 use crate::auth::seen_as;
 use crate::bus::Bus;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, Change, LockState, Person, Position};
-use crate::protocol::{Envelope, Message};
 use crate::rooms::Rooms;
-use crate::store::{Acquired, Refused, Store, StoreError};
-use crate::telemetry::{self, TRACE};
+use crate::store::{Refused, Store, StoreError};
+use crate::telemetry;
 
 pub use activity::Activity;
+use carry::{count, span};
 pub use error::LockError;
 use error::refuse;
 use queue::Queues;
@@ -312,51 +311,6 @@ impl Locks {
     pub async fn next_expiry(&self) -> Result<Option<Duration>, LockError> {
         Ok(self.0.store.next_expiry().await?)
     }
-
-    async fn carry_out<T, F>(
-        &self,
-        span: Span,
-        operation: &'static str,
-        transition: impl FnOnce(Arc<Shared>) -> F,
-    ) -> Result<T, LockError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, LockError>> + Send + 'static,
-    {
-        if self.0.tasks.is_closed() {
-            return Err(LockError::Stopping);
-        }
-        let (since, work) = (Instant::now(), transition(self.0.clone()));
-        // In the task, so that it counts though nobody waits for it any more.
-        let told = span.clone();
-        let counted = async move {
-            let outcome = work.await;
-            let outcome_is = count(operation, since, &outcome);
-            told.record("apptlock.outcome", outcome_is);
-            if outcome_is == "failed" {
-                told.record("otel.status_code", "ERROR");
-            }
-            outcome
-        };
-        let task = self.0.tasks.spawn(counted.instrument(span));
-        task.await.unwrap_or_else(|end| {
-            let fault = Err(if end.is_panic() {
-                LockError::Fault(end.to_string())
-            } else {
-                LockError::Stopping
-            });
-            count(operation, since, &fault);
-            fault
-        })
-    }
-}
-
-/// What an operation is in a trace.
-fn span(operation: &'static str, room: Option<&RoomId>) -> Span {
-    info_span!(
-        target: TRACE, "lock", otel.name = operation, apptlock.outcome = Empty, otel.status_code = Empty,
-        apptlock.appointment = room.map(|room| room.appointment.as_str()),
-    )
 }
 
 impl Shared {
@@ -364,75 +318,4 @@ impl Shared {
         let turn = self.queues.turn(room).await;
         turn.ok_or(LockError::Store(StoreError::NoConnection))
     }
-
-    fn changed(
-        &self,
-        done: Result<LockState, LockError>,
-        admin: Option<Admin>,
-    ) -> Result<LockState, LockError> {
-        let change = Change {
-            state: done?,
-            admin,
-        };
-        self.announce(&change);
-        Ok(change.state)
-    }
-
-    fn announce_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
-        if let Some(ended) = taken.ended {
-            metrics::counter!(telemetry::EXPIRIES, "by" => "acquire").increment(1);
-            self.announce(&Change::from(ended));
-        }
-        let change = Change {
-            state: taken.state,
-            admin,
-        };
-        self.announce(&change);
-        change.state
-    }
-
-    /// Local sockets first: they wait for nobody. Then the other replicas.
-    fn announce(&self, change: &Change) {
-        self.rooms.observe(change);
-        let message = Message::Change(Box::new(change.clone()));
-        let span = if Span::current().is_disabled() {
-            Span::none()
-        } else {
-            info_span!(
-                target: TRACE, "publish", otel.kind = "producer", messaging.system = "redis",
-                apptlock.version = change.state.version,
-            )
-        };
-        let envelope = Envelope {
-            from: self.replica.clone(),
-            traceparent: telemetry::sent_along(&span),
-            message,
-        };
-        let envelope = Bytes::from(envelope.encode());
-        span.in_scope(|| self.bus.publish(&change.state.room, envelope));
-    }
-}
-
-/// Counts how an operation ended, and says how.
-fn count<T>(
-    operation: &'static str,
-    since: Instant,
-    outcome: &Result<T, LockError>,
-) -> &'static str {
-    let outcome = match outcome {
-        Ok(_) => "ok",
-        Err(LockError::Held(_) | LockError::HeldByYou(_)) => "conflict",
-        Err(
-            LockError::NotLocked
-            | LockError::NotHolder(_)
-            | LockError::OtherTab(_)
-            | LockError::StaleToken(_),
-        ) => "refused",
-        Err(LockError::Store(_) | LockError::Fault(_) | LockError::Stopping) => "failed",
-    };
-    metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
-        .increment(1);
-    metrics::histogram!(telemetry::LOCK_DURATION, "operation" => operation)
-        .record(since.elapsed().as_secs_f64());
-    outcome
 }

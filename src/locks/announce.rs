@@ -1,0 +1,61 @@
+//! How a committed change is told. Owns that each is: the rooms here, then the bus, with the trace it is part of.
+
+use bytes::Bytes;
+use tracing::{Span, info_span};
+
+use super::{LockError, Shared};
+use crate::domain::lease::{Admin, Change, LockState};
+use crate::protocol::{Envelope, Message};
+use crate::store::Acquired;
+use crate::telemetry::{self, TRACE};
+
+impl Shared {
+    /// Tells of a change, where it was made.
+    pub(super) fn changed(
+        &self,
+        done: Result<LockState, LockError>,
+        admin: Option<Admin>,
+    ) -> Result<LockState, LockError> {
+        let change = Change {
+            state: done?,
+            admin,
+        };
+        self.announce(&change);
+        Ok(change.state)
+    }
+
+    /// Tells of a grant, and before it of the lease that it found had run out.
+    pub(super) fn announce_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
+        if let Some(ended) = taken.ended {
+            metrics::counter!(telemetry::EXPIRIES, "by" => "acquire").increment(1);
+            self.announce(&Change::from(ended));
+        }
+        let change = Change {
+            state: taken.state,
+            admin,
+        };
+        self.announce(&change);
+        change.state
+    }
+
+    /// Local sockets first: they wait for nobody. Then the other replicas.
+    pub(super) fn announce(&self, change: &Change) {
+        self.rooms.observe(change);
+        let message = Message::Change(Box::new(change.clone()));
+        let span = if Span::current().is_disabled() {
+            Span::none()
+        } else {
+            info_span!(
+                target: TRACE, "publish", otel.kind = "producer", messaging.system = "redis",
+                apptlock.version = change.state.version,
+            )
+        };
+        let envelope = Envelope {
+            from: self.replica.clone(),
+            traceparent: telemetry::sent_along(&span),
+            message,
+        };
+        let envelope = Bytes::from(envelope.encode());
+        span.in_scope(|| self.bus.publish(&change.state.room, envelope));
+    }
+}
