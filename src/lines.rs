@@ -51,6 +51,24 @@ const BACKLOG: usize = 4096;
 /// What a connection that was made as the listener closed may take for the head of its first request.
 const FIRST: Duration = Duration::from_secs(1);
 
+/// Open files besides clients' connections: PostgreSQL's, Redis', a collector's, and some to spare.
+const BESIDES: u64 = 500;
+
+/// Sees to it that so many sockets can be open at once: raises the limit of open files that this process was
+/// started with, which is 1024 in many containers, as far as the system lets it. Says so where that is not far enough.
+pub fn make_room_for(sockets: usize) {
+    let wanted = BESIDES + sockets as u64;
+    let limit = rlimit::increase_nofile_limit(wanted);
+    if !limit.as_ref().is_ok_and(|limit| *limit >= wanted) {
+        let limit = limit.map_or_else(|error| error.to_string(), |limit| limit.to_string());
+        warn!(
+            limit,
+            wanted,
+            "this process may not open as many files as MAX_SOCKETS asks for: raise the hard limit (LimitNOFILE=, ulimit -Hn, the container runtime's), or lower MAX_SOCKETS"
+        );
+    }
+}
+
 /// How serving ends, in this order.
 #[derive(Debug, Clone, Default)]
 pub struct Farewell {

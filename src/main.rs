@@ -193,6 +193,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => {
             let config = args.check()?;
             let telemetry = start_log(&args.logs, "json", config.traces.as_ref())?;
+            apptlock::lines::make_room_for(config.allowance.sockets);
             let stop = stopped()?;
             let app = App::start(config, None).await?;
             stop.await;

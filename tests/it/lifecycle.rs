@@ -19,6 +19,29 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
         .unwrap()
 }
 
+/// Many containers begin with a soft limit of 1024 and a hard one that is high.
+#[tokio::test]
+async fn a_replica_makes_room_for_its_sockets_and_says_where_it_cannot() {
+    let stack = Stack::empty(&[]).await;
+    let settings = [
+        ("DATABASE_URL", stack.database.as_str()),
+        ("AUTH_MODE", "trusted"),
+        ("MAX_SOCKETS", "3000"),
+    ];
+    let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    for (hard, most, warned) in [(9000, 3500.0, 0), (2000, 2000.0, 1)] {
+        let settings = settings.clone();
+        let start = move || Replica::start_within(1024, hard, &settings);
+        let replica = tokio::task::spawn_blocking(start).await.unwrap();
+        assert_eq!(replica.metric("process_max_fds").await, most);
+        let log = replica.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("as many files as MAX_SOCKETS"));
+        assert_eq!(lines.count(), warned, "{log}");
+    }
+}
+
 #[test]
 fn a_bad_setting_ends_the_start_with_one_line() {
     let good = [

@@ -229,7 +229,19 @@ pub struct Replica {
 impl Replica {
     /// Starts one, and waits until it serves.
     pub fn start(settings: &[(String, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_apptlock"))
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_apptlock")), settings)
+    }
+
+    /// The same of one that may open so many files: the soft limit, and the hard one.
+    pub fn start_within(soft: u32, hard: u32, settings: &[(String, String)]) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -S -n {soft}; ulimit -H -n {hard}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_apptlock")]);
+        Self::start_as(command, settings)
+    }
+
+    fn start_as(mut command: Command, settings: &[(String, String)]) -> Self {
+        let mut child = command
             .arg("serve")
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .env("MANAGEMENT_ADDR", "127.0.0.1:0")
