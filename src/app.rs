@@ -108,6 +108,7 @@ impl App {
                 "AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development"
             );
         }
+        let room = lines::room_for(config.allowance.sockets, config.database.max_connections);
         let listener = bind("LISTEN_ADDR", config.listen).await?;
         let managing = bind("MANAGEMENT_ADDR", config.management).await?;
         let (address, management) = (
@@ -218,9 +219,14 @@ impl App {
             ))
             .layer(http::cors(&config.origins))
             .layer(middleware::map_response(http::safe_headers));
-        let public = lines::serve(listener, router, farewell.clone());
+        let public = lines::serve(listener, router, room, farewell.clone());
         // Probes are answered to the end.
-        let managing = lines::serve(managing, ops::router(ops), Farewell::default());
+        let managing = lines::serve(
+            managing,
+            ops::router(ops),
+            lines::WATCHERS,
+            Farewell::default(),
+        );
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
         Ok(Self {
             address,

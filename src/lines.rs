@@ -17,6 +17,7 @@ mod wire;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -29,7 +30,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use crate::telemetry::Muffler;
 use wire::Wire;
 pub use wire::{Line, WeakLine};
 
@@ -51,13 +53,29 @@ const BACKLOG: usize = 4096;
 /// What a connection that was made as the listener closed may take for the head of its first request.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Open files besides clients' connections: PostgreSQL's, Redis', a collector's, and some to spare.
-const BESIDES: u64 = 500;
+/// Clients' connections besides those of sockets.
+const REQUESTS: usize = 1000;
+/// Connections of those who watch: probes, scrapes.
+pub const WATCHERS: usize = 100;
+/// Open files besides the connections of clients and to PostgreSQL: those who watch, Redis, and some to spare.
+const BESIDES: usize = WATCHERS + 100;
+/// Lines about clients that wait until others leave.
+static FULL: Muffler = Muffler::new();
+
+/// How many connections of clients may be open at once, so that files are left for so many to PostgreSQL, and for
+/// probes: whoever opens connections and says nothing must not make this replica look dead.
+#[must_use]
+pub fn room_for(sockets: usize, database: u32) -> usize {
+    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let rest = limit.saturating_sub(BESIDES + database as usize);
+    (sockets + REQUESTS).min(rest).max(1)
+}
 
 /// Sees to it that so many sockets can be open at once: raises the limit of open files that this process was
 /// started with, which is 1024 in many containers, as far as the system lets it. Says so where that is not far enough.
-pub fn make_room_for(sockets: usize) {
-    let wanted = BESIDES + sockets as u64;
+pub fn make_room_for(sockets: usize, database: u32) {
+    let wanted = (sockets + REQUESTS + BESIDES) as u64 + u64::from(database);
     let limit = rlimit::increase_nofile_limit(wanted);
     if !limit.as_ref().is_ok_and(|limit| *limit >= wanted) {
         let limit = limit.map_or_else(|error| error.to_string(), |limit| limit.to_string());
@@ -78,15 +96,36 @@ pub struct Farewell {
     pub finish: CancellationToken,
 }
 
-/// Serves until the end of the [`Farewell`], and then until every request under way has been answered.
-pub fn serve(listener: TcpListener, router: Router, farewell: Farewell) -> JoinHandle<()> {
+/// Serves so many connections at a time, until the end of the [`Farewell`], and then until every request under way
+/// has been answered. Further clients wait at the listener.
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    most: usize,
+    farewell: Farewell,
+) -> JoinHandle<()> {
+    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     tokio::spawn(async move {
         let lines = TaskTracker::new();
-        let finish = &farewell.finish;
-        while let Some(accepted) = finish.run_until_cancelled(listener.accept()).await {
+        let next = async || {
+            let place = places.clone();
+            if place.available_permits() == 0
+                && let Some(hidden) = FULL.speak()
+            {
+                warn!(
+                    most,
+                    hidden,
+                    "all connections that this replica may have open are; further clients wait"
+                );
+            }
+            let place = place.acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        while let Some((accepted, place)) = farewell.finish.run_until_cancelled(next()).await {
             match accepted {
                 Ok((stream, peer)) => {
-                    lines.spawn(answer(stream, peer, router.clone(), farewell.clone()));
+                    let wire = Wire::new(stream, place.ok());
+                    lines.spawn(answer(wire, peer, router.clone(), farewell.clone()));
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -96,7 +135,8 @@ pub fn serve(listener: TcpListener, router: Router, farewell: Farewell) -> JoinH
             }
         }
         for (stream, peer) in still_waiting(listener) {
-            lines.spawn(answer(stream, peer, router.clone(), farewell.clone()));
+            let wire = Wire::new(stream, None);
+            lines.spawn(answer(wire, peer, router.clone(), farewell.clone()));
         }
         lines.close();
         lines.wait().await;
@@ -126,12 +166,9 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, farewell: Farewell) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "a connection could not be tuned; it was gone already");
-    }
-    let line = Line::default();
-    let wire = TokioIo::new(Wire::new(stream, line.clone()));
+async fn answer(wire: Wire, peer: SocketAddr, router: Router, farewell: Farewell) {
+    let line = wire.line();
+    let wire = TokioIo::new(wire);
     let asked = Notify::new();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         asked.notify_one();
@@ -199,7 +236,7 @@ mod tests {
         let farewell = Farewell::default();
         farewell.leave.cancel();
         farewell.finish.cancel();
-        let serving = serve(listener, router(), farewell);
+        let serving = serve(listener, router(), 100, farewell);
         for mut client in clients {
             let mut heard = String::new();
             client.read_to_string(&mut heard).await.unwrap();
@@ -221,7 +258,7 @@ mod tests {
         let farewell = Farewell::default();
         farewell.finish.cancel();
         let since = std::time::Instant::now();
-        serve(listener, router(), farewell).await.unwrap();
+        serve(listener, router(), 100, farewell).await.unwrap();
         let took = since.elapsed();
         assert!(took < FIRST * 2, "{took:?}");
         drop(client);
@@ -234,7 +271,7 @@ mod tests {
             .await
             .unwrap();
         let farewell = Farewell::default();
-        let serving = serve(listener, router(), farewell.clone());
+        let serving = serve(listener, router(), 100, farewell.clone());
         ask(&mut client).await;
         let mut heard = String::new();
         while !heard.ends_with("here") {

@@ -193,7 +193,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => {
             let config = args.check()?;
             let telemetry = start_log(&args.logs, "json", config.traces.as_ref())?;
-            apptlock::lines::make_room_for(config.allowance.sockets);
+            apptlock::lines::make_room_for(
+                config.allowance.sockets,
+                config.database.max_connections,
+            );
             let stop = stopped()?;
             let app = App::start(config, None).await?;
             stop.await;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::debug;
 
 /// A client that takes nothing of what is sent for this long is gone.
 const STALLED: Duration = Duration::from_secs(20);
@@ -51,15 +53,31 @@ pub(super) struct Wire {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     dead: bool,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream, line: Line) -> Self {
-        Self::with_patience(stream, line, STALLED)
+    /// Of a connection, and the place that it takes until it is closed, also where it became a WebSocket.
+    pub(super) fn new(stream: TcpStream, place: Option<OwnedSemaphorePermit>) -> Self {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection could not be tuned; it was gone already");
+        }
+        Self::with_patience(stream, place, STALLED)
     }
 
-    fn with_patience(stream: TcpStream, line: Line, patience: Duration) -> Self {
+    /// The handle to it.
+    pub(super) fn line(&self) -> Line {
+        self.line.clone()
+    }
+
+    fn with_patience(
+        stream: TcpStream,
+        place: Option<OwnedSemaphorePermit>,
+        patience: Duration,
+    ) -> Self {
+        let line = Line::default();
         Self {
+            _place: place,
             stream,
             hung_up: Box::pin((*line.0).clone().cancelled_owned()),
             line,
@@ -153,12 +171,9 @@ mod tests {
             .await
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let line = Line::default();
-        (
-            Wire::with_patience(stream, line.clone(), SHORT),
-            line,
-            client,
-        )
+        let wire = Wire::with_patience(stream, None, SHORT);
+        let line = wire.line();
+        (wire, line, client)
     }
 
     #[tokio::test]
