@@ -128,6 +128,12 @@ FAULTS = [
     ("reference", "ServiceAccount other", (*DEPLOYMENT, "serviceAccountName"), "other"),
     ("hook-order", "Secret app", (*JOB, "containers", 0, "env", 0, "valueFrom", "secretKeyRef", "name"), "app"),
     ("hook-order", "Secret app-migrate", ("Secret", "app-migrate", "metadata", "annotations", "helm.sh/hook-weight"), "0"),
+    ("credential", "TOKEN of migrate", (*JOB, "containers", 0, "env", 0), {"name": "TOKEN", "value": "a.test.token"}),
+    ("credential", "REDIS_URL", ("ConfigMap", "app", "data", "REDIS_URL"), "redis://app:demo@redis"),
+    ("hook-secret", "hook-failed", ("Secret", "app-migrate", "metadata", "annotations", "helm.sh/hook-delete-policy"),
+     "before-hook-creation,hook-succeeded"),
+    ("data", "emptyDir ca", DEPLOYMENT, lambda spec: {**spec, "volumes": [{"name": "ca", "emptyDir": {}}], "containers": [
+        {**spec["containers"][0], "env": [{"name": "PGDATA", "value": "/ca/data"}]}]}),
     ("volume", "mounted and is no volume", (*CONTAINER, "volumeMounts", 0, "name"), "tmp"),
     ("volume", "mounted nowhere", (*CONTAINER, "volumeMounts"), []),
     ("rules", "app", ("PrometheusRule", "app", "spec", "groups", 0, "rules", 0, "annotations", "summary"), " is gone"),
