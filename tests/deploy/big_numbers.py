@@ -15,7 +15,7 @@ from rendering import HELMS
 from values import resolve
 
 BIG = 12_000_000
-EXPONENT = re.compile(r"(?<![\w.:/@-])[0-9](?:\.[0-9]+)?e\+[0-9]+(?![\w.])")
+EXPONENT = re.compile(r"(?<![\w.])[0-9](?:\.[0-9]+)?e\+[0-9]+")
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 # What has to be switched on for every number to be rendered; of some there is only one at a time.
 ON = {
@@ -31,7 +31,6 @@ ON = {
     # Two that may not be the same, and one that must not be less.
     "containerPorts": {"http": 65534},
     "podSecurityContext": {"runAsUser": BIG},
-    "probes": {"liveness": {"successThreshold": 1}, "startup": {"successThreshold": 1}},
 }
 CASES = {
     "a number of replicas": {"podDisruptionBudget": {"minAvailable": None}},

@@ -15,6 +15,7 @@ import big_numbers
 import checks
 import naming
 import notes
+import nulls
 import refusals
 import security
 import values
@@ -79,6 +80,7 @@ STAGES = {
     "semantics": (semantics, "selectors, ports, settings, security, grace…"),
     "values": (lambda _: values.problems(), "values that are declared, used and in the schema"),
     "refusals": (lambda _: refusals.problems(), "values that must be refused"),
+    "nulls": (lambda _: nulls.problems(), "headings with nothing below"),
     "names": (lambda _: naming.problems(), "names and labels, whatever the release is called"),
     "numbers": (lambda _: big_numbers.problems(), "big numbers, from a file and by --set"),
     "notes": (lambda _: notes.problems(), "warnings of NOTES.txt"),

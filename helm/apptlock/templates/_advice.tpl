@@ -10,7 +10,7 @@ context, and http or management. Pods' labels never match an address.
 {{- $ := index . 0 }}
 {{- $port := index . 1 }}
 {{- $number := get $.Values.containerPorts $port | int }}
-{{- $from := get $.Values.networkPolicy (printf "%sFrom" $port) }}
+{{- $from := get $.Values.networkPolicy (printf "%sFrom" $port) | default list }}
 {{- if and (eq $port "http") (not $from) }}true{{ end }}
 {{- range $from }}{{ if .ipBlock }}true{{ end }}{{ end }}
 {{- range $.Values.networkPolicy.extraIngress }}
@@ -40,7 +40,7 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{- range $urls }}
 {{- $which := index . 0 }}
 {{- $list := index . 2 }}
-{{- $open := get $egress $list }}
+{{- $open := get $egress $list | default list }}
 {{- with index . 1 }}
 {{- $default := get $usual (regexFind "^[a-z-]+" .) }}
 {{- $hosts := regexReplaceAll "^[a-z-]+://" . "" | regexFind "^[^/?#]*" | regexFind "[^@]*$" | splitList "," }}

@@ -48,8 +48,8 @@ more labels, and a namespace. What the chart itself selects by cannot be overwri
 name: {{ print (include "apptlock.fullname" $) (index . 1) | toYaml }}
 namespace: {{ $namespace | default $.Release.Namespace | toYaml }}
 labels:
-  {{- toYaml (merge $labels $more $.Values.commonLabels) | nindent 2 }}
-{{- with merge (deepCopy $annotations) $.Values.commonAnnotations }}
+  {{- toYaml (merge $labels (default dict $more) (default dict $.Values.commonLabels)) | nindent 2 }}
+{{- with merge (default dict $annotations | deepCopy) (default dict $.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -84,7 +84,7 @@ annotations:
 {{- end }}
 
 {{- define "apptlock.imagePullSecrets" -}}
-{{- $secrets := .Values.imagePullSecrets }}
+{{- $secrets := default list .Values.imagePullSecrets }}
 {{- range (.Values.global).imagePullSecrets }}
 {{- $secrets = append $secrets (kindIs "map" . | ternary . (dict "name" .)) }}
 {{- end }}
