@@ -118,3 +118,8 @@ def ci_values():
 
 def short(path):
     return str(pathlib.Path(path).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    # For make: the path of the tool that is named.
+    print(tool(sys.argv[1]))
