@@ -86,6 +86,7 @@ FAULTS = [
     ("probe-path", "/livez", (*CONTAINER, "livenessProbe"), None),
     ("route-service", "service gone", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0, "name"), "gone"),
     ("route-port", "port 81", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0, "port"), 81),
+    ("route-tls", "names other", ("Ingress", "app", "spec", "tls"), [{"secretName": "tls", "hosts": ["other"]}]),
     ("route-management", "app-management", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0),
      {"name": "app-management", "port": 9090}),
     ("route-management", "by way of app", ("Service", "app", *PORT), "management"),

@@ -66,6 +66,9 @@ NOTES.txt instead.
 {{- fail "jwt: more than one key is set; set one of jwt.secret, jwt.publicKey, jwt.jwksUrl and jwt.existingSecret.name" }}
 {{- end }}
 {{- end }}
+{{- if and .Values.tests.enabled (not (or .Values.tests.image.tag .Values.tests.image.digest)) }}
+{{- fail "tests.image: has neither a tag nor a digest; set one of them" }}
+{{- end }}
 {{- if and .Values.tests.token.value .Values.tests.token.existingSecret.name }}
 {{- fail "tests.token: value and existingSecret.name are both set; set one of them" }}
 {{- end }}
