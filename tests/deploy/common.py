@@ -101,9 +101,9 @@ def said(process):
     return " | ".join(lines[-4:]) or f"it ended with exit code {process.returncode} and said nothing"
 
 
-def helm_template(helm, *arguments, values=None, kube_version=None, chart=CHART):
+def helm_template(helm, *arguments, values=None, kube_version=None, chart=CHART, release=RELEASE):
     """`helm template`, with a file of values or a map of them."""
-    command = [tool(helm), "template", RELEASE, chart, "--namespace", NAMESPACE, *arguments]
+    command = [tool(helm), "template", release, chart, "--namespace", NAMESPACE, *arguments]
     if kube_version:
         command += ["--kube-version", kube_version]
     if isinstance(values, dict):
@@ -118,3 +118,8 @@ def ci_values():
 
 def short(path):
     return str(pathlib.Path(path).relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    # For make: the path of the tool that is named.
+    print(tool(sys.argv[1]))

@@ -11,8 +11,11 @@ import argparse
 import sys
 import time
 
+import big_numbers
 import checks
+import naming
 import notes
+import nulls
 import refusals
 import security
 import values
@@ -77,6 +80,9 @@ STAGES = {
     "semantics": (semantics, "selectors, ports, settings, security, grace…"),
     "values": (lambda _: values.problems(), "values that are declared, used and in the schema"),
     "refusals": (lambda _: refusals.problems(), "values that must be refused"),
+    "nulls": (lambda _: nulls.problems(), "headings with nothing below"),
+    "names": (lambda _: naming.problems(), "names and labels, whatever the release is called"),
+    "numbers": (lambda _: big_numbers.problems(), "big numbers, from a file and by --set"),
     "notes": (lambda _: notes.problems(), "warnings of NOTES.txt"),
     "drift": (drift, "files that are made from the chart"),
     "checkov": (lambda _: security.problems(), "checkov"),

@@ -26,7 +26,7 @@ SKIPPED_FOR = {
     ("CKV_K8S_8", r"^Pod\.\w+\.(shop-apptlock|locks)-test-\w+$"): "liveness probe",
     ("CKV_K8S_9", r"^Pod\.\w+\.(shop-apptlock|locks)-test-\w+$"): "readiness probe",
     # The official images of PostgreSQL and Redis come with users of low numbers; these two are for a try only.
-    ("CKV_K8S_40", r"^Deployment\.apptlock-dev\.(postgres|redis)$"): "high user id",
+    ("CKV_K8S_40", r"^(Deployment|StatefulSet)\.apptlock-dev\.(postgres|redis)$"): "high user id",
     # The base is made to be used by overlays, which say where; and objects of one's own name a place themselves, or none.
     ("CKV_K8S_21", r"\.default\."): "default namespace",
     # Whom to let in is for each cluster to say, so there is a policy only where somebody asks for it.

@@ -7,10 +7,10 @@ so that a check which can never complain does not pass for one.
 import copy
 import pathlib
 import re
+import tarfile
 import tempfile
 import unittest
 
-import notes
 import refusals
 import run as runner
 import security
@@ -18,7 +18,7 @@ import values
 from bundle import Bundle, seconds
 from checks import ALL
 from checks.environment import settings_of_document, settings_of_help
-from common import HERE, RENDERED, objects_of
+from common import CHART, HERE, RENDERED, helm_template, objects_of, run, tool
 from rendering import Rendering
 from schemas import NEWEST, Validator
 
@@ -86,6 +86,7 @@ FAULTS = [
     ("probe-path", "/livez", (*CONTAINER, "livenessProbe"), None),
     ("route-service", "service gone", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0, "name"), "gone"),
     ("route-port", "port 81", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0, "port"), 81),
+    ("route-tls", "names other", ("Ingress", "app", "spec", "tls"), [{"secretName": "tls", "hosts": ["other"]}]),
     ("route-management", "app-management", ("HTTPRoute", "app", "spec", "rules", 0, "backendRefs", 0),
      {"name": "app-management", "port": 9090}),
     ("route-management", "by way of app", ("Service", "app", *PORT), "management"),
@@ -128,6 +129,12 @@ FAULTS = [
     ("reference", "ServiceAccount other", (*DEPLOYMENT, "serviceAccountName"), "other"),
     ("hook-order", "Secret app", (*JOB, "containers", 0, "env", 0, "valueFrom", "secretKeyRef", "name"), "app"),
     ("hook-order", "Secret app-migrate", ("Secret", "app-migrate", "metadata", "annotations", "helm.sh/hook-weight"), "0"),
+    ("credential", "TOKEN of migrate", (*JOB, "containers", 0, "env", 0), {"name": "TOKEN", "value": "a.test.token"}),
+    ("credential", "REDIS_URL", ("ConfigMap", "app", "data", "REDIS_URL"), "redis://app:demo@redis"),
+    ("hook-secret", "hook-failed", ("Secret", "app-migrate", "metadata", "annotations", "helm.sh/hook-delete-policy"),
+     "before-hook-creation,hook-succeeded"),
+    ("data", "emptyDir ca", DEPLOYMENT, lambda spec: {**spec, "volumes": [{"name": "ca", "emptyDir": {}}], "containers": [
+        {**spec["containers"][0], "env": [{"name": "PGDATA", "value": "/ca/data"}]}]}),
     ("volume", "mounted and is no volume", (*CONTAINER, "volumeMounts", 0, "name"), "tmp"),
     ("volume", "mounted nowhere", (*CONTAINER, "volumeMounts"), []),
     ("rules", "app", ("PrometheusRule", "app", "spec", "groups", 0, "rules", 0, "annotations", "summary"), " is gone"),
@@ -282,37 +289,6 @@ text: {{ "}} .Values.text" }}
         self.assert_said("the root lets unknown names pass", self.faults(schema=self.SCHEMA | {"additionalProperties": True}))
 
 
-class Process:
-    def __init__(self, returncode, stderr):
-        self.returncode, self.stderr, self.stdout = returncode, stderr, ""
-
-
-class Tables(unittest.TestCase):
-    def test_refusals(self):
-        case = {"what": "x", "set": {"replicaCount": -1}, "says": "a/b"}
-        for answer, wanted in (
-            (Process(0, ""), ["installs this"]),
-            (Process(1, "Error: it rained"), ['does not say "a/b"', "it rained"]),
-            (Process(1, "Error: at '/a/b': no"), []),
-            (Process(1, "Error: a.b: no"), []),
-        ):
-            found = refusals.judge(case, "HELM4", lambda *_, **__: answer)
-            self.assertEqual(bool(wanted), bool(found))
-            for part in wanted:
-                self.assertIn(part, str(found[0]))
-
-    def test_over(self):
-        self.assertEqual({"a": {"b": 1, "c": 3}, "d": [2]}, refusals.over({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}))
-
-    def test_notes(self):
-        case = {"what": "x", "warns": ["no Redis"], "not": ["trusted"]}
-        self.assertEqual([], list(notes.judge(case, "there is no Redis")))
-        self.assertEqual(2, len(list(notes.judge(case, "it is trusted"))))
-
-    def test_notes_that_do_not_come(self):
-        self.assertIn("printed no notes", notes_fault := notes.notes_with({"replicaCount": "x"})[1], notes_fault)
-
-
 class Tools(unittest.TestCase):
     def setUp(self):
         # Inside of target: what is checked is named by its path in the repository.
@@ -327,6 +303,17 @@ class Tools(unittest.TestCase):
             file.write_text(text)
             found = list(map(str, Rendering(SETTINGS).chart_with(file)))
             self.assertTrue(any(part in fault for fault in found), found)
+
+    def test_packed(self):
+        done = run(tool("HELM4"), "package", "--destination", self.folder, CHART)
+        self.assertEqual(0, done.returncode, done.stderr)
+        packed = next(self.folder.glob("apptlock-*.tgz"))
+        with tarfile.open(packed) as archive:
+            names = set(archive.getnames())
+        self.assertLessEqual({f"apptlock/{name}" for name in (
+            "README.md", "values.schema.json", "files/rules.yaml", "files/tests/common.sh", "templates/NOTES.txt")}, names)
+        self.assertFalse({name for name in names if "/ci/" in name})
+        self.assertEqual(0, helm_template("HELM3", values=refusals.BASE, chart=packed).returncode)
 
     def test_drift(self):
         script = self.folder / "generator"

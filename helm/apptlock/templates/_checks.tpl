@@ -4,6 +4,9 @@ NOTES.txt instead.
 */}}
 
 {{- define "apptlock.checks" -}}
+{{- if regexMatch "^[0-9]" (include "apptlock.fullname" .) }}
+{{- fail (printf "fullnameOverride: without it all is named %s, and a Service's name may not begin with a digit; set one that begins with a letter" (include "apptlock.fullname" .)) }}
+{{- end }}
 {{- $database := or .Values.database.url .Values.database.existingSecret.name (include "apptlock.mayBeExtra" (list . "DATABASE_URL")) }}
 {{- if not $database }}
 {{- fail "database: there is none; set database.url, or database.existingSecret.name and .key" }}
@@ -63,6 +66,24 @@ NOTES.txt instead.
 {{- fail "jwt: more than one key is set; set one of jwt.secret, jwt.publicKey, jwt.jwksUrl and jwt.existingSecret.name" }}
 {{- end }}
 {{- end }}
+{{- if and .Values.tests.enabled (not (or .Values.tests.image.tag .Values.tests.image.digest)) }}
+{{- fail "tests.image: has neither a tag nor a digest; set one of them" }}
+{{- end }}
+{{- if and .Values.tests.token.value .Values.tests.token.existingSecret.name }}
+{{- fail "tests.token: value and existingSecret.name are both set; set one of them" }}
+{{- end }}
+{{- with .Values.strategy.rollingUpdate }}
+{{- if and (eq $.Values.strategy.type "RollingUpdate") (has (toString .maxUnavailable) (list "0" "0%")) (has (toString .maxSurge) (list "0" "0%")) }}
+{{- fail "strategy.rollingUpdate: maxUnavailable and maxSurge are both 0, so no pod could ever be replaced; raise one of them" }}
+{{- end }}
+{{- end }}
+{{- range $which := list "serviceMonitor" "podMonitor" }}
+{{- with get $.Values.monitoring $which }}
+{{- if and .enabled .interval .scrapeTimeout (gt (include "apptlock.milliseconds" .scrapeTimeout | int64) (include "apptlock.milliseconds" .interval | int64)) }}
+{{- fail (printf "monitoring.%s.scrapeTimeout: is longer than interval, which Prometheus refuses; write less" $which) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if not (or (kindIs "invalid" .Values.podDisruptionBudget.minAvailable) (kindIs "invalid" .Values.podDisruptionBudget.maxUnavailable)) }}
 {{- fail "podDisruptionBudget: minAvailable and maxUnavailable are both set; set one of them" }}
 {{- end }}
@@ -77,7 +98,7 @@ NOTES.txt instead.
 {{- end }}
 {{- $stop := include "apptlock.stopMilliseconds" . | int64 }}
 {{- if le (mul 1000 (include "apptlock.gracePeriodSeconds" . | int64)) $stop }}
-{{- fail (printf "shutdown.gracePeriodSeconds: %v is too short; a stop may take preStopSleepSeconds + config.drain.delay + config.drain.time + 12s, which is %vms: write more than that, or null" .Values.shutdown.gracePeriodSeconds $stop) }}
+{{- fail (printf "shutdown.gracePeriodSeconds: %v is too short; a stop may take preStopSleepSeconds + config.drain.delay + config.drain.time + 12s, which is %vms: write more than that, or null" (toString .Values.shutdown.gracePeriodSeconds) $stop) }}
 {{- end }}
 {{- if and (gt (int .Values.shutdown.preStopSleepSeconds) 0) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
 {{- fail "shutdown.preStopSleepSeconds: needs Kubernetes 1.30 or newer; set it to 0, and config.drain.delay to more" }}
@@ -91,7 +112,7 @@ NOTES.txt instead.
 {{- fail (printf "extraEnv: %s is the chart's own; set containerPorts, config.listenAddress, config.drain or config.auth.mode instead" .name) }}
 {{- end }}
 {{- end }}
-{{- if and .Values.ingress.enabled (eq .Values.ingress.preset "gke") .Values.ingress.className (not (hasKey .Values.ingress.annotations "kubernetes.io/ingress.class")) }}
+{{- if and .Values.ingress.enabled (eq .Values.ingress.preset "gke") .Values.ingress.className (not (hasKey (default dict .Values.ingress.annotations) "kubernetes.io/ingress.class")) }}
 {{- fail "ingress.className: GKE's controller leaves an Ingress alone that has one; leave it empty, and set the annotation kubernetes.io/ingress.class: gce" }}
 {{- end }}
 {{- range list (list "config.lock.ttl" .Values.config.lock.ttl 1000 86400000) (list "config.cursor.interval" .Values.config.cursor.interval 10 5000) (list "config.drain.delay" .Values.config.drain.delay 0 60000) (list "config.drain.time" .Values.config.drain.time 0 120000) }}

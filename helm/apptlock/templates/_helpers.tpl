@@ -3,23 +3,23 @@ Names, labels, images, environment: what several templates share. Nothing here m
 */}}
 
 {{- define "apptlock.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimAll "-." }}
 {{- end }}
 
-{{/* 45 characters, so that a suffix still fits into 63. */}}
+{{/*
+45 characters, so that a suffix still fits into 63. A release's name may have dots, and a service's may not. What begins
+with a digit is refused by the checks, for the same reason.
+*/}}
 {{- define "apptlock.fullname" -}}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" }}
-{{- else }}
 {{- $name := include "apptlock.name" . }}
-{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 45 | trimSuffix "-" }}
-{{- end }}
+{{- $both := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $both .Values.fullnameOverride | replace "." "-" | trunc 45 | trimAll "-" }}
 {{- end }}
 
 {{/* A change of these labels needs a new Deployment: they never get a version. */}}
 {{- define "apptlock.instanceLabels" -}}
-app.kubernetes.io/name: {{ include "apptlock.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "apptlock.name" . | toYaml }}
+app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 {{- end }}
 
 {{/* The replicas, and not the pods of migrations and tests. */}}
@@ -45,11 +45,11 @@ more labels, and a namespace. What the chart itself selects by cannot be overwri
 {{- $_ := set $labels "app.kubernetes.io/version" $.Chart.AppVersion }}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" $.Release.Service }}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
-name: {{ include "apptlock.fullname" $ }}{{ index . 1 }}
-namespace: {{ $namespace | default $.Release.Namespace }}
+name: {{ print (include "apptlock.fullname" $) (index . 1) | toYaml }}
+namespace: {{ $namespace | default $.Release.Namespace | toYaml }}
 labels:
-  {{- toYaml (merge $labels $more $.Values.commonLabels) | nindent 2 }}
-{{- with merge (deepCopy $annotations) $.Values.commonAnnotations }}
+  {{- toYaml (merge $labels (default dict $more) (default dict $.Values.commonLabels)) | nindent 2 }}
+{{- with merge (default dict $annotations | deepCopy) (default dict $.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -84,9 +84,9 @@ annotations:
 {{- end }}
 
 {{- define "apptlock.imagePullSecrets" -}}
-{{- $secrets := .Values.imagePullSecrets }}
+{{- $secrets := default list .Values.imagePullSecrets }}
 {{- range (.Values.global).imagePullSecrets }}
-{{- $secrets = append $secrets (dict "name" .) }}
+{{- $secrets = append $secrets (kindIs "map" . | ternary . (dict "name" .)) }}
 {{- end }}
 {{- with $secrets }}
 imagePullSecrets:
@@ -143,8 +143,8 @@ name would be refused by a server-side apply.
 - name: {{ index . 0 }}
   valueFrom:
     secretKeyRef:
-      name: {{ index . 1 }}
-      key: {{ index . 2 }}
+      name: {{ index . 1 | toYaml }}
+      key: {{ index . 2 | toYaml }}
 {{- end }}
 
 {{/* The URL of the database, for replicas. */}}
@@ -235,26 +235,26 @@ k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE),k8s.node.name=$(NOD
 - name: database-ca
   {{- if .Values.database.ca.existingSecret }}
   secret:
-    secretName: {{ tpl .Values.database.ca.existingSecret . }}
+    secretName: {{ tpl .Values.database.ca.existingSecret . | toYaml }}
   {{- else }}
   configMap:
-    name: {{ tpl .Values.database.ca.existingConfigMap . }}
+    name: {{ tpl .Values.database.ca.existingConfigMap . | toYaml }}
   {{- end }}
     items:
-      - key: {{ .Values.database.ca.key }}
+      - key: {{ .Values.database.ca.key | toYaml }}
         path: ca.crt
 {{- end }}
 {{- if include "apptlock.hasRedisCa" . }}
 - name: redis-ca
   {{- if .Values.redis.ca.existingSecret }}
   secret:
-    secretName: {{ tpl .Values.redis.ca.existingSecret . }}
+    secretName: {{ tpl .Values.redis.ca.existingSecret . | toYaml }}
   {{- else }}
   configMap:
-    name: {{ tpl .Values.redis.ca.existingConfigMap . }}
+    name: {{ tpl .Values.redis.ca.existingConfigMap . | toYaml }}
   {{- end }}
     items:
-      - key: {{ .Values.redis.ca.key }}
+      - key: {{ .Values.redis.ca.key | toYaml }}
         path: ca.crt
 {{- end }}
 {{- with .Values.extraVolumes }}

@@ -33,7 +33,7 @@ alb.ingress.kubernetes.io/target-group-attributes: stickiness.enabled=true,stick
 # 4000 is the most that it takes.
 alb.ingress.kubernetes.io/load-balancer-attributes: idle_timeout.timeout_seconds={{ min $idle 4000 }}
 alb.ingress.kubernetes.io/healthcheck-protocol: HTTP
-alb.ingress.kubernetes.io/healthcheck-port: {{ .Values.containerPorts.management | quote }}
+alb.ingress.kubernetes.io/healthcheck-port: {{ int .Values.containerPorts.management | quote }}
 alb.ingress.kubernetes.io/healthcheck-path: /readyz
 alb.ingress.kubernetes.io/healthcheck-interval-seconds: "5"
 alb.ingress.kubernetes.io/healthcheck-timeout-seconds: "2"

@@ -12,6 +12,8 @@ OPENTELEMETRY = {
     "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_EXPORT_TIMEOUT",
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
 }
+# Names of what nobody may read; what says where a secret is, is none.
+SECRET = re.compile(r"(TOKEN|PASSWORD|SECRET|PRIVATE_KEY)$")
 # What Rust's own library reads.
 RUST = {"RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "RUST_MIN_STACK"}
 
@@ -70,6 +72,27 @@ def references(pod):
         yield "ServiceAccount", account, None
 
 
+def credentials(bundle):
+    """What is secret comes from a secret, and stands in no pod's specification and no ConfigMap."""
+    for pod in bundle.pods:
+        for container in pod.containers:
+            for name, value in bundle.environment(pod, container).items():
+                if value and (SECRET.search(name) or re.search(r"://[^/@]*:[^/@]+@", value)):
+                    yield bundle.problem("credential", pod.owner, f'{name} of {container["name"]} is written out; take it'
+                                         " from a secret (secretKeyRef)")
+
+
+def hook_secrets(bundle):
+    """A hook's secret goes when the hooks have ended, whether well or not: Helm itself never takes hooks away."""
+    for secret in bundle.of_kind("Secret"):
+        notes = dig(secret, "metadata", "annotations", default={})
+        policy = {part.strip() for part in notes.get("helm.sh/hook-delete-policy", "").split(",")}
+        missing = {"before-hook-creation", "hook-succeeded", "hook-failed"} - policy
+        if HOOK in notes and missing:
+            yield bundle.problem("hook-secret", secret, f'its delete policy lacks {", ".join(sorted(missing))}, so it may stay'
+                                 " behind")
+
+
 def is_there_in_time(pod, thing):
     """A hook that runs before the release finds only hooks that ran before it."""
     if not pod.hooks & {"pre-install"}:
@@ -109,4 +132,4 @@ def mounts(bundle):
             yield bundle.problem("volume", pod.owner, f"volume {name} is mounted nowhere; leave it out")
 
 
-CHECKS = [names, sources, mounts]
+CHECKS = [names, credentials, hook_secrets, sources, mounts]

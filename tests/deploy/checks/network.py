@@ -138,6 +138,15 @@ def leads_to_management(bundle, service, port):
     return False
 
 
+def certificates(bundle):
+    """A certificate of an Ingress is for a host that a rule has."""
+    for ingress in bundle.of_kind("Ingress"):
+        ruled = {rule.get("host") for rule in dig(ingress, "spec", "rules", default=[])}
+        for tls in dig(ingress, "spec", "tls", default=[]):
+            for host in sorted(set(tls.get("hosts") or []) - ruled):
+                yield bundle.problem("route-tls", ingress, f"tls names {host}, which no rule has")
+
+
 def routes(bundle):
     """A route leads to services and ports that are there, and never to metrics and probes."""
     for route, name, wanted in backends(bundle):
@@ -159,4 +168,4 @@ def routes(bundle):
                                      " public; keep it to a ClusterIP service")
 
 
-CHECKS = [workloads, services, policies, monitors, probes, routes]
+CHECKS = [workloads, services, policies, monitors, probes, certificates, routes]

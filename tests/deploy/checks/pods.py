@@ -51,6 +51,18 @@ def breaches(pod):
                 yield f'container {name} takes the node\'s port {port["hostPort"]}; leave it out'
 
 
+def databases(bundle):
+    """What a PostgreSQL keeps outlives its pod: replicas that run on do not make the schema anew."""
+    for pod in bundle.pods:
+        passing = {volume["name"] for volume in pod.spec.get("volumes") or [] if "emptyDir" in volume}
+        for container in pod.containers:
+            folder = bundle.environment(pod, container).get("PGDATA") or ""
+            for mount in container.get("volumeMounts") or []:
+                if mount["name"] in passing and folder.startswith(mount["mountPath"]):
+                    yield bundle.problem("data", pod.owner, f'the data of {container["name"]} is in the emptyDir {mount["name"]}'
+                                         " and goes with the pod; give it a volumeClaimTemplate")
+
+
 def restricted(bundle):
     """Every pod, hooks and tests included, fits the restricted pod security standard."""
     for pod in bundle.pods:
@@ -132,4 +144,4 @@ def unique(bundle):
         seen.add(key)
 
 
-CHECKS = [restricted, contained, tokens, images, grace, unique]
+CHECKS = [restricted, contained, tokens, images, grace, unique, databases]

@@ -6,11 +6,11 @@
 # Kubernetes reads commands too: a dollar sign in brackets with a variable's name would be replaced, and two of them made
 # one, so neither is used here. Plain sh, curl and what busybox has; writes no file.
 #
-# From the pod: POD_NAME, URL (of the service), REPLICAS (names or addresses that lead to each replica), HEADLESS (whether
-# they do: `false` where the management service has one address for all), HTTP_PORT and MANAGEMENT_PORT (there),
-# AUTH_MODE, TOKEN (may be empty), METRICS.
+# From the pod: POD_NAME, URL (of the service), REPLICAS (names or addresses that lead to each replica), HTTP_PORT and
+# MANAGEMENT_PORT (there), AUTH_MODE, TOKEN (from a secret; may be missing), METRICS.
 
 set -eu
+TOKEN=${TOKEN:-}
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*"; exit 1; }

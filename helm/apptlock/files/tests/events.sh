@@ -5,7 +5,6 @@
 # Replicas are asked directly, past the service, so that it is certain which one answers.
 
 needs_identity
-[ "$HEADLESS" = true ] || skip "replicas cannot be asked one by one; managementService.headless is false"
 
 # The service's name may lead to a new pod a moment later than the pod is ready.
 tries=0

@@ -21,8 +21,6 @@ while :; do
 		leaders=$((leaders + ${leads:-0}))
 	done
 	[ "$count" -gt 0 ] && [ "$leaders" -eq 1 ] && break
-	# One address for all shows one replica, which need not be the leader.
-	[ "$count" -gt 0 ] && [ "$HEADLESS" = false ] && break
 	tries=$((tries + 1))
 	if [ "$tries" -ge "${WAIT:-20}" ]; then
 		[ "$count" -gt 0 ] || die "no replica is ready"
