@@ -88,6 +88,9 @@ impl App {
         let metrics = config.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
+        let room = lines::room_for(config.allowance.sockets, config.database.max_connections);
+        let listener = bind("LISTEN_ADDR", config.listen).await?;
+        let managing = bind("MANAGEMENT_ADDR", config.management).await?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
                 let (bus, events) = RedisBus::start(redis, &name)?;
@@ -108,9 +111,6 @@ impl App {
                 "AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development"
             );
         }
-        let room = lines::room_for(config.allowance.sockets, config.database.max_connections);
-        let listener = bind("LISTEN_ADDR", config.listen).await?;
-        let managing = bind("MANAGEMENT_ADDR", config.management).await?;
         let (address, management) = (
             local(&listener, config.listen),
             local(&managing, config.management),

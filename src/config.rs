@@ -347,7 +347,7 @@ mod tests {
             ),
             (
                 ["--lock-ttl", "10ms"],
-                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1day",
+                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1d",
             ),
             (
                 ["--listen-addr", "localhost"],

@@ -17,8 +17,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-use crate::store::{Store, Unready};
+use crate::store::{Store, StoreError, Unready};
 use crate::telemetry;
 
 /// For how long PostgreSQL may be away.
@@ -91,24 +92,50 @@ impl Health {
 
     /// Asks PostgreSQL until stopped.
     pub async fn watch(self, store: Store, stop: CancellationToken) {
+        let mut told = None;
         let work = async {
             loop {
                 let asked = Instant::now();
                 let outcome = store.ready().await;
                 let pause = if outcome.is_ok() { CALM } else { ALERT };
-                let away = outcome.is_err_and(Unready::is_away);
+                let fault = outcome.as_ref().err().map(|(why, _)| *why);
+                let away = fault.is_some_and(Unready::is_away);
                 metrics::gauge!(telemetry::DATABASE_UP).set(if away { 0.0 } else { 1.0 });
+                tell(outcome, &mut told);
                 {
                     let mut found = self.found();
-                    if outcome.is_ok() {
+                    if fault.is_none() {
                         found.well = Some(asked);
                     }
-                    found.fault = outcome.err();
+                    found.fault = fault;
                 }
                 tokio::time::sleep(pause).await;
             }
         };
         stop.run_until_cancelled(work).await;
+    }
+}
+
+/// Says what became of PostgreSQL, once: nobody asks a replica that is not ready, so no request would tell.
+fn tell(
+    outcome: Result<(), (Unready, Option<StoreError>)>,
+    told: &mut Option<Result<(), Unready>>,
+) {
+    let now = match &outcome {
+        Ok(()) => Ok(()),
+        Err((why, _)) => Err(*why),
+    };
+    if *told == Some(now) {
+        return;
+    }
+    let first = told.replace(now).is_none();
+    match outcome {
+        Ok(()) if first => {}
+        Ok(()) => info!("PostgreSQL is well again"),
+        Err((why, cause)) => {
+            let error = cause.map_or_else(|| why.to_string(), |cause| cause.to_string());
+            warn!(%why, error, "PostgreSQL is of no use to this replica: {error}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod audit;
+mod deadline;
 mod document;
 mod input;
 mod limits;
@@ -17,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
     REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
@@ -42,10 +43,12 @@ use crate::protocol::{Code, Refusal};
 use crate::store::Store;
 
 use answer::Failure;
+use deadline::deadline;
+pub use deadline::late_body;
 use document::Document;
 pub use input::client_of;
 use limits::Forget;
-use witness::witness;
+use witness::{named, witness};
 
 const JSON: &str = "application/json";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -159,6 +162,7 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
     .layer(middleware::from_fn(witness))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+    .layer(middleware::map_request(named))
     .with_state(web)
 }
 
@@ -216,11 +220,4 @@ pub fn cors(origins: &Origins) -> CorsLayer {
 /// A refusal as an answer, for layers around the router.
 pub fn refuse(refusal: Refusal) -> Response {
     Failure::from(refusal).into_response()
-}
-
-/// Nobody waits longer than the deadline, whatever the database does.
-async fn deadline(request: Request, next: Next) -> Result<Response, Failure> {
-    tokio::time::timeout(DEADLINE, next.run(request))
-        .await
-        .map_err(|_| Refusal::new(Code::Unavailable, "The request took too long; try again").into())
 }

@@ -190,19 +190,26 @@ impl Limits {
     /// `LIMIT_EXCEEDED` where this replica or that identity has enough.
     pub fn socket(self: &Arc<Self>, asker: &Asker) -> Result<Place, Refusal> {
         let mut sockets = self.sockets();
-        let full = |message: String| {
-            over("connection");
+        let full = |kind, message: String| {
+            over(kind);
             Err(Refusal::new(Code::LimitExceeded, message))
         };
         if sockets.all >= self.allowance.sockets {
-            return full("This replica has as many sockets as it takes; try again later".into());
+            let kind = "connection";
+            return full(
+                kind,
+                "This replica has as many sockets as it takes; try again later".into(),
+            );
         }
         let known = matches!(asker, Asker::Identity(_));
         let count = sockets.of.entry(asker.clone()).or_default();
         // Behind one address there may be many people.
         if known && *count >= self.allowance.sockets_each {
             let most = self.allowance.sockets_each;
-            return full(format!("You have {most} sockets here already; close one"));
+            return full(
+                "identity",
+                format!("You have {most} sockets here already; close one"),
+            );
         }
         *count += 1;
         sockets.all += 1;

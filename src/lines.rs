@@ -59,6 +59,8 @@ const REQUESTS: usize = 1000;
 pub const WATCHERS: usize = 100;
 /// Open files besides the connections of clients and to PostgreSQL: those who watch, Redis, and some to spare.
 const BESIDES: usize = WATCHERS + 100;
+/// Lines about connections that could not be accepted.
+static UNACCEPTED: Muffler = Muffler::new();
 /// Lines about clients that wait until others leave.
 static FULL: Muffler = Muffler::new();
 
@@ -129,7 +131,9 @@ pub fn serve(
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    warn!(%error, "could not accept a connection; trying again");
+                    if let Some(hidden) = UNACCEPTED.speak() {
+                        warn!(%error, hidden, "could not accept a connection; trying again");
+                    }
                     sleep(ACCEPT_AGAIN).await;
                 }
             }

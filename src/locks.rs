@@ -26,7 +26,7 @@ use crate::bus::Bus;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, Change, LockState, Person, Position};
 use crate::rooms::Rooms;
-use crate::store::{Refused, Store, StoreError};
+use crate::store::{Refused, Store};
 use crate::telemetry;
 
 pub use activity::Activity;
@@ -315,7 +315,6 @@ impl Locks {
 
 impl Shared {
     async fn turn<'a>(&'a self, room: &'a RoomId) -> Result<queue::Turn<'a>, LockError> {
-        let turn = self.queues.turn(room).await;
-        turn.ok_or(LockError::Store(StoreError::NoConnection))
+        self.queues.turn(room).await.ok_or(LockError::Queued)
     }
 }

@@ -16,12 +16,12 @@ mod locks;
 mod reconcile;
 mod row;
 pub mod sql;
+mod url;
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use crate::config::{BadSetting, Database};
 
@@ -112,21 +112,7 @@ impl Store {
     /// # Errors
     /// [`BadSetting`] where `DATABASE_URL` cannot be read. Its text, which may hold a password, is not in it.
     pub fn new(database: &Database) -> Result<Self, BadSetting> {
-        let url = database.url.expose();
-        let options = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            // How long statements take is in a metric; a line with the whole text for each slow one is a flood.
-            let options = PgConnectOptions::from_str(url).ok();
-            options.map(PgConnectOptions::disable_statement_logging)
-        } else {
-            None
-        };
-        let options = options.ok_or_else(|| {
-            BadSetting::new(
-                "DATABASE_URL",
-                "is not the URL of a PostgreSQL database",
-                "write postgres://user:password@host:5432/database",
-            )
-        })?;
+        let options = url::options(&database.url)?;
         let own = if database.max_connections < 4 { 1 } else { 2 };
         let some = |most| Connections::new(options.clone(), database.pooler, most);
         Ok(Self {
@@ -173,17 +159,21 @@ impl Store {
     /// Whether the database answers, can be written to, and has this release's schema.
     ///
     /// # Errors
-    /// [`Unready`].
-    pub async fn ready(&self) -> Result<(), Unready> {
+    /// [`Unready`], with what PostgreSQL said where it said something.
+    pub async fn ready(&self) -> Result<(), (Unready, Option<StoreError>)> {
         let wanted = MIGRATOR.iter().count();
-        Err(match self.look().await {
-            Ok((_, true)) => Unready::ReadOnly,
+        let fault = match self.look().await {
+            Ok((_, true)) => return Err((Unready::ReadOnly, None)),
             Ok((done, false)) if done >= wanted => return Ok(()),
-            Ok(_) => Unready::OldSchema,
-            Err(fault) if fault.no_schema() => Unready::NoSchema,
-            Err(StoreError::NoAnswer) => Unready::Silent,
-            Err(_) => Unready::Away,
-        })
+            Ok(_) => return Err((Unready::OldSchema, None)),
+            Err(fault) => fault,
+        };
+        let why = match fault {
+            _ if fault.no_schema() => Unready::NoSchema,
+            StoreError::NoAnswer => Unready::Silent,
+            _ => Unready::Away,
+        };
+        Err((why, Some(fault)))
     }
 
     /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what

@@ -57,10 +57,25 @@ pub(super) fn duration(
     if (min..=max).contains(&parsed) {
         return Ok(parsed);
     }
-    let words = humantime::format_duration;
     Err(BadSetting::new(
         variable,
         format!("{} is out of bounds", words(parsed)),
         format!("write a duration from {} to {}", words(min), words(max)),
     ))
+}
+
+/// A duration as one would write it: a day is no part of a month.
+fn words(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    for (unit, length) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+    ] {
+        if millis >= length && millis.is_multiple_of(length) {
+            return format!("{}{unit}", millis / length);
+        }
+    }
+    humantime::format_duration(duration).to_string()
 }

@@ -56,6 +56,8 @@ impl From<LockError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> axum::response::Response {
         let code = self.refusal.code;
+        let said = || Cause(self.refusal.message.clone());
+        let cause = self.cause.unwrap_or_else(said);
         let status =
             StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(Answer::from(self.refusal))).into_response();
@@ -69,9 +71,7 @@ impl IntoResponse for Failure {
                 .headers_mut()
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(cause) = self.cause {
-            response.extensions_mut().insert(cause);
-        }
+        response.extensions_mut().insert(cause);
         response
     }
 }

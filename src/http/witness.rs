@@ -4,15 +4,34 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::request_id::RequestId;
 use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 
+use super::X_REQUEST_ID;
 use super::answer::Cause;
 use crate::telemetry::{self, Muffler, TRACE};
+
+/// The longest id of a request that is taken, in bytes.
+const LONGEST_ID: usize = 128;
+/// How much of a path is told, in bytes: more than any route of ours has. The rest would fill logs and traces.
+const LONGEST_PATH: usize = 1024;
+
+/// A request whose `x-request-id`, if it has one, is fit to be told: short, and visible ASCII. Another one is taken
+/// off, and a new one made.
+pub(super) async fn named(mut request: Request) -> Request {
+    let fit = |id: &HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=LONGEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    if !request.headers().get(X_REQUEST_ID).is_some_and(fit) {
+        request.headers_mut().remove(X_REQUEST_ID);
+    }
+    request
+}
 
 /// Lines about requests that were put off.
 static PUT_OFF: Muffler = Muffler::new();
@@ -66,7 +85,9 @@ fn known(method: &Method) -> &'static str {
 /// The one place where requests are counted, timed and traced, and where a failed one is logged.
 pub(super) async fn witness(request: Request, next: Next) -> Response {
     let method = known(request.method());
-    let path = request.uri().path().to_owned();
+    // A URI is ASCII, so it can be cut anywhere.
+    let path = request.uri().path();
+    let path = path[..path.len().min(LONGEST_PATH)].to_owned();
     let id = request.extensions().get::<RequestId>().cloned();
     let request_id = id
         .as_ref()

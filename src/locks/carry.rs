@@ -73,7 +73,9 @@ pub(super) fn count<T>(
             | LockError::OtherTab(_)
             | LockError::StaleToken(_),
         ) => "refused",
-        Err(LockError::Store(_) | LockError::Fault(_) | LockError::Stopping) => "failed",
+        Err(
+            LockError::Store(_) | LockError::Queued | LockError::Fault(_) | LockError::Stopping,
+        ) => "failed",
     };
     metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
         .increment(1);

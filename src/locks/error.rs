@@ -30,6 +30,9 @@ pub enum LockError {
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Others wait for this appointment's row, and the turn did not come in time.
+    #[error("others wait for this appointment's row, which somebody holds")]
+    Queued,
     /// A bug of ours: the transition panicked. Whether it was committed, reconcile shows.
     #[error("a transition panicked: {0}")]
     Fault(String),
@@ -77,6 +80,10 @@ impl From<LockError> for Refusal {
             LockError::Store(_) => Self::new(
                 Code::Unavailable,
                 "The database is not available; try again shortly",
+            ),
+            LockError::Queued => Self::new(
+                Code::Unavailable,
+                "Others wait for this appointment too; try again shortly",
             ),
             LockError::Fault(_) => {
                 Self::new(Code::Internal, "Something went wrong here; it was logged")

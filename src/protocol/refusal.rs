@@ -33,6 +33,8 @@ pub enum Code {
     NotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
+    /// The body did not arrive in time.
+    RequestTimeout,
     /// The body is over 16 KiB.
     TooLarge,
     /// The body's type is not JSON.
@@ -65,6 +67,7 @@ impl Code {
             | Self::OriginNotAllowed => 403,
             Self::NotLocked | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::LockHeld | Self::HeldByYou | Self::StaleToken => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,

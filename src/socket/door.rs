@@ -47,10 +47,9 @@ pub async fn at_the_door(State(hub): State<Arc<Hub>>, request: Request, next: Ne
         }
         return response;
     }
-    let late = "The message did not arrive in time";
     tokio::time::timeout(http::DEADLINE, next.run(request))
         .await
-        .unwrap_or_else(|_| http::refuse(Refusal::new(Code::Unavailable, late)))
+        .unwrap_or_else(|_| http::refuse(http::late_body()))
 }
 
 /// The session that a request of Socket.IO goes on with.

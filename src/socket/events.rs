@@ -99,8 +99,13 @@ fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Res
 }
 
 fn answer(event: &'static str, sender: AckSender, outcome: Result<&str, Refusal>) {
-    let ok = if outcome.is_ok() { "ok" } else { "refused" };
-    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => ok).increment(1);
+    let came_to = match &outcome {
+        Ok(_) => "ok",
+        Err(refusal) if refusal.code.status() >= 500 => "failed",
+        Err(_) => "refused",
+    };
+    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => came_to)
+        .increment(1);
     if let Err(refusal) = &outcome {
         debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
     }

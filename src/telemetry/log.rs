@@ -7,7 +7,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::Layer;
@@ -44,18 +44,30 @@ pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet
     let all = unnamed.fold(wanted.to_owned(), |all, directive| {
         format!("{directive},{all}")
     });
+    // A level that is misspelt would be taken for the name of a library, and nothing would be logged at all.
+    let slip = wanted.split(',').map(str::trim).find(|word| {
+        let level = word.parse::<LevelFilter>().is_ok();
+        !word.is_empty()
+            && !level
+            && !word.starts_with("apptlock")
+            && !word.contains(['=', ':', '['])
+    });
+    if let Some(slip) = slip {
+        return Err(format!("\"{slip}\" is no level"));
+    }
     let filter = EnvFilter::try_new(format!("{all},{spans}")).map_err(|fault| fault.to_string())?;
     Ok((filter, FilterFn::new(is_discreet)))
 }
 
-/// Below info libraries show what they send and get, tokens and passwords too: no filter lets that out. And
-/// spans are ours.
+/// Below info libraries show what they send and get, tokens and passwords too, and sqlx tells what it does not know of
+/// `DATABASE_URL`: no filter lets that out. And spans are ours.
 fn is_discreet(it: &Metadata<'_>) -> bool {
     if it.is_span() {
         return it.target() == TARGET;
     }
     let library = it.target().split("::").next().unwrap_or_default();
-    *it.level() <= Level::INFO || library == "apptlock"
+    let shown = *it.level() <= Level::INFO && !it.target().starts_with("sqlx_postgres::options");
+    shown || library == "apptlock"
 }
 
 /// The layer that writes the log.

@@ -97,7 +97,7 @@ metrics! {
     SOCKET_CONNECTS: Counter "apptlock_socket_connects_total", Count,
         "Sockets that were let in";
     SOCKET_EVENTS: Counter "apptlock_socket_events_total", Count,
-        "Events that sockets sent, by event and outcome: ok or refused";
+        "Events that sockets sent, by event and outcome: ok, refused or failed (our fault)";
     SOCKET_FULL: Counter "apptlock_socket_queue_full_total", Count,
         "Packets that did not fit into a socket's own queue";
     BAD_PAYLOADS: Counter "apptlock_socket_bad_payloads_total", Count,
@@ -163,7 +163,7 @@ metrics! {
 
     RATE_LIMITED: Counter "apptlock_rate_limited_total", Count,
         "What was over a limit, by kind",
-        "kind" in ["request", "keep", "release", "event", "cursor", "connect", "connection", "subscription", "abuse"];
+        "kind" in ["request", "keep", "release", "event", "cursor", "connect", "connection", "identity", "subscription", "abuse"];
     TRACES_LOST: Counter "apptlock_spans_lost_total", Count,
         "Spans that the collector of traces did not take";
     READY: Gauge "apptlock_ready", Count,
@@ -262,7 +262,7 @@ fn begin() {
         "cursor-position",
         "refresh-token",
     ] {
-        for outcome in ["ok", "refused"] {
+        for outcome in ["ok", "refused", "failed"] {
             metrics::counter!(SOCKET_EVENTS, "event" => event, "outcome" => outcome).absolute(0);
         }
     }

@@ -13,8 +13,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -77,6 +77,7 @@ pub struct BadTraces(String);
 
 /// What makes spans, until the process ends.
 pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> {
+    let fault = Fault::default();
     let exporter = match traces.carrier {
         Carrier::Grpc => Otlp::builder()
             .with_tonic()
@@ -85,7 +86,7 @@ pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> 
             .build(),
         Carrier::Http => Otlp::builder()
             .with_http()
-            .with_http_client(Client::default())
+            .with_http_client(Client::new(fault.clone()))
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(&traces.endpoint)
             .with_timeout(PATIENCE)
@@ -100,6 +101,7 @@ pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> 
     let waiting = Arc::new(AtomicUsize::new(0));
     let exporter = Telling {
         exporter,
+        fault,
         away: AtomicBool::new(false),
         waiting: waiting.clone(),
     };
@@ -198,6 +200,7 @@ fn why(error: &dyn std::error::Error) -> String {
 #[derive(Debug)]
 struct Telling {
     exporter: Otlp,
+    fault: Fault,
     away: AtomicBool,
     /// Spans that wait for their batch.
     waiting: Arc<AtomicUsize>,
@@ -255,7 +258,7 @@ impl SpanExporter for Telling {
             Err(error) => {
                 metrics::counter!(TRACES_LOST).increment(count);
                 if !self.away.swap(true, Ordering::Relaxed) {
-                    let error = why(error);
+                    let error = self.fault.take().unwrap_or_else(|| why(error));
                     warn!(
                         error,
                         "the collector of traces does not take spans; dropping them until it does"
@@ -275,11 +278,31 @@ impl SpanExporter for Telling {
     }
 }
 
-/// Sends a batch over HTTP, on the thread that gathers batches, which may wait.
-struct Client(ureq::Agent);
+/// Why the last batch did not get out over HTTP: the library says no more of it than that the network failed.
+#[derive(Debug, Clone, Default)]
+struct Fault(
+    /// A std mutex: held for a look.
+    Arc<Mutex<Option<String>>>,
+);
 
-impl Default for Client {
-    fn default() -> Self {
+impl Fault {
+    fn set(&self, fault: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Sends a batch over HTTP, on the thread that gathers batches, which may wait.
+struct Client {
+    agent: ureq::Agent,
+    fault: Fault,
+}
+
+impl Client {
+    fn new(fault: Fault) -> Self {
         let tls = ureq::tls::TlsConfig::builder()
             .root_certs(ureq::tls::RootCerts::PlatformVerifier)
             .build();
@@ -289,7 +312,10 @@ impl Default for Client {
             .max_redirects(0)
             .tls_config(tls)
             .build();
-        Self(config.into())
+        Self {
+            agent: config.into(),
+            fault,
+        }
     }
 }
 
@@ -304,10 +330,16 @@ impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, body.to_vec());
-        let mut answer = self.0.run(request)?;
-        let body = answer.body_mut().read_to_vec()?;
+        let sent = self.agent.run(request).and_then(|mut answer| {
+            let body = answer.body_mut().read_to_vec()?;
+            Ok((answer, body))
+        });
+        let (mut answer, body) = sent.inspect_err(|fault| self.fault.set(Some(why(fault))))?;
+        let status = answer.status();
+        self.fault
+            .set((!status.is_success()).then(|| format!("it answered {status}")));
         let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = answer.status();
+        *response.status_mut() = status;
         *response.headers_mut() = std::mem::take(answer.headers_mut());
         Ok(response)
     }

@@ -1,6 +1,8 @@
 //! Bad input of every kind: a clear answer of the right class, never a 5xx, and nobody else notices.
 
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Socket, Stack, auth, fresh, person};
@@ -423,4 +425,56 @@ async fn a_bad_handshake_is_refused_with_the_field() {
         anonymous.ask("cursor-position", &nobody).await["message"],
         "userId: is missing"
     );
+}
+
+/// A body that comes too slowly is its sender's fault: no 5xx, which would wake somebody up.
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_408_and_one_that_need_not_is_no_fault() {
+    let stack = Stack::start(1, &[("RATE_LIMIT_PER_SECOND", "20")]).await;
+    let replica = &stack.replicas[0];
+    let address = replica.url.strip_prefix("http://").unwrap();
+    let ask = async |method: &str, what: &str| {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let path = format!("/api/appointments/{}/{what}", fresh("slow"));
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        heard
+    };
+    let (post, delete) = tokio::join!(ask("POST", "acquire-lock"), ask("DELETE", "release-lock"));
+    for heard in [post, delete] {
+        assert!(heard.starts_with("HTTP/1.1 408 "), "{heard}");
+        let body: Value = serde_json::from_str(heard.rsplit("\r\n").next().unwrap()).unwrap();
+        assert_eq!(
+            (&body["success"], &body["code"]),
+            (&json!(false), &json!("REQUEST_TIMEOUT")),
+            "{heard}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_id_of_a_request_is_returned_where_it_is_fit_to_be_logged_and_replaced_elsewhere() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let long = "x".repeat(129);
+    for (sent, taken) in [
+        ("a-1.B_2/z=", true),
+        (&long[..128], true),
+        (&long, false),
+        ("", false),
+        ("two words", false),
+        ("\u{e9}", false),
+    ] {
+        let url = format!("{}/nowhere", replica.url);
+        let sent = HeaderValue::from_bytes(sent.as_bytes()).unwrap();
+        let asked = replica.client.get(url).header("x-request-id", sent.clone());
+        let reply = asked.send().await.unwrap();
+        let returned = &reply.headers()["x-request-id"];
+        assert_eq!(returned == sent, taken, "{sent:?}: {returned:?}");
+        assert!(!returned.is_empty());
+    }
 }

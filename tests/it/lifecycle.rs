@@ -154,6 +154,26 @@ fn a_bad_setting_ends_the_start_with_one_line() {
             "LOG_FORMAT: \"xml\" is not a format; write json or pretty",
         ),
         ("RUST_LOG", "a=b=c", "RUST_LOG: "),
+        (
+            "RUST_LOG",
+            "warning",
+            "RUST_LOG: \"warning\" is no level; write a level such as info",
+        ),
+        (
+            "RUST_LOG",
+            "debug,verbose",
+            "RUST_LOG: \"verbose\" is no level; write ",
+        ),
+        (
+            "DATABASE_URL",
+            "postgres://u:geheim@127.0.0.1:1/d?sslmod=require",
+            "DATABASE_URL: has the parameter \"sslmod\", which is not known; leave it out",
+        ),
+        (
+            "HISTORY_RETENTION",
+            "20y",
+            "HISTORY_RETENTION: 7305d is out of bounds; write a duration from 1s to 3650d",
+        ),
     ] {
         let env: Vec<(&str, &str)> = good.into_iter().chain([(variable, value)]).collect();
         let out = run(&["serve"], &env);

@@ -149,10 +149,22 @@ async fn sockets_are_capped_by_identity_and_by_replica() {
     let _second = Socket::connect(replica, auth("ann")).await;
     let refused = Socket::refused(replica, auth("ann")).await;
     assert!(refused.contains("2 sockets"), "{refused}");
+    let over = async |kind| {
+        let name = format!("apptlock_rate_limited_total{{kind=\"{kind}\"}}");
+        replica.metric(&name).await
+    };
+    assert_eq!(
+        (over("identity").await, over("connection").await),
+        (1.0, 0.0)
+    );
     let _third = Socket::connect(replica, auth("ben")).await;
     let _fourth = Socket::connect(replica, json!({})).await;
     let refused = Socket::refused(replica, auth("eve")).await;
     assert!(refused.contains("as many sockets as it takes"), "{refused}");
+    assert_eq!(
+        (over("identity").await, over("connection").await),
+        (1.0, 1.0)
+    );
     first.close().await;
     while replica.metric("apptlock_sockets").await > 3.0 {
         tokio::task::yield_now().await;

@@ -287,6 +287,16 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
         let url = format!("{}/readyz", replica.management);
         let ready = replica.client.get(url).send().await.unwrap();
         assert_eq!(ready.json::<Value>().await.unwrap()["reason"], reason);
+        // Nobody asks a replica that is not ready, so no request tells why.
+        let line = replica.await_record("why it is of no use", |line| line["why"] == reason);
+        let said = line["message"].as_str().unwrap();
+        assert!(
+            said.starts_with("PostgreSQL is of no use to this replica: "),
+            "{said}"
+        );
+        if breaks == "nologin" {
+            assert!(said.contains("is not permitted to log in"), "{said}");
+        }
         let mended = format!("alter role {role} {mends}; {end_all}");
         sqlx::raw_sql(sqlx::AssertSqlSafe(mended))
             .execute(&stack.pool)
@@ -294,7 +304,11 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
             .unwrap();
         becomes(replica, "apptlock_database_up ", 1.0).await;
         becomes(replica, "apptlock_ready ", 1.0).await;
+        replica.await_line("PostgreSQL is well again");
     }
+    // What lasts is told once, and a change of it anew.
+    let told = replica.log().matches("PostgreSQL is of no use").count();
+    assert!(told <= 4, "{}", replica.log());
 }
 
 #[tokio::test]
@@ -343,6 +357,8 @@ async fn an_outage_does_not_flood_the_log() {
         let refused = socket.ask("subscribe", &json!(fresh("refused"))).await;
         assert_eq!(refused["code"], "UNAVAILABLE", "{refused}");
     }
+    let failed = "apptlock_socket_events_total{event=\"subscribe\",outcome=\"failed\"}";
+    becomes(replica, failed, 50.0).await;
     replica.await_line("a subscription could not be answered");
     replica.await_line("could not sweep");
     tokio::time::sleep(Duration::from_secs(2)).await;

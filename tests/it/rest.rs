@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Stack, fresh, person};
+use crate::support::{Reply, Stack, fresh, person};
 
 #[tokio::test]
 async fn a_lock_is_acquired_renewed_refused_and_released() {
@@ -388,6 +388,12 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
     // More than the replica has connections.
     let waiting =
         futures_util::future::join_all((0..12).map(|_| replica.release(&id, "ann"))).await;
+    let queued = |reply: &&Reply| {
+        reply
+            .message()
+            .starts_with("Others wait for this appointment too")
+    };
+    assert!(waiting.iter().filter(queued).count() >= 6, "{waiting:?}");
     for reply in waiting {
         assert_eq!(
             (reply.status, reply.code()),
