@@ -6,7 +6,8 @@
 
 It owns four questions: has every alert a case in which it fires and one in which it does not? Does its text lead to
 a chapter that exists? Does the product have every metric that is named, and does the dashboard show every metric
-that the product has? Can the dashboard be read: a description and a unit for each panel, and no two on one place?
+that the product has? Can the dashboard be read: a description and a unit for each panel, no two on one place, and no
+figure that is made up where there is no replica?
 
 Plain Python without packages, so YAML is not parsed but read line by line, in the layout that rules.yaml and the
 tests have; what does not look like that layout is a fault too, so nothing passes unread.
@@ -42,6 +43,8 @@ SUFFIXES = ("_bucket", "_count", "_sum")
 VARIABLES = {"$namespace", "$job", "$pod", "$instance", "$__rate_interval"}
 # Grafana's names for units; one that is not here it would print behind the figure as it is.
 UNITS = {"short", "none", "s", "bytes", "percentunit", "reqps", "ops", "cps", "pps"}
+# Figures that stay where there is no replica: they are about just that. Any other would be made up.
+WITHOUT_REPLICAS = {"Replicas ready", "Alerts firing"}
 METRIC = re.compile(r"(?<![\w:.$])(?:apptlock|process)_\w+")
 
 faults = []
@@ -186,6 +189,8 @@ def check_dashboard(names):
         if not expressions:
             fault(DASHBOARD, f"{name} asks for nothing")
         for expression in expressions:
+            if "vector(" in expression and panel.get("title") not in WITHOUT_REPLICAS:
+                fault(DASHBOARD, f"{name}: vector() is a figure even where there is no replica; take apptlock_build_info")
             for variable in sorted(set(re.findall(r"\$\{?\w+", expression)) - VARIABLES):
                 fault(DASHBOARD, f"{name}: {variable} is none of {', '.join(sorted(VARIABLES))}")
             for metric in re.finditer(r"(?:apptlock|process)_\w+\b(?!\{namespace=~)", expression):

@@ -77,6 +77,9 @@ NOTES.txt instead.
 {{- fail "strategy.rollingUpdate: maxUnavailable and maxSurge are both 0, so no pod could ever be replaced; raise one of them" }}
 {{- end }}
 {{- end }}
+{{- if and .Values.monitoring.prometheusRule.enabled (not .Values.config.metrics.enabled) }}
+{{- fail "monitoring.prometheusRule: is enabled and config.metrics.enabled is false, so ApptlockAbsent would fire for ever; switch one of them" }}
+{{- end }}
 {{- range $which := list "serviceMonitor" "podMonitor" }}
 {{- with get $.Values.monitoring $which }}
 {{- if and .enabled .interval .scrapeTimeout (gt (include "apptlock.milliseconds" .scrapeTimeout | int64) (include "apptlock.milliseconds" .interval | int64)) }}
