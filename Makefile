@@ -194,7 +194,7 @@ check-yaml:
 # promtool is part of Prometheus. check.py asks what promtool does not: do rules, dashboard, metrics and runbook fit?
 check-rules:
 	@scripts/need python prometheus
-	$(call say,Checking and testing the alert rules, and the dashboard)
+	$(call say,Checking and testing the alert rules$(comma) and the dashboard)
 	@promtool check rules --lint=all --lint-fatal helm/apptlock/files/rules.yaml
 	@promtool test rules tests/alerts/*.test.yaml
 	@python3 tests/alerts/check.py
@@ -328,5 +328,5 @@ openapi: build ## Print the OpenAPI document
 	@target/debug/apptlock openapi
 
 clean: ## Remove everything that was built, installed or written here
-	$(call say,Removing build output, npm packages and the data under .run/)
+	$(call say,Removing build output$(comma) npm packages and the data under .run/)
 	@rm -rf target fuzz/target fuzz/corpus fuzz/artifacts web/dist web/node_modules tests/e2e/node_modules tests/deploy/node_modules .run
