@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::auth::Auth;
 use crate::bus::memory::Hub as MemoryHub;
@@ -30,7 +30,7 @@ use crate::cursors::Cursors;
 use crate::health::{Health, Status};
 use crate::http::{Web, ops};
 use crate::limits::Limits;
-use crate::lines::Farewell;
+use crate::lines::{Farewell, Places};
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
@@ -40,6 +40,8 @@ use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
 
 /// Between two times that metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Between two times that PostgreSQL is asked for the installation's name.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long all that a stop does beside draining may take: longer than a request that was taken in its last
 /// moment, and short enough for the usual 30 seconds. The last spans may take 3 s more, which makes 12 s.
 const FINISH: Duration = Duration::from_secs(9);
@@ -88,12 +90,12 @@ impl App {
         let metrics = config.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
-        let room = lines::room_for(config.allowance.sockets, config.database.max_connections);
+        let places = Places::of_clients(config.allowance.sockets, config.database.max_connections);
         let listener = bind("LISTEN_ADDR", config.listen).await?;
         let managing = bind("MANAGEMENT_ADDR", config.management).await?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
-                let (bus, events) = RedisBus::start(redis, &name)?;
+                let (bus, events) = RedisBus::start(redis, &name, installation(store.clone()))?;
                 (Arc::new(bus), events)
             }
             None => {
@@ -198,6 +200,7 @@ impl App {
             limits: limits.clone(),
             health: health.clone(),
             io: io.clone(),
+            places: places.clone(),
         };
         let ops = ops::Ops {
             health: health.clone(),
@@ -219,12 +222,12 @@ impl App {
             ))
             .layer(http::cors(&config.origins))
             .layer(middleware::map_response(http::safe_headers));
-        let public = lines::serve(listener, router, room, farewell.clone());
+        let public = lines::serve(listener, router, places, farewell.clone());
         // Probes are answered to the end.
         let managing = lines::serve(
             managing,
             ops::router(ops),
-            lines::WATCHERS,
+            Places::of_watchers(),
             Farewell::default(),
         );
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
@@ -281,6 +284,17 @@ impl App {
     }
 }
 
+/// What this installation is called, as soon as PostgreSQL says so. That it does not is told by [`Health`].
+async fn installation(store: Store) -> String {
+    loop {
+        match store.installation().await {
+            Ok(name) => return name,
+            Err(error) => debug!(%error, "the installation's name is not known yet"),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
 /// Works until it is done or the time is over; at the very least it is begun.
 async fn within<T>(end: Instant, what: &str, work: impl Future<Output = T>) {
     let end = end.max(Instant::now() + Duration::from_millis(100));
@@ -308,6 +322,7 @@ struct Look {
     limits: Arc<Limits>,
     health: Health,
     io: SocketIo,
+    places: Places,
 }
 
 impl Look {
@@ -320,6 +335,9 @@ impl Look {
             metrics::gauge!(telemetry::SOCKETS, "transport" => transport).set(count as f64);
         }
         set(telemetry::SOCKETS_LIMIT, self.limits.allowance().sockets);
+        let (taken, most) = self.places.taken();
+        set(telemetry::CONNECTIONS, taken);
+        set(telemetry::CONNECTIONS_LIMIT, most);
         set(telemetry::ROOMS, self.rooms.count());
         let (depth, capacity) = self.rooms.outlet();
         set(telemetry::OUTLET_DEPTH, depth);

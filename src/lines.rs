@@ -18,6 +18,7 @@ mod wire;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,7 +31,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,11 +53,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const BACKLOG: usize = 4096;
 /// What a connection that was made as the listener closed may take for the head of its first request.
 const FIRST: Duration = Duration::from_secs(1);
+/// After the end, a connection that takes longer than this, and on which nothing is being answered, is closed: its
+/// client takes an answer too slowly, or its head has no end.
+const LAST: Duration = Duration::from_secs(2);
+/// The largest head of a request, in bytes: as much is held for each connection that says half of one.
+const LARGEST_HEAD: usize = 32 * 1024;
 
 /// Clients' connections besides those of sockets.
 const REQUESTS: usize = 1000;
 /// Connections of those who watch: probes, scrapes.
-pub const WATCHERS: usize = 100;
+const WATCHERS: usize = 100;
 /// Open files besides the connections of clients and to PostgreSQL: those who watch, Redis, and some to spare.
 const BESIDES: usize = WATCHERS + 100;
 /// Lines about connections that could not be accepted.
@@ -64,14 +70,70 @@ static UNACCEPTED: Muffler = Muffler::new();
 /// Lines about clients that wait until others leave.
 static FULL: Muffler = Muffler::new();
 
-/// How many connections of clients may be open at once, so that files are left for so many to PostgreSQL, and for
-/// probes: whoever opens connections and says nothing must not make this replica look dead.
-#[must_use]
-pub fn room_for(sockets: usize, database: u32) -> usize {
-    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let rest = limit.saturating_sub(BESIDES + database as usize);
-    (sockets + REQUESTS).min(rest).max(1)
+/// The places that connections take, and how long one may keep its place without having asked anything.
+#[derive(Debug, Clone)]
+pub struct Places {
+    free: Arc<Semaphore>,
+    taken: Arc<AtomicUsize>,
+    most: usize,
+    silence: Duration,
+}
+
+impl Places {
+    /// For clients: so many that files are left for so many connections to PostgreSQL, and for probes. Whoever opens
+    /// connections and says nothing must not make this replica look dead.
+    #[must_use]
+    pub fn of_clients(sockets: usize, database: u32) -> Self {
+        let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let rest = limit.saturating_sub(BESIDES + database as usize);
+        Self::new(
+            (sockets + REQUESTS).min(rest).max(1),
+            Duration::from_secs(10),
+        )
+    }
+
+    /// For those who watch.
+    #[must_use]
+    pub fn of_watchers() -> Self {
+        Self::new(WATCHERS, Duration::from_secs(5))
+    }
+
+    fn new(most: usize, silence: Duration) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self {
+            free: Arc::new(Semaphore::new(most)),
+            taken: Arc::default(),
+            most,
+            silence,
+        }
+    }
+
+    /// How many are taken, and how many there are.
+    #[must_use]
+    pub fn taken(&self) -> (usize, usize) {
+        (self.taken.load(Ordering::Relaxed), self.most)
+    }
+
+    fn take(&self, free: Option<OwnedSemaphorePermit>) -> Place {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Place {
+            taken: self.taken.clone(),
+            _free: free,
+        }
+    }
+}
+
+/// The place of one connection, until it is dropped.
+struct Place {
+    taken: Arc<AtomicUsize>,
+    _free: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Sees to it that so many sockets can be open at once: raises the limit of open files that this process was
@@ -98,24 +160,23 @@ pub struct Farewell {
     pub finish: CancellationToken,
 }
 
-/// Serves so many connections at a time, until the end of the [`Farewell`], and then until every request under way
+/// Serves as many connections at a time as there are places, until the end of the [`Farewell`], and then until every request under way
 /// has been answered. Further clients wait at the listener.
 pub fn serve(
     listener: TcpListener,
     router: Router,
-    most: usize,
+    places: Places,
     farewell: Farewell,
 ) -> JoinHandle<()> {
-    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     tokio::spawn(async move {
         let lines = TaskTracker::new();
         let next = async || {
-            let place = places.clone();
+            let place = places.free.clone();
             if place.available_permits() == 0
                 && let Some(hidden) = FULL.speak()
             {
                 warn!(
-                    most,
+                    most = places.most,
                     hidden,
                     "all connections that this replica may have open are; further clients wait"
                 );
@@ -126,8 +187,9 @@ pub fn serve(
         while let Some((accepted, place)) = farewell.finish.run_until_cancelled(next()).await {
             match accepted {
                 Ok((stream, peer)) => {
-                    let wire = Wire::new(stream, place.ok());
-                    lines.spawn(answer(wire, peer, router.clone(), farewell.clone()));
+                    let wire = Wire::new(stream, places.take(place.ok()));
+                    let (router, farewell) = (router.clone(), farewell.clone());
+                    lines.spawn(answer(wire, peer, router, places.silence, farewell));
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -139,8 +201,9 @@ pub fn serve(
             }
         }
         for (stream, peer) in still_waiting(listener) {
-            let wire = Wire::new(stream, None);
-            lines.spawn(answer(wire, peer, router.clone(), farewell.clone()));
+            let wire = Wire::new(stream, places.take(None));
+            let (router, farewell) = (router.clone(), farewell.clone());
+            lines.spawn(answer(wire, peer, router, places.silence, farewell));
         }
         lines.close();
         lines.wait().await;
@@ -170,19 +233,29 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn answer(wire: Wire, peer: SocketAddr, router: Router, farewell: Farewell) {
+async fn answer(
+    wire: Wire,
+    peer: SocketAddr,
+    router: Router,
+    silence: Duration,
+    farewell: Farewell,
+) {
     let line = wire.line();
     let wire = TokioIo::new(wire);
-    let asked = Notify::new();
+    let asked = CancellationToken::new();
+    let under_way = AtomicUsize::new(0);
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        asked.notify_one();
+        asked.cancel();
+        under_way.fetch_add(1, Ordering::Relaxed);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(line.clone());
         let answered = router.clone().call(request);
-        let leave = &farewell.leave;
+        let (under_way, leave) = (&under_way, &farewell.leave);
         async move {
-            let mut response = answered.await?;
+            let answered = answered.await;
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            let mut response = answered?;
             if leave.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -193,23 +266,40 @@ async fn answer(wire: Wire, peer: SocketAddr, router: Router, farewell: Farewell
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
+        .max_buf_size(LARGEST_HEAD)
         .serve_connection(wire, service)
         .with_upgrades();
     tokio::pin!(connection);
+    let silent = async {
+        if timeout(silence, asked.cancelled()).await.is_ok() {
+            std::future::pending().await
+        }
+    };
     let last = async {
         farewell.finish.cancelled().await;
         // What was asked once is known; who was let in a moment ago has not been heard yet.
-        let _ = timeout(FIRST, asked.notified()).await;
+        let _ = timeout(FIRST, asked.cancelled()).await;
     };
     let done = tokio::select! {
-        done = &mut connection => done,
+        done = &mut connection => Some(done),
+        () = silent => None,
         () = last => {
             connection.as_mut().graceful_shutdown();
-            connection.as_mut().await
+            loop {
+                match timeout(LAST, connection.as_mut()).await {
+                    Ok(done) => break Some(done),
+                    Err(_) if under_way.load(Ordering::Relaxed) == 0 => break None,
+                    Err(_) => {}
+                }
+            }
         }
     };
-    if let Err(error) = done {
-        debug!(%error, %peer, "a connection ended badly");
+    match done {
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(%error, %peer, "a connection ended badly"),
+        None => {
+            debug!(%peer, "a connection on which nothing was asked, or not to its end, was closed")
+        }
     }
 }
 
@@ -220,6 +310,10 @@ mod tests {
 
     fn router() -> Router {
         Router::new().route("/", axum::routing::get(|| async { "here" }))
+    }
+
+    fn places() -> Places {
+        Places::new(100, Duration::from_millis(500))
     }
 
     async fn ask(client: &mut TcpStream) {
@@ -240,7 +334,7 @@ mod tests {
         let farewell = Farewell::default();
         farewell.leave.cancel();
         farewell.finish.cancel();
-        let serving = serve(listener, router(), 100, farewell);
+        let serving = serve(listener, router(), places(), farewell);
         for mut client in clients {
             let mut heard = String::new();
             client.read_to_string(&mut heard).await.unwrap();
@@ -254,18 +348,69 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_says_nothing_holds_up_no_stop() {
+    async fn whoever_says_nothing_or_half_of_it_holds_up_no_stop() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET /api/appo").await.unwrap();
         let farewell = Farewell::default();
         farewell.finish.cancel();
         let since = std::time::Instant::now();
-        serve(listener, router(), 100, farewell).await.unwrap();
+        serve(listener, router(), places(), farewell).await.unwrap();
         let took = since.elapsed();
-        assert!(took < FIRST * 2, "{took:?}");
-        drop(client);
+        assert!(took < FIRST + LAST * 2, "{took:?}");
+        drop((client, half));
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_nothing_loses_the_place_and_whoever_asked_keeps_it() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut silent, mut half, mut kept) = (
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        );
+        let places = places();
+        let farewell = Farewell::default();
+        let serving = serve(listener, router(), places.clone(), farewell.clone());
+        half.write_all(b"GET / HT").await.unwrap();
+        ask(&mut kept).await;
+        for closed in [&mut silent, &mut half] {
+            assert_eq!(closed.read(&mut [0; 8]).await.unwrap(), 0);
+        }
+        ask(&mut kept).await;
+        let mut heard = String::new();
+        while heard.matches("here").count() < 2 {
+            let mut some = [0; 256];
+            let length = kept.read(&mut some).await.unwrap();
+            assert_ne!(length, 0, "{heard}");
+            heard += std::str::from_utf8(&some[..length]).unwrap();
+        }
+        assert_eq!(places.taken(), (1, 100));
+        farewell.finish.cancel();
+        serving.await.unwrap();
+        assert_eq!(places.taken(), (0, 100));
+    }
+
+    /// As much is held for each connection that says half of a head.
+    #[tokio::test]
+    async fn a_head_has_an_upper_bound() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let farewell = Farewell::default();
+        let _serving = serve(listener, router(), places(), farewell.clone());
+        for (length, status) in [(LARGEST_HEAD - 200, "200"), (LARGEST_HEAD * 2, "431")] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let padding = "x".repeat(length);
+            let head =
+                format!("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: {padding}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut heard = [0; 12];
+            client.read_exact(&mut heard).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&heard[9..]), status, "{length}");
+        }
     }
 
     #[tokio::test]
@@ -275,7 +420,7 @@ mod tests {
             .await
             .unwrap();
         let farewell = Farewell::default();
-        let serving = serve(listener, router(), 100, farewell.clone());
+        let serving = serve(listener, router(), places(), farewell.clone());
         ask(&mut client).await;
         let mut heard = String::new();
         while !heard.ends_with("here") {

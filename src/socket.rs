@@ -34,7 +34,7 @@ use crate::cursors::Cursors;
 use crate::http;
 use crate::limits::{Asker, Limits};
 use crate::locks::{Activity, Locks};
-use crate::protocol::{Handshake, Object, Refusal, from_value};
+use crate::protocol::{Code, Handshake, Object, Refusal, from_value};
 use crate::rooms::Rooms;
 use crate::telemetry;
 
@@ -167,7 +167,7 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         (_, named) => Some(
             principal
                 .person(named, handshake.user_info.map(Into::into))
-                .map_err(|refusal| Refused(format!("auth.{}", refusal.message)))?,
+                .map_err(of_the_handshake)?,
         ),
     };
     let asker = match &person {
@@ -197,6 +197,14 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         std::future::ready(())
     });
     Ok(())
+}
+
+/// Why a handshake was refused: a field of it is named as that.
+fn of_the_handshake(refusal: Refusal) -> Refused {
+    match refusal.code {
+        Code::Invalid => Refused(format!("auth.{}", refusal.message)),
+        _ => Refused(refusal.message),
+    }
 }
 
 /// Why a connection was refused.

@@ -176,6 +176,15 @@ impl Store {
         Err((why, Some(fault)))
     }
 
+    /// The name by chance that all replicas over this database share.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it is away, or has not been migrated yet.
+    pub async fn installation(&self) -> Result<String, StoreError> {
+        let rows = self.duties.rows(ask(sql::INSTALLATION)).await?;
+        Ok(only(&rows)?.try_get("name")?)
+    }
+
     /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what
     /// became. It may be carried out until [`Store::SETTLED`] after PostgreSQL answers again.
     #[must_use]

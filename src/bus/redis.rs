@@ -12,6 +12,7 @@
 //! nodes again: nothing is inherited from the old one. On failure: Redis away at the start, or later, is
 //! waited for in the background; meanwhile messages are counted and dropped, and [`Bus::take_unsent`] says so.
 
+mod channels;
 mod link;
 mod publisher;
 mod subscriber;
@@ -23,7 +24,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::config::{Config, TcpConfig};
 use fred::types::{Builder, RespVersion};
-use fred::util::redis_keyslot;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +34,7 @@ use crate::config::{BadSetting, Redis};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
 
+use channels::Channels;
 use link::Link;
 use publisher::{Outgoing, Publisher};
 use subscriber::{Subscriber, Wanted};
@@ -46,10 +47,6 @@ const IN_QUEUE: usize = 8192;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(200);
-/// Partitions of the rooms over a cluster's slots.
-const PARTITIONS: u16 = 256;
-/// Where every replica says that it is there; one's own word coming back is the probe.
-const ALIVE: &str = "apptlock:{alive}";
 
 /// What a `REDIS_URL` may start with.
 const SCHEMES: [&str; 6] = [
@@ -70,18 +67,10 @@ pub struct RedisBus {
     stop: CancellationToken,
 }
 
-/// The channel of a room. The tag in braces decides the slot on a cluster; 256 of them keep slots even.
-fn channel(room: &RoomId) -> String {
-    let name = room.name();
-    format!(
-        "apptlock:{{p{}}}:{name}",
-        redis_keyslot(name.as_bytes()) % PARTITIONS
-    )
-}
-
 impl RedisBus {
     /// Starts towards that Redis, and hands back what is heard. Redis need not be there yet. `replica` is
-    /// this end's name, unique among replicas and starts.
+    /// this end's name, unique among replicas and starts; `installation` is what all replicas over one PostgreSQL
+    /// share, and resolves when it is known: until then nothing is sent or heard.
     ///
     /// # Errors
     /// [`BadSetting`] where `REDIS_URL` or the authorities cannot be read; the URL, which may hold a password, is
@@ -89,6 +78,7 @@ impl RedisBus {
     pub fn start(
         redis: &Redis,
         replica: &str,
+        installation: impl Future<Output = String> + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), BadSetting> {
         let bad = || {
             BadSetting::new(
@@ -137,10 +127,12 @@ impl RedisBus {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
+        let channels = Channels::of(installation);
         let publisher = Publisher {
             builder: builder.clone(),
             sharded,
             replica: replica.to_owned(),
+            channels: channels.clone(),
             link: bus.link.clone(),
         };
         bus.tasks.spawn(publisher.run(to_publish, bus.stop.clone()));
@@ -148,6 +140,7 @@ impl RedisBus {
             builder,
             sharded,
             replica: replica.to_owned(),
+            channels,
             link: bus.link.clone(),
             wanted: bus.wanted.clone(),
             to,
@@ -217,21 +210,11 @@ impl Bus for RedisBus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::{AppointmentId, TenantId};
-
-    #[test]
-    fn a_room_has_the_same_channel_on_every_replica() {
-        let room = RoomId {
-            tenant: TenantId::default(),
-            appointment: AppointmentId::new("a").unwrap(),
-        };
-        // Another hash would split the audience of a room between two releases during an update.
-        assert_eq!(channel(&room), "apptlock:{p202}:\u{1f}a");
-    }
 
     #[test]
     fn a_bad_url_is_one_line_without_the_password() {
-        let Err(bad) = RedisBus::start(&Redis::at("redis://:geheim@"), "me") else {
+        let nobody = std::future::pending();
+        let Err(bad) = RedisBus::start(&Redis::at("redis://:geheim@"), "me", nobody) else {
             panic!("accepted")
         };
         assert!(bad.to_string().starts_with("REDIS_URL: "));

@@ -169,8 +169,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
         if !is_percent_encoded(query) || percent_decode_str(query).decode_utf8().is_err() {
             return Err(malformed().into());
         }
-        let query = Query::try_from_uri(&parts.uri).map_err(|_| malformed())?;
-        Ok(Self(query.0))
+        let Query(pairs): Query<Vec<(String, String)>> =
+            Query::try_from_uri(&parts.uri).map_err(|_| malformed())?;
+        let mut params = HashMap::new();
+        for (name, value) in pairs {
+            if params.contains_key(&name) {
+                // Of two, whoever stands in front may have taken the other.
+                return Err(Refusal::invalid(&name, "is there twice").into());
+            }
+            params.insert(name, value);
+        }
+        Ok(Self(params))
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
+
+use super::Place;
 
 /// A client that takes nothing of what is sent for this long is gone.
 const STALLED: Duration = Duration::from_secs(20);
@@ -53,16 +54,16 @@ pub(super) struct Wire {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     dead: bool,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl Wire {
     /// Of a connection, and the place that it takes until it is closed, also where it became a WebSocket.
-    pub(super) fn new(stream: TcpStream, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(stream: TcpStream, place: Place) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection could not be tuned; it was gone already");
         }
-        Self::with_patience(stream, place, STALLED)
+        Self::with_patience(stream, Some(place), STALLED)
     }
 
     /// The handle to it.
@@ -70,11 +71,7 @@ impl Wire {
         self.line.clone()
     }
 
-    fn with_patience(
-        stream: TcpStream,
-        place: Option<OwnedSemaphorePermit>,
-        patience: Duration,
-    ) -> Self {
+    fn with_patience(stream: TcpStream, place: Option<Place>, patience: Duration) -> Self {
         let line = Line::default();
         Self {
             _place: place,

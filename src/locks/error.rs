@@ -53,11 +53,13 @@ impl From<LockError> for Refusal {
                 };
                 Self::conflict(Code::LockHeld, message, lock)
             }
-            LockError::HeldByYou(state) => Self::conflict(
-                Code::HeldByYou,
-                "You hold this lock in another tab; send transfer: true to move it here",
-                Lock::of(&state),
-            ),
+            LockError::HeldByYou(state) => {
+                let lock = Lock::of(&state);
+                let held = lock.as_ref().map(|lock| held_by(&lock.user_info));
+                let held = held.unwrap_or_else(|| "Appointment is contended".into());
+                let mend = "in another tab of yours; send transfer: true to move it here";
+                Self::conflict(Code::HeldByYou, format!("{held}, {mend}"), lock)
+            }
             LockError::NotLocked => Self::new(Code::NotLocked, "Appointment is not locked"),
             LockError::OtherTab(state) => Self::conflict(
                 Code::NotHolder,

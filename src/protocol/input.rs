@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Error, MapAccess, Unexpected, Visitor};
+use serde::de::{DeserializeOwned, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::refusal::{Code, Refusal};
@@ -125,7 +125,13 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> 
         InvalidInput::Malformed(format!("no UTF-8 at byte {}", fault.valid_up_to()))
     })?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(explain)?;
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
+        // Whatever field is wrong before the slip: what is no JSON is that first.
+        match serde_json::from_str::<IgnoredAny>(text) {
+            Err(slip) => InvalidInput::Malformed(slip.to_string()),
+            Ok(IgnoredAny) => explain(fault),
+        }
+    })?;
     reader
         .end()
         .map_err(|fault| InvalidInput::Malformed(fault.to_string()))?;

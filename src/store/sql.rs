@@ -16,6 +16,9 @@ pub const MIGRATIONS_DONE: &str =
     "/* migrations_done */ select count(*) as done, pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as read_only
 from _sqlx_migrations where success";
 
+/// What this installation is called, whichever replica asks.
+pub const INSTALLATION: &str = "/* installation */ select name from installation";
+
 /// What every connection starts with. No statement takes longer: a lock timeout would not do, since it counts
 /// each of the two waits of a queue for one row anew. And a success is on disk, whatever the server's own
 /// setting is.

@@ -89,6 +89,10 @@ metrics! {
     LEADER_TERM: Gauge "apptlock_leader_term", Count,
         "The term in which this replica sweeps; 0 where it does not";
 
+    CONNECTIONS: Gauge "apptlock_connections", Count,
+        "Open TCP connections of clients, those of sockets among them";
+    CONNECTIONS_LIMIT: Gauge "apptlock_connections_limit", Count,
+        "Connections of clients that this replica has open at most; further clients wait";
     SOCKETS: Gauge "apptlock_sockets", Count,
         "Sockets connected, by transport",
         "transport" in ["websocket", "polling"];

@@ -142,6 +142,13 @@ async fn the_leases_in_force_are_listed_by_appointment_for_the_own_tenant() {
         (bad.status, bad.message()),
         (422, "after: must not be empty")
     );
+    let twice = red
+        .send("GET", "/api/locks?limit=2&limit=3", &Value::Null)
+        .await;
+    assert_eq!(
+        (twice.status, twice.message()),
+        (422, "limit: is there twice")
+    );
     for query in ["after=%FF", "after=%ZZ", "after=a%2", "%C3=1"] {
         let bad = red
             .send("GET", &format!("/api/locks?{query}"), &Value::Null)

@@ -25,6 +25,13 @@ async fn every_bad_request_has_its_status_and_names_the_field() {
         ),
         (b"{\"userId\":\"\xff\"}", 400, "the body is not JSON: "),
         (b"{\"userId\":\"\\ud800\"}", 400, "the body is not JSON: "),
+        (
+            b"{\"userId\":5",
+            400,
+            "the body is not JSON: EOF while parsing",
+        ),
+        (b"{\"userId\":5} x", 400, "the body is not JSON: trailing"),
+        (b"[1", 400, "the body is not JSON: EOF while parsing a list"),
         (b"{} {}", 400, "the body is not JSON: trailing characters"),
         (b"", 422, "userId: is missing"),
         (b"{}", 422, "userId: is missing"),

@@ -7,6 +7,7 @@ use apptlock::bus::{Bus, BusEvent};
 use apptlock::config::Redis;
 use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use bytes::Bytes;
+use serde_json::json;
 
 use crate::support::{PATIENCE, Proxy, Socket, Stack, auth, fresh, servers};
 
@@ -15,6 +16,11 @@ fn room(name: &str) -> RoomId {
         tenant: TenantId::default(),
         appointment: AppointmentId::new(name).unwrap(),
     }
+}
+
+/// The installation of all ends here.
+fn here_too() -> std::future::Ready<String> {
+    std::future::ready("0123456789ab".to_owned())
 }
 
 /// The next event, but for others' signs of life, which go on whatever else is lost.
@@ -35,8 +41,8 @@ async fn next(events: &mut tokio::sync::mpsc::Receiver<BusEvent>) -> BusEvent {
 #[tokio::test]
 async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_gap() {
     let url = Redis::at(&servers().redis.url);
-    let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
-    let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
+    let (here, _echo) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
+    let (there, mut heard) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
     assert_eq!(
         next(&mut heard).await,
         BusEvent::Gap,
@@ -77,8 +83,8 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
 #[tokio::test]
 async fn what_was_published_before_the_end_still_goes_out() {
     let url = Redis::at(&servers().redis.url);
-    let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
-    let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
+    let (here, _echo) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
+    let (there, mut heard) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
     assert_eq!(next(&mut heard).await, BusEvent::Gap);
     let wanted = room(&fresh("last"));
     there.subscribe(&wanted).await;
@@ -101,8 +107,8 @@ async fn what_was_published_before_the_end_still_goes_out() {
 #[tokio::test]
 async fn many_rooms_are_subscribed_in_batches() {
     let url = Redis::at(&servers().redis.url);
-    let (here, _echo) = RedisBus::start(&url, &fresh("end")).unwrap();
-    let (there, mut heard) = RedisBus::start(&url, &fresh("end")).unwrap();
+    let (here, _echo) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
+    let (there, mut heard) = RedisBus::start(&url, &fresh("end"), here_too()).unwrap();
     assert_eq!(next(&mut heard).await, BusEvent::Gap);
     let rooms: Vec<RoomId> = (0..2000)
         .map(|n| room(&fresh(&format!("many{n}"))))
@@ -249,4 +255,30 @@ async fn with_redis_gone_a_change_made_elsewhere_is_shown_within_two_seconds() {
         .await
         .unwrap();
     assert_eq!(ready.status(), 200, "a replica without Redis stays ready");
+}
+
+/// Pub/sub knows no databases: without names of their own, each would show the other's locks, and not its own,
+/// whose versions are lower.
+#[tokio::test]
+async fn two_installations_on_one_redis_hear_nothing_of_each_other() {
+    let (ours, theirs) = (Stack::start(1, &[]).await, Stack::start(1, &[]).await);
+    let (here, there) = (&ours.replicas[0], &theirs.replicas[0]);
+    let id = fresh("shared");
+    let mut socket = Socket::connect(here, auth("ann")).await;
+    socket.subscribe(&id).await;
+    let mut foreign = Socket::connect(there, auth("ben")).await;
+    foreign.subscribe(&id).await;
+    for version in 1..=3 {
+        assert_eq!(
+            there.acquire(&id, "ben").await.status,
+            if version == 1 { 201 } else { 200 }
+        );
+        assert_eq!(foreign.expect("lock-update").await["version"], version);
+    }
+    assert_eq!(here.acquire(&id, "ann").await.status, 201);
+    let update = socket.expect("lock-update").await;
+    assert_eq!(
+        (&update["version"], &update["lock"]["userId"]),
+        (&json!(1), &json!("ann"))
+    );
 }

@@ -20,8 +20,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, warn};
 
+use super::RETRY;
+use super::channels::{Channels, Known};
 use super::link::{self, Link};
-use super::{ALIVE, RETRY, channel};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
 
@@ -50,6 +51,7 @@ pub(super) struct Publisher {
     pub(super) builder: Builder,
     pub(super) sharded: bool,
     pub(super) replica: String,
+    pub(super) channels: Known,
     pub(super) link: Arc<Link>,
 }
 
@@ -66,7 +68,12 @@ impl Publisher {
             match connected {
                 Ok((client, ended)) => {
                     warned = false;
-                    if self.send_all(&client, ended, &mut queue, &stop).await {
+                    // Known, since a connection was made.
+                    let channels = self.channels.clone().await;
+                    if self
+                        .send_all(&client, ended, &channels, &mut queue, &stop)
+                        .await
+                    {
                         let _ = client.quit().await;
                         return;
                     }
@@ -94,6 +101,7 @@ impl Publisher {
     }
 
     async fn connect(&self) -> Result<(Client, ConnectHandle), fred::error::Error> {
+        self.channels.clone().await;
         let client = self.builder.build()?;
         let ended = client.init().await?;
         Ok((client, ended))
@@ -112,6 +120,7 @@ impl Publisher {
         &self,
         client: &Client,
         mut ended: ConnectHandle,
+        channels: &Channels,
         queue: &mut mpsc::Receiver<Outgoing>,
         stop: &CancellationToken,
     ) -> bool {
@@ -147,7 +156,7 @@ impl Publisher {
                 };
             }
             let count = batch.len() as u64;
-            let lost = self.send(client, batch.drain(..), probe).await;
+            let lost = self.send(client, channels, batch.drain(..), probe).await;
             metrics::counter!(telemetry::BUS_PUBLISHED).increment(count.saturating_sub(lost));
             if lost > 0 {
                 metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(lost.min(count));
@@ -166,13 +175,19 @@ impl Publisher {
     async fn send(
         &self,
         client: &Client,
+        channels: &Channels,
         batch: impl Iterator<Item = Outgoing>,
         probe: bool,
     ) -> u64 {
-        let probe = probe.then(|| (ALIVE.to_owned(), self.link.probe(&self.replica).into()));
+        let probe = probe.then(|| {
+            (
+                channels.alive().to_owned(),
+                self.link.probe(&self.replica).into(),
+            )
+        });
         let (mut messages, mut spans) = (Vec::with_capacity(PIPELINE), Under(Vec::new()));
         for outgoing in batch {
-            messages.push((channel(&outgoing.room), outgoing.message));
+            messages.push((channels.room(&outgoing.room), outgoing.message));
             if !outgoing.span.is_disabled() {
                 spans.0.push(outgoing.span);
             }

@@ -23,8 +23,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::RETRY;
+use super::channels::{Channels, Known};
 use super::link::Link;
-use super::{ALIVE, RETRY, channel};
 use crate::bus::BusEvent;
 use crate::domain::ids::RoomId;
 use crate::telemetry;
@@ -113,6 +114,7 @@ pub(super) struct Subscriber {
     pub(super) builder: Builder,
     pub(super) sharded: bool,
     pub(super) replica: String,
+    pub(super) channels: Known,
     pub(super) link: Arc<Link>,
     pub(super) wanted: Arc<Wanted>,
     pub(super) to: mpsc::Sender<BusEvent>,
@@ -123,9 +125,12 @@ impl Subscriber {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut told = Told::default();
         let work = async {
+            let channels = self.channels.clone().await;
             loop {
                 match self.connect().await {
-                    Ok((client, ended)) => self.listen(&client, ended, &mut told).await,
+                    Ok((client, ended)) => {
+                        self.listen(&client, ended, &channels, &mut told).await;
+                    }
                     Err(error) => told.away(&error),
                 }
                 self.link.set_subscribed(false);
@@ -145,15 +150,22 @@ impl Subscriber {
     }
 
     /// Listens over one connection until that is of no use any more.
-    async fn listen(&self, client: &Client, mut ended: ConnectHandle, told: &mut Told) {
+    async fn listen(
+        &self,
+        client: &Client,
+        mut ended: ConnectHandle,
+        channels: &Channels,
+        told: &mut Told,
+    ) {
         let mut messages = client.message_rx();
         let mut subscribed = HashSet::new();
         let since = tokio::time::Instant::now();
         self.wanted.begin();
         let follow = async {
-            self.subscribe(client, vec![ALIVE.to_owned()]).await?;
+            let alive = || vec![channels.alive().to_owned()];
+            self.subscribe(client, alive()).await?;
             loop {
-                self.follow(client, &mut subscribed).await?;
+                self.follow(client, channels, &mut subscribed).await?;
                 self.link.set_subscribed(true);
                 tokio::select! {
                     () = self.wanted.something.notified() => {}
@@ -161,14 +173,14 @@ impl Subscriber {
                     () = tokio::time::sleep(AFRESH), if self.sharded => {
                         subscribed.clear();
                         self.wanted.begin();
-                        self.subscribe(client, vec![ALIVE.to_owned()]).await?;
-                        self.follow(client, &mut subscribed).await?;
+                        self.subscribe(client, alive()).await?;
+                        self.follow(client, channels, &mut subscribed).await?;
                         let _ = self.to.send(BusEvent::Gap).await;
                     }
                 }
             }
         };
-        let hear = async { while self.hear(messages.recv().await).await {} };
+        let hear = async { while self.hear(messages.recv().await, channels).await {} };
         let look = async {
             loop {
                 tokio::time::sleep(LOOK).await;
@@ -195,7 +207,12 @@ impl Subscriber {
     }
 
     /// Makes Redis follow what is wanted now.
-    async fn follow(&self, client: &Client, subscribed: &mut HashSet<RoomId>) -> Result<(), Error> {
+    async fn follow(
+        &self,
+        client: &Client,
+        named: &Channels,
+        subscribed: &mut HashSet<RoomId>,
+    ) -> Result<(), Error> {
         let (mut joining, mut leaving, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         {
             let mut wishes = self.wanted.wishes();
@@ -209,7 +226,7 @@ impl Subscriber {
             }
         }
         for rooms in leaving.chunks(BATCH) {
-            for channels in self.commands(rooms) {
+            for channels in self.commands(named, rooms) {
                 if self.sharded {
                     client.sunsubscribe(channels).await?;
                 } else {
@@ -218,7 +235,7 @@ impl Subscriber {
             }
         }
         for rooms in joining.chunks(BATCH) {
-            for channels in self.commands(rooms) {
+            for channels in self.commands(named, rooms) {
                 self.subscribe(client, channels).await?;
             }
         }
@@ -245,8 +262,8 @@ impl Subscriber {
     }
 
     /// The channels of one command each: on a cluster all of a command must lie in one slot.
-    fn commands(&self, rooms: &[RoomId]) -> Vec<Vec<String>> {
-        let mut channels: Vec<String> = rooms.iter().map(channel).collect();
+    fn commands(&self, named: &Channels, rooms: &[RoomId]) -> Vec<Vec<String>> {
+        let mut channels: Vec<String> = rooms.iter().map(|room| named.room(room)).collect();
         if !self.sharded {
             return vec![channels];
         }
@@ -260,13 +277,13 @@ impl Subscriber {
 
     /// Hands over what is heard. A slow replica slows only this; what fred drops meanwhile is a gap. False
     /// where there is nothing more to hear.
-    async fn hear(&self, heard: Result<Message, RecvError>) -> bool {
+    async fn hear(&self, heard: Result<Message, RecvError>, channels: &Channels) -> bool {
         let event = match heard {
             Ok(message) => {
                 let Some(bytes) = message.value.into_bytes() else {
                     return true;
                 };
-                if message.channel != ALIVE {
+                if message.channel != channels.alive() {
                     BusEvent::Message(bytes)
                 } else {
                     let probe = String::from_utf8_lossy(&bytes);
