@@ -235,7 +235,7 @@ async fn without_the_setting_a_transaction_pooler_breaks_requests() {
     let mut stack = Stack::empty(&[]).await;
     let url = pooler.url(&stack.database);
     for _ in 0..2 {
-        stack.add_with(&[("DATABASE_URL", url.as_str())]).await;
+        stack.add_alone(&[("DATABASE_URL", url.as_str())]).await;
     }
     let tries = (0..40).map(|n| {
         let replica = &stack.replicas[n % 2];

@@ -272,9 +272,13 @@ async fn a_back_end_verifies_before_it_saves() {
     assert_eq!(verify(granted.token()).await.status, 200);
     assert_eq!(verify(granted.token() + 1).await.code(), "STALE_TOKEN");
 
-    // The same inside the back end's own transaction.
-    let assert = "select apptlock_assert_lease($1, $2)";
+    // The same inside the back end's own transaction, which has a search path of its own.
+    let assert = "select public.apptlock_assert_lease($1, $2)";
     let mut save = stack.pool.begin().await.unwrap();
+    sqlx::query("set local search_path = pg_catalog")
+        .execute(&mut *save)
+        .await
+        .unwrap();
     sqlx::query(assert)
         .bind(&id)
         .bind(granted.token())
@@ -324,6 +328,10 @@ async fn one_user_in_two_tabs_has_the_lease_in_one() {
     );
     let other = acquire(Some("two"), false).await;
     assert_eq!((other.status, other.code()), (409, "HELD_BY_YOU"));
+    assert_eq!(
+        other.message(),
+        "Appointment is currently locked by Name of ann, in another tab of yours; send transfer: true to move it here"
+    );
     assert_eq!(
         acquire(None, false).await.status,
         200,

@@ -115,7 +115,7 @@ async fn postgresql_is_reached_by_tls_with_the_certificate_checked() {
     };
     let (good, bad) = (by(&trusted), by(&other));
     stack.add_with(&[("DATABASE_URL", &good)]).await;
-    stack.add_with(&[("DATABASE_URL", &bad)]).await;
+    stack.add_alone(&[("DATABASE_URL", &bad)]).await;
     let id = fresh("tls");
     assert_eq!(stack.replicas[0].acquire(&id, "ann").await.status, 201);
     let plain: i64 = sqlx::query_scalar(
