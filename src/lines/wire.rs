@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
 
-use super::Place;
+use super::places::Place;
 
 /// A client that takes nothing of what is sent for this long is gone.
 const STALLED: Duration = Duration::from_secs(20);
