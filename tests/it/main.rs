@@ -9,6 +9,7 @@ mod bad_input;
 mod balancers;
 mod bus;
 mod clocks;
+mod connections;
 mod crossing;
 mod events;
 mod expiry;
