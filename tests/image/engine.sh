@@ -15,7 +15,8 @@ ENGINE="$ROOT/target/engine"
 # The release whose packages the engine is, and the one that the stand-ins are: that of the images in the Dockerfile.
 ENGINE_SUITE=trixie
 LOCAL_SUITE=bookworm
-MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# Where Debian's packages come from: DEBIAN_MIRROR, or what this machine's own apt asks. Set by find_mirror.
+MIRROR=""
 engine_pid=""
 
 # On standard error: what a function prints is its answer.
@@ -26,6 +27,16 @@ die() {
 }
 
 [ "${BASH_VERSINFO[0]}" -ge 5 ] || die "this takes bash 5 or newer, and this one is $BASH_VERSION"
+
+find_mirror() {
+	MIRROR=${DEBIAN_MIRROR:-}
+	if [ -z "$MIRROR" ]; then
+		# shellcheck disable=SC2016 # apt fills this in
+		MIRROR=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' \
+			| sed -n 1p)
+	fi
+	[ -n "$MIRROR" ] || die "apt here knows no mirror of Debian: set DEBIAN_MIRROR to the URL of one"
+}
 
 engine_answers() { docker info >/dev/null 2>&1; }
 
@@ -55,6 +66,7 @@ engine_up() {
 # apt with lists and a cache of its own: this system's sources are left as they are. Signatures are checked as ever.
 unpack_engine() {
 	local apt plugins="$ENGINE/config/cli-plugins"
+	find_mirror
 	say "fetching Docker's packages of Debian $ENGINE_SUITE into target/engine"
 	rm -rf "${ENGINE:?}"/root "$ENGINE"/config
 	mkdir -p "$ENGINE"/{lists/partial,cache/archives/partial,debs,root} "$plugins"
@@ -137,6 +149,7 @@ stand_in() { # NAME
 
 make_debian() { # TAG
 	local tree
+	find_mirror
 	tree=$(mktemp -d)
 	debootstrap --variant=minbase --include=ca-certificates "$LOCAL_SUITE" "$tree" "$MIRROR" || return 1
 	# What this machine trusts beside the public authorities is nothing that an image should carry.
