@@ -21,22 +21,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Jwks};
 use crate::bus::memory::Hub as MemoryHub;
 use crate::bus::redis::RedisBus;
-use crate::bus::{Bus, BusEvent};
+use crate::bus::{Bus, BusEvent, Installation};
 use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::health::{Health, Status};
 use crate::http::{Web, ops};
-use crate::limits::Limits;
-use crate::lines::{Farewell, Places};
+use crate::limits::{Hosts, Limits};
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
+use crate::server::{ConnectionLimit, Shutdown};
 use crate::socket::Hub;
 use crate::store::Store;
-use crate::{audit, http, leadership, lines, socket, sweeper, telemetry};
+use crate::{audit, http, leadership, server, socket, sweeper, telemetry};
 
 /// Between two times that metrics are tidied.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub struct App {
     duty: TaskTracker,
     resign: CancellationToken,
     quit: CancellationToken,
-    farewell: Farewell,
+    shutdown: Shutdown,
     background: TaskTracker,
     public: JoinHandle<()>,
     managing: JoinHandle<()>,
@@ -90,7 +90,12 @@ impl App {
         let metrics = config.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
-        let places = Places::of_clients(config.allowance.sockets, config.database.max_connections);
+        let connections = ConnectionLimit::of_clients(
+            config.allowance.sockets,
+            config.allowance.connections_each,
+            config.database.max_connections,
+            config.allowance.proxies.clone(),
+        );
         let listener = bind("LISTEN_ADDR", config.listen).await?;
         let managing = bind("MANAGEMENT_ADDR", config.management).await?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
@@ -126,6 +131,7 @@ impl App {
             bus.clone(),
             name.clone(),
             config.lock_ttl,
+            config.max_leases,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
         let limits = Limits::new(config.allowance.clone());
@@ -139,9 +145,9 @@ impl App {
             limits.clone(),
             config.origins.clone(),
         ));
-        let (layer, io) = socket::layer(hub.clone());
+        let (transport, io) = socket::start(hub.clone());
         let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
-        let farewell = Farewell::default();
+        let shutdown = Shutdown::default();
 
         let duty = TaskTracker::new();
         let (elected, term) = watch::channel(None);
@@ -189,18 +195,25 @@ impl App {
         if let Some(metrics) = &metrics {
             background.spawn(upkeep(metrics.clone(), quit.clone()));
         }
-        let health = Health::default();
+        let keys = config.auth.key_set().cloned();
+        if let Some(keys) = keys.clone() {
+            let stop = quit.clone();
+            background.spawn(async move { keys.keep_fresh(stop).await });
+        }
+        let health = Health::new(keys.clone(), connections.clone());
         background.spawn(health.clone().watch(store.clone(), quit.clone()));
         background.close();
 
         let look = Look {
+            locks: locks.clone(),
             store: store.clone(),
             rooms,
             bus: bus.clone(),
             limits: limits.clone(),
             health: health.clone(),
             io: io.clone(),
-            places: places.clone(),
+            connections: connections.clone(),
+            keys,
         };
         let ops = ops::Ops {
             health: health.clone(),
@@ -212,23 +225,26 @@ impl App {
             store: store.clone(),
             auth: config.auth.clone(),
             limits,
+            trust_callers: config.trust_callers,
+            pages: config.pages,
             demo: config.demo,
         };
+        let hosts = Arc::new(config.hosts.unwrap_or(Hosts::All));
         let router = http::router(web, quit.clone())
-            .layer(layer)
             .layer(middleware::from_fn_with_state(
-                hub.clone(),
-                socket::at_the_door,
+                transport,
+                socket::middleware,
             ))
             .layer(http::cors(&config.origins))
+            .layer(middleware::from_fn_with_state(hosts, http::allowed_hosts))
             .layer(middleware::map_response(http::safe_headers));
-        let public = lines::serve(listener, router, places, farewell.clone());
+        let public = server::serve(listener, router, connections, shutdown.clone());
         // Probes are answered to the end.
-        let managing = lines::serve(
+        let managing = server::serve(
             managing,
             ops::router(ops),
-            Places::of_watchers(),
-            Farewell::default(),
+            ConnectionLimit::of_watchers(),
+            Shutdown::default(),
         );
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
         Ok(Self {
@@ -247,7 +263,7 @@ impl App {
             duty,
             resign,
             quit,
-            farewell,
+            shutdown,
             background,
             public,
             managing,
@@ -258,7 +274,7 @@ impl App {
     /// the drain's delay and time, and [`FINISH`].
     pub async fn stop(self) {
         self.health.drain();
-        self.farewell.leave.cancel();
+        self.shutdown.leave.cancel();
         info!(replica = self.name, "stopping: no longer ready");
         // Balancers ask every now and then: until they have noticed, requests still come.
         tokio::time::sleep(self.drain_delay).await;
@@ -267,7 +283,7 @@ impl App {
         within(end, "giving up the duty", self.duty.wait()).await;
         let close = socket::close(&self.io, &self.hub, self.drain_time);
         within(end, "closing sockets", close).await;
-        self.farewell.finish.cancel();
+        self.shutdown.finish.cancel();
         within(end, "finishing requests", self.public).await;
         within(end, "writing the last activity", self.activity.finish()).await;
         within(end, "announcing what was committed", self.locks.finish()).await;
@@ -284,12 +300,12 @@ impl App {
     }
 }
 
-/// What this installation is called, as soon as PostgreSQL says so. That it does not is told by [`Health`].
-async fn installation(store: Store) -> String {
+/// The installation's name and key, as soon as PostgreSQL says so. That it does not is told by [`Health`].
+async fn installation(store: Store) -> Installation {
     loop {
         match store.installation().await {
-            Ok(name) => return name,
-            Err(error) => debug!(%error, "the installation's name is not known yet"),
+            Ok((name, key)) => return Installation { name, key },
+            Err(error) => debug!(%error, "the installation's name and key are not known yet"),
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
@@ -316,13 +332,15 @@ async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
 
 /// What gauges show that are set when somebody looks.
 struct Look {
+    locks: Locks,
     store: Store,
     rooms: Arc<Rooms>,
     bus: Arc<dyn Bus>,
     limits: Arc<Limits>,
     health: Health,
     io: SocketIo,
-    places: Places,
+    connections: ConnectionLimit,
+    keys: Option<Arc<Jwks>>,
 }
 
 impl Look {
@@ -335,9 +353,12 @@ impl Look {
             metrics::gauge!(telemetry::SOCKETS, "transport" => transport).set(count as f64);
         }
         set(telemetry::SOCKETS_LIMIT, self.limits.allowance().sockets);
-        let (taken, most) = self.places.taken();
-        set(telemetry::CONNECTIONS, taken);
-        set(telemetry::CONNECTIONS_LIMIT, most);
+        let (open, max) = self.connections.open();
+        set(telemetry::CONNECTIONS, open);
+        set(telemetry::CONNECTIONS_LIMIT, max);
+        if let Some(age) = self.keys.as_ref().and_then(|keys| keys.age()) {
+            metrics::gauge!(telemetry::JWKS_AGE).set(age.as_secs_f64());
+        }
         set(telemetry::ROOMS, self.rooms.count());
         let (depth, capacity) = self.rooms.outlet();
         set(telemetry::OUTLET_DEPTH, depth);
@@ -345,6 +366,7 @@ impl Look {
         let load = self.bus.load();
         set(telemetry::BUS_SUBSCRIPTIONS, load.subscriptions);
         set(telemetry::BUS_QUEUE_DEPTH, load.queued);
+        set(telemetry::ROWS_WAITING, self.locks.waiting());
         let pool = self.store.pool();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle)] {
             metrics::gauge!(telemetry::DATABASE_CONNECTIONS, "state" => state).set(count as f64);

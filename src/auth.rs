@@ -6,16 +6,21 @@
 //! has checked them, or it is a development machine. A principal always has a tenant; where tokens name none
 //! it is the empty one.
 
+mod cache;
+mod crypto;
 mod jwks;
 mod keys;
 mod token;
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Admin, Person, UserInfo};
+use crate::limits::Limits;
 use crate::protocol::{Code, Refusal};
 
+pub use jwks::Jwks;
 pub use keys::{BadKey, KeySource};
 pub use token::{TokenRules, Tokens};
 
@@ -29,18 +34,37 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// Who that token stands for; without tokens, anybody of the one tenant.
+    /// Who that token stands for; without tokens, anybody of the one tenant. `address` is whose budget a wrong
+    /// token costs.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` with the token's fault, or `UNAVAILABLE` where the keys cannot be had now.
-    pub async fn principal(&self, token: Option<&str>) -> Result<Principal, Refusal> {
+    /// `UNAUTHENTICATED` with the token's fault, `UNAVAILABLE` where the keys cannot be had now, or `RATE_LIMITED`
+    /// where too many tokens from there were wrong.
+    pub async fn principal(
+        &self,
+        token: Option<&str>,
+        limits: &Limits,
+        address: IpAddr,
+    ) -> Result<Principal, Refusal> {
         match (self, token) {
             (Self::Trusted, _) => Ok(Principal::trusted()),
             (Self::Tokens(_), None) => Err(Refusal::new(
                 Code::Unauthenticated,
                 "A token is needed: send Authorization: Bearer TOKEN, or auth.token on a socket",
             )),
-            (Self::Tokens(tokens), Some(token)) => tokens.read(token).await,
+            (Self::Tokens(tokens), Some(token)) => tokens.read(token, limits, address).await,
+        }
+    }
+
+    /// The key set that is fetched, where there is one.
+    #[must_use]
+    pub fn key_set(&self) -> Option<&std::sync::Arc<Jwks>> {
+        match self {
+            Self::Tokens(tokens) => match tokens.keys() {
+                KeySource::Set(set) => Some(set),
+                KeySource::Fixed(_) => None,
+            },
+            Self::Trusted => None,
         }
     }
 }
@@ -183,7 +207,10 @@ fn not_admin(user: &UserId) -> Refusal {
 #[must_use]
 pub fn seen_as(admin: &Admin) -> UserInfo {
     admin.admin_info.clone().unwrap_or_else(|| UserInfo {
-        name: Name::new(admin.admin_id.as_str()).unwrap_or_else(|_| Name::admin()),
+        name: Name::new(admin.admin_id.as_str())
+            .ok()
+            .filter(|name| name.shows_as_written().is_ok())
+            .unwrap_or_else(Name::admin),
         email: Email::default(),
         position: None,
     })

@@ -34,6 +34,15 @@ pub enum BusEvent {
     Alive(String),
 }
 
+/// What all replicas over one PostgreSQL share, and nobody else has.
+#[derive(Clone)]
+pub struct Installation {
+    /// Its name by chance, which its channels begin with.
+    pub name: String,
+    /// The key by chance, which its messages are signed with.
+    pub key: Vec<u8>,
+}
+
 /// How much a bus has to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
@@ -48,7 +57,7 @@ pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One replica's end of the bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Sends to every replica that wants the room, this one too where the carrier echoes. The span that is
+    /// Sends a message, a JSON object that is not empty, to every replica that wants the room, this one too where the carrier echoes. The span that is
     /// current lasts until the message has gone out.
     fn publish(&self, room: &RoomId, message: Bytes);
 

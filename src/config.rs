@@ -16,9 +16,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory};
 
 use crate::auth::Auth;
-use crate::limits::Allowance;
+use crate::limits::{Allowance, Hosts};
 use crate::telemetry::Traces;
-use parse::{address, duration, given};
+use parse::{address, duration, either, given};
 
 pub use crate::secret::Secret;
 pub use auth::AuthArgs;
@@ -120,6 +120,16 @@ pub struct ServeArgs {
     )]
     pub drain_time: String,
 
+    /// Pages: the API's documentation at /api/docs, and in dev the demo: on or off.
+    #[arg(
+        long,
+        env = "PAGES",
+        default_value = "on",
+        hide_env_values = true,
+        value_name = "ON_OR_OFF"
+    )]
+    pub pages: String,
+
     /// Where identities come from.
     #[command(flatten)]
     pub auth: AuthArgs,
@@ -185,12 +195,34 @@ pub struct Config {
     pub allowance: Allowance,
     /// Which origins' pages may use this.
     pub origins: Origins,
+    /// How many leases one identity may have at a time; 0: as many as it likes.
+    pub max_leases: usize,
+    /// By which names this may be called; `None`: nobody said.
+    pub hosts: Option<Hosts>,
+    /// Whether pages are served at all.
+    pub pages: bool,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
     /// Whether metrics are kept.
     pub metrics: bool,
     /// Where traces go, if they do.
     pub traces: Option<Traces>,
+    /// Whether a caller's traceparent decides about sampling.
+    pub trust_callers: bool,
+}
+
+/// How long `migrate` waits for PostgreSQL, by `MIGRATE_TIMEOUT`.
+///
+/// # Errors
+/// [`BadSetting`].
+pub fn wait_limit(text: &str) -> Result<Duration, BadSetting> {
+    let text = given(text, "5m");
+    duration(
+        "MIGRATE_TIMEOUT",
+        text,
+        Duration::ZERO,
+        Duration::from_secs(24 * 3600),
+    )
 }
 
 /// A new name for a replica: the machine's, and what no other start has.
@@ -212,6 +244,7 @@ impl ServeArgs {
         Ok(Config {
             metrics: self.telemetry.metrics()?,
             traces: self.telemetry.traces(&replica)?,
+            trust_callers: self.telemetry.trust_callers()?,
             replica,
             listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
             management: address(
@@ -253,6 +286,9 @@ impl ServeArgs {
             auth: self.auth.check()?,
             allowance: self.limits.check()?,
             origins: self.limits.origins()?,
+            max_leases: self.limits.leases()?,
+            hosts: self.limits.hosts()?,
+            pages: either("PAGES", given(&self.pages, "on"), ["on", "off"])?,
             demo: false,
         })
     }

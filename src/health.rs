@@ -3,7 +3,8 @@
 //! ```text
 //!               PostgreSQL answers, with this release's schema
 //!   starting ───────────────────────────────────────────────▶ ready ◀──▶ unavailable
-//!                                                              │     no good answer for longer than a grace
+//!              and the keys of tokens were fetched             │     no good answer for longer than a grace,
+//!                                                              │     or clients found no connection a moment ago
 //!                                     a stop, from anywhere ──▶ draining
 //! ```
 //!
@@ -19,6 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::auth::Jwks;
+use crate::server::ConnectionLimit;
 use crate::store::{Store, StoreError, Unready};
 use crate::telemetry;
 
@@ -53,15 +56,29 @@ struct Found {
 }
 
 /// The health of one replica.
-#[derive(Clone, Default)]
-pub struct Health(
+#[derive(Clone)]
+pub struct Health {
     /// A std mutex: held for a look, never across an await.
-    Arc<Mutex<Found>>,
-);
+    found: Arc<Mutex<Found>>,
+    /// The keys of tokens, where they are fetched.
+    keys: Option<Arc<Jwks>>,
+    /// The connections of clients.
+    connections: ConnectionLimit,
+}
 
 impl Health {
+    /// Of a replica that was not ready yet.
+    #[must_use]
+    pub fn new(keys: Option<Arc<Jwks>>, connections: ConnectionLimit) -> Self {
+        Self {
+            found: Arc::default(),
+            keys,
+            connections,
+        }
+    }
+
     fn found(&self) -> MutexGuard<'_, Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No more traffic, from now on.
@@ -76,7 +93,18 @@ impl Health {
         if found.draining {
             return (Status::Draining, Some("this replica is stopping".into()));
         }
+        if let Some(keys) = &self.keys
+            && keys.age().is_none()
+        {
+            let why = keys.fault().unwrap_or_else(|| "no answer yet".into());
+            let why = format!("the JWK set of JWT_JWKS_URL was never fetched: {why}");
+            return (Status::Starting, Some(why));
+        }
         match found.well {
+            Some(at) if at.elapsed() < GRACE && self.connections.is_full() => {
+                let why = "all connections that this replica may have are in use".into();
+                (Status::Unavailable, Some(why))
+            }
             Some(at) if at.elapsed() < GRACE => (Status::Ok, None),
             Some(_) => {
                 let why = found.fault.unwrap_or(Unready::Silent);
@@ -145,7 +173,9 @@ mod tests {
 
     #[test]
     fn a_fault_counts_only_beyond_the_grace() {
-        let health = Health::default();
+        let none = crate::limits::Proxies::default();
+        let limit = ConnectionLimit::of_clients(9, 9, 9, none);
+        let health = Health::new(None, limit);
         assert_eq!(health.status().0, Status::Starting);
         health.found().fault = Some(Unready::Away);
         let why = || Some("PostgreSQL is not available".to_owned());

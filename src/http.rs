@@ -7,6 +7,8 @@ mod answer;
 mod audit;
 mod deadline;
 mod document;
+mod files;
+mod hosts;
 mod input;
 mod limits;
 mod locks;
@@ -26,7 +28,6 @@ use axum::http::header::{
 };
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -46,7 +47,8 @@ use answer::Failure;
 use deadline::deadline;
 pub use deadline::late_body;
 use document::Document;
-pub use input::client_of;
+pub use hosts::allowed_hosts;
+pub use input::{client_of, unread_body};
 use limits::Forget;
 use witness::{named, witness};
 
@@ -70,6 +72,10 @@ pub struct Web {
     pub auth: Auth,
     /// How often.
     pub limits: Arc<Limits>,
+    /// Whether a caller's traceparent decides about sampling.
+    pub trust_callers: bool,
+    /// Whether pages are served at all.
+    pub pages: bool,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
 }
@@ -119,16 +125,14 @@ fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     (routes.route_layer(identify), forget)
 }
 
-/// The OpenAPI document, as JSON.
+/// The OpenAPI document of a replica that asks for tokens, as JSON.
 #[must_use]
 pub fn openapi() -> String {
-    document::text(asking().merge(keeping()).merge(releasing()).into_openapi())
+    document::of(false)
 }
 
 /// The whole public interface but Socket.IO, which is a layer around it.
 pub fn router(web: Web, stop: CancellationToken) -> Router {
-    let document: Arc<str> = openapi().into();
-    let json = [(CONTENT_TYPE, JSON)];
     let web = Arc::new(web);
     let (api, forget) = api(&web);
     let limits = web.limits.clone();
@@ -139,27 +143,31 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
             limits.sweep();
         }
     }));
-    api.route(
-        "/api/openapi.json",
-        get(move || async move { (json, document.to_string()) }),
-    )
-    .merge(pages::router(web.demo))
-    .fallback(|| async {
+    let mut open = pages::openapi(matches!(web.auth, Auth::Trusted));
+    if web.pages {
+        open = open.merge(pages::router(web.demo));
+    }
+    open.fallback(|| async {
         Failure::from(Refusal::new(
             Code::NotFound,
-            "There is no such route; /api/docs lists them",
+            "There is no such route; /api/openapi.json lists them",
         ))
     })
+    .layer(middleware::from_fn_with_state(
+        web.clone(),
+        input::open_to_all,
+    ))
+    .merge(api)
     .method_not_allowed_fallback(|| async {
         Failure::from(Refusal::new(
             Code::MethodNotAllowed,
-            "This route has no such method; /api/docs lists them",
+            "This route has no such method; /api/openapi.json lists them",
         ))
     })
     .layer(DefaultBodyLimit::max(MAX_BODY))
     .layer(CatchPanicLayer::custom(answer::panicked))
     .layer(middleware::from_fn(deadline))
-    .layer(middleware::from_fn(witness))
+    .layer(middleware::from_fn_with_state(web.clone(), witness))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
     .layer(middleware::map_request(named))

@@ -6,11 +6,15 @@
 //! rates in `http::limits`.
 
 mod address;
+mod failures;
+mod frames;
+mod hosts;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use governor::{DefaultKeyedRateLimiter, Quota};
 
@@ -19,11 +23,18 @@ use crate::protocol::{Code, Refusal};
 use crate::telemetry;
 
 pub use address::Proxies;
+use failures::Failures;
+pub use frames::{FrameBudget, Verdict};
+pub use hosts::Hosts;
 
 /// A pointer moves up to sixty times a second on a usual screen: cursors have three times the rate.
 const CURSORS: u32 = 3;
 /// Many people may be behind one address, and all of them come back at once after a restart.
-const CONNECTS: u32 = 10;
+const ADDRESS: u32 = 10;
+/// Frames of whatever kind: more than all events and cursors together.
+const FRAMES: u32 = 20;
+/// Frames at once: a page of a list subscribes to all of it in one go.
+const FRAMES_AT_ONCE: u32 = 100;
 
 /// Whose budget it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,8 +76,13 @@ pub struct Rate {
 
 impl Rate {
     fn times(self, factor: u32) -> Quota {
-        let times = |n: NonZeroU32| n.saturating_mul(NonZeroU32::MIN.saturating_add(factor - 1));
-        Quota::per_second(times(self.per_second)).allow_burst(times(self.burst))
+        self.quota(factor, factor)
+    }
+
+    fn quota(self, rate: u32, burst: u32) -> Quota {
+        let times =
+            |n: NonZeroU32, factor| n.saturating_mul(NonZeroU32::MIN.saturating_add(factor - 1));
+        Quota::per_second(times(self.per_second, rate)).allow_burst(times(self.burst, burst))
     }
 }
 
@@ -79,6 +95,8 @@ pub struct Allowance {
     pub sockets: usize,
     /// Sockets of one identity on this replica.
     pub sockets_each: usize,
+    /// Connections of one address on this replica that carry no socket.
+    pub connections_each: usize,
     /// Whose `X-Forwarded-For` is believed.
     pub proxies: Proxies,
 }
@@ -86,7 +104,16 @@ pub struct Allowance {
 struct Budgets {
     events: DefaultKeyedRateLimiter<Asker>,
     cursors: DefaultKeyedRateLimiter<Asker>,
+    /// Events that cost little.
+    cheap: DefaultKeyedRateLimiter<Asker>,
+    /// Sessions that begin at an address.
     connects: DefaultKeyedRateLimiter<Asker>,
+    /// Sockets that join, by who they are.
+    joins: DefaultKeyedRateLimiter<Asker>,
+    /// What needs no identity: pages, the OpenAPI document, routes that do not exist.
+    open: DefaultKeyedRateLimiter<Asker>,
+    frames: DefaultKeyedRateLimiter<Asker>,
+    failures: Failures,
 }
 
 /// The budgets of one replica.
@@ -129,7 +156,15 @@ impl Limits {
         let budgets = allowance.rate.map(|rate| Budgets {
             events: DefaultKeyedRateLimiter::keyed(rate.times(1)),
             cursors: DefaultKeyedRateLimiter::keyed(rate.times(CURSORS)),
-            connects: DefaultKeyedRateLimiter::keyed(rate.times(CONNECTS)),
+            cheap: DefaultKeyedRateLimiter::keyed(rate.times(ADDRESS)),
+            connects: DefaultKeyedRateLimiter::keyed(rate.times(ADDRESS)),
+            joins: DefaultKeyedRateLimiter::keyed(rate.times(ADDRESS)),
+            open: DefaultKeyedRateLimiter::keyed(rate.times(ADDRESS)),
+            frames: DefaultKeyedRateLimiter::keyed(rate.quota(FRAMES, FRAMES_AT_ONCE)),
+            failures: Failures::new(
+                rate.per_second.get().saturating_mul(ADDRESS),
+                rate.burst.get().saturating_mul(ADDRESS),
+            ),
         });
         Arc::new(Self {
             allowance,
@@ -166,7 +201,7 @@ impl Limits {
         spend(budget, asker, "cursor")
     }
 
-    /// A session that begins at an address, or a try to join: neither has an identity yet.
+    /// A session that begins at an address: it has no identity yet.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -175,12 +210,69 @@ impl Limits {
         spend(budget, &Asker::address(address), "connect")
     }
 
+    /// A socket that joins: from here on its budget is its identity's, whoever else is at the same address.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn join(&self, asker: &Asker) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.joins);
+        spend(budget, asker, "connect")
+    }
+
+    /// A request that needs no identity, from an address.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub fn open(&self, address: IpAddr) -> Result<(), Refusal> {
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.open);
+        spend(budget, &Asker::address(address), "page")
+    }
+
+    fn frames(&self) -> Option<&DefaultKeyedRateLimiter<Asker>> {
+        self.budgets.as_ref().map(|budgets| &budgets.frames)
+    }
+
+    fn frame_burst(&self) -> u32 {
+        let burst = self.allowance.rate.map_or(1, |rate| rate.burst.get());
+        burst.saturating_mul(FRAMES_AT_ONCE)
+    }
+
+    /// Asked before a token's signature is verified, which costs far more than anything else that comes before a
+    /// login: whether that address may fail again.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`, where too many tokens from there were refused.
+    pub fn may_fail(&self, address: IpAddr) -> Result<(), Refusal> {
+        let Some(budgets) = &self.budgets else {
+            return Ok(());
+        };
+        let wait = budgets
+            .failures
+            .wait(&Asker::address(address), Instant::now());
+        if wait.is_none() {
+            return Ok(());
+        }
+        over("token");
+        Err(Refusal::new(
+            Code::RateLimited,
+            "Too many tokens from this address were refused; try again shortly",
+        ))
+    }
+
+    /// A token from that address was refused after its signature was verified.
+    pub fn failed(&self, address: IpAddr) {
+        if let Some(budgets) = &self.budgets {
+            let asker = Asker::address(address);
+            budgets.failures.charge(&asker, Instant::now());
+        }
+    }
+
     /// What costs little and has its use, such as leaving a room.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
     pub fn trifle(&self, asker: &Asker) -> Result<(), Refusal> {
-        let budget = self.budgets.as_ref().map(|budgets| &budgets.connects);
+        let budget = self.budgets.as_ref().map(|budgets| &budgets.cheap);
         spend(budget, asker, "event")
     }
 
@@ -232,7 +324,12 @@ impl Limits {
         if let Some(budgets) = &self.budgets {
             budgets.events.retain_recent();
             budgets.cursors.retain_recent();
+            budgets.cheap.retain_recent();
             budgets.connects.retain_recent();
+            budgets.joins.retain_recent();
+            budgets.open.retain_recent();
+            budgets.frames.retain_recent();
+            budgets.failures.sweep(Instant::now());
         }
     }
 }
@@ -272,6 +369,7 @@ mod tests {
             }),
             sockets,
             sockets_each: each,
+            connections_each: 9,
             proxies: Proxies::default(),
         })
     }

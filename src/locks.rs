@@ -15,6 +15,7 @@ mod announce;
 mod carry;
 mod error;
 mod queue;
+mod quota;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use carry::{count, span};
 pub use error::LockError;
 use error::refuse;
 use queue::Queues;
+use quota::Quota;
 
 /// How many leases one sweep ends at most, so that no statement holds many rows for long.
 const SWEEP_BATCH: i64 = 200;
@@ -55,6 +57,7 @@ struct Shared {
     ttl: Duration,
     tasks: TaskTracker,
     queues: Queues,
+    quota: Quota,
 }
 
 /// The lock operations of one replica.
@@ -62,13 +65,15 @@ struct Shared {
 pub struct Locks(Arc<Shared>);
 
 impl Locks {
-    /// Over that store, telling those rooms and that bus. `replica` signs what is sent.
+    /// Over that store, telling those rooms and that bus. `replica` signs what is sent; `max_leases` is how many one
+    /// identity may have, 0 for as many as it likes.
     pub fn new(
         store: Store,
         rooms: Arc<Rooms>,
         bus: Arc<dyn Bus>,
         replica: String,
         ttl: Duration,
+        max_leases: usize,
     ) -> Self {
         Self(Arc::new(Shared {
             store,
@@ -78,6 +83,7 @@ impl Locks {
             ttl,
             tasks: TaskTracker::new(),
             queues: Queues::default(),
+            quota: Quota::new(max_leases),
         }))
     }
 
@@ -91,6 +97,12 @@ impl Locks {
     pub async fn finish(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    /// Requests that wait for an appointment's row.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.queues.waiting()
     }
 
     /// The state, now.
@@ -116,6 +128,7 @@ impl Locks {
             span("acquire", Some(&room)),
             "acquire",
             |locks| async move {
+                locks.within_quota(&room, &person.user_id).await?;
                 let _turn = locks.turn(&room).await?;
                 let taken = locks
                     .store
@@ -125,6 +138,9 @@ impl Locks {
                     Ok(acquired) => {
                         let new =
                             acquired.state.reason != Some(crate::domain::lease::Reason::Renewed);
+                        if new {
+                            locks.quota.note(&room.tenant, &person.user_id, 1);
+                        }
                         Ok(Granted {
                             state: locks.announce_taken(acquired, None),
                             new,
@@ -191,6 +207,9 @@ impl Locks {
                     .store
                     .release(&room, &user, session.as_ref(), token)
                     .await?;
+                if done.is_ok() {
+                    locks.quota.note(&room.tenant, &user, -1);
+                }
                 locks.changed(
                     done.map_err(|Refused(state)| refuse(state, Some(&user), token)),
                     None,
@@ -315,6 +334,9 @@ impl Locks {
 
 impl Shared {
     async fn turn<'a>(&'a self, room: &'a RoomId) -> Result<queue::Turn<'a>, LockError> {
-        self.queues.turn(room).await.ok_or(LockError::Queued)
+        self.queues.turn(room).await.ok_or_else(|| {
+            metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
+            LockError::Queued
+        })
     }
 }

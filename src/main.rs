@@ -14,7 +14,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use apptlock::app::{App, StartError};
 use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
-use apptlock::config::{BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings};
+use apptlock::config::{
+    BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings, wait_limit,
+};
+use apptlock::limits::Hosts;
 use apptlock::secret::Secret;
 use apptlock::store::Store;
 use apptlock::telemetry::{self, BadTelemetry, Telemetry, Traces};
@@ -33,6 +36,9 @@ struct Cli {
     command: Command,
 }
 
+/// How long `migrate` waits for PostgreSQL: as an init container it is often there first.
+const MIGRATE_TIMEOUT: &str = "5m";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run a replica.
@@ -42,6 +48,16 @@ enum Command {
         /// Which database.
         #[command(flatten)]
         database: DatabaseArgs,
+        /// How long PostgreSQL is waited for where it is not available yet; 0s: not at all.
+        #[arg(
+            long,
+            env = "MIGRATE_TIMEOUT",
+            default_value = MIGRATE_TIMEOUT,
+            hide_env_values = true,
+            value_name = "DURATION"
+        )]
+        migrate_timeout: String,
+
         /// What is logged.
         #[command(flatten)]
         logs: LogArgs,
@@ -182,9 +198,19 @@ fn complain(line: &str) {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Openapi => print!("{}", http::openapi()),
-        Command::Migrate { database, logs } => {
+        Command::Migrate {
+            database,
+            migrate_timeout,
+            logs,
+        } => {
             let _ = start_log(&logs, "json", None)?;
-            let done = Store::new(&database.check()?)?.migrate().await?;
+            let limit = wait_limit(&migrate_timeout)?;
+            let store = Store::new(&database.check()?)?;
+            let waiting = |error: &_| {
+                eprintln!("{error}; waiting for it, at most {migrate_timeout} (MIGRATE_TIMEOUT)");
+            };
+            store.wait(limit, waiting).await?;
+            let done = store.migrate().await?;
             match done {
                 0 => println!("The schema is up to date."),
                 n => println!("The schema is up to date; {n} migration(s) were applied."),
@@ -193,7 +219,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => {
             let config = args.check()?;
             let telemetry = start_log(&args.logs, "json", config.traces.as_ref())?;
-            apptlock::lines::make_room_for(
+            apptlock::server::raise_file_limit(
                 config.allowance.sockets,
                 config.database.max_connections,
             );
@@ -278,9 +304,15 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     if let Some(server) = &redis {
         args.serve.redis_url = Some(Secret::new(server.url.as_str()));
     }
+    let config = args.serve.check()?;
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let own = own.ok().map(|name| name.trim().to_owned());
     let config = Config {
         demo: true,
-        ..args.serve.check()?
+        hosts: config
+            .hosts
+            .or_else(|| Some(Hosts::of_this_machine(own.as_deref()))),
+        ..config
     };
     Store::new(&config.database)?.migrate().await?;
     let stop = stopped()?;

@@ -7,7 +7,7 @@
 //!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
 //!   publish cannot say so over the bus; and so is what PostgreSQL may carry out yet of what it was asked
 //!   before it fell silent, which nobody will announce;
-//! - *reconcile* asks PostgreSQL for every room that is behind: at once after a gap, every second while the
+//! - *reconcile* asks PostgreSQL for every room that is behind, or ahead: at once after a gap, every second while the
 //!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
 //!
 //! On failure each tries again at its next turn.
@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, info_span, warn};
 
 use crate::bus::{Bus, BusEvent};
-use crate::domain::lease::Change;
+use crate::domain::ids::RoomId;
+use crate::domain::lease::{Change, LockState};
 use crate::protocol::{Envelope, Message};
 use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{self, TRACE};
+use crate::telemetry::{self, Muffler, TRACE};
 
 use peers::Peers;
 
@@ -240,9 +241,12 @@ impl Replication {
     pub async fn pass(&self, no_hurry: bool) -> Result<(), StoreError> {
         let seen = self.rooms.seen_versions();
         for chunk in seen.chunks(CHUNK) {
-            for state in self.store.newer(chunk).await? {
-                if self.rooms.observe(&Change::from(state)) == Outcome::Shown {
-                    metrics::counter!(telemetry::REPAIRS).increment(1);
+            for state in self.store.differing(chunk).await? {
+                match self.rooms.observe(&Change::from(state.clone())) {
+                    Outcome::Shown => metrics::counter!(telemetry::REPAIRS).increment(1),
+                    // The room was ahead before PostgreSQL was asked: what it saw is not there any more.
+                    Outcome::Stale => self.reset(chunk, state),
+                    Outcome::NoRoom | Outcome::Full => {}
                 }
             }
             if no_hurry && chunk.len() == CHUNK {
@@ -251,7 +255,26 @@ impl Replication {
         }
         Ok(())
     }
+
+    /// Puts a room that is ahead of PostgreSQL back to what is there.
+    fn reset(&self, seen: &[(RoomId, i64)], state: LockState) {
+        let before = seen.iter().find(|(room, _)| *room == state.room);
+        let Some((_, ahead)) = before.filter(|(_, version)| *version > state.version) else {
+            return;
+        };
+        if self.rooms.reset(&state, *ahead) {
+            metrics::counter!(telemetry::RESETS).increment(1);
+            if let Some(hidden) = RESET.speak() {
+                let (appointment, version) = (&state.room.appointment, state.version);
+                warn!(%appointment, version, ahead, hidden,
+                    "a room was ahead of PostgreSQL, which was restored or has lost commits; its sockets connect anew");
+            }
+        }
+    }
 }
+
+/// Lines about rooms that were ahead.
+static RESET: Muffler = Muffler::new();
 
 /// Transitions of which nobody knows what became.
 #[derive(Default)]

@@ -70,6 +70,8 @@ pub struct Showing {
     pub span: Span,
     /// When PostgreSQL decided it, by its own clock, where it was another replica that asked.
     pub decided_afar: Option<OffsetDateTime>,
+    /// Whether the room's sockets connect anew after it: their clients have seen versions that are no more.
+    pub anew: bool,
 }
 
 /// What became of a change in the rooms here.
@@ -235,6 +237,7 @@ impl Rooms {
                     events: events(change, turn),
                     span: Span::current(),
                     decided_afar,
+                    anew: false,
                 };
                 if self.outlet.try_send(Outlet::Change(showing)).is_err() {
                     metrics::counter!(telemetry::OUTLET_FULL).increment(1);
@@ -248,6 +251,47 @@ impl Rooms {
             at: Instant::now(),
         });
         Outcome::Shown
+    }
+
+    /// PostgreSQL has an older version than the one that this room saw, so that one is no more. Shows what is there,
+    /// and has the room's sockets connect anew: a client that only takes what is newer gets a snapshot so. False where
+    /// the room has seen something else meanwhile, or the outlet is full: the next pass looks again.
+    pub fn reset(&self, state: &LockState, ahead: i64) -> bool {
+        let mut rooms = self.rooms();
+        let Some(room) = rooms.get_mut(&state.room) else {
+            return false;
+        };
+        let Some(seen) = room
+            .seen
+            .as_ref()
+            .filter(|seen| seen.state.version == ahead)
+        else {
+            return false;
+        };
+        if room.members > 0 {
+            let turn = match (&seen.state.lease, &state.lease) {
+                (_, Some(_)) => Turn::Granted,
+                (Some(_), None) => Turn::Ended(Reason::Released),
+                (None, None) => Turn::Same,
+            };
+            let showing = Showing {
+                room: state.room.clone(),
+                events: events(&Change::from(state.clone()), turn),
+                span: Span::current(),
+                decided_afar: None,
+                anew: true,
+            };
+            if self.outlet.try_send(Outlet::Change(showing)).is_err() {
+                metrics::counter!(telemetry::OUTLET_FULL).increment(1);
+                self.behind.notify_one();
+                return false;
+            }
+        }
+        room.seen = Some(Seen {
+            state: state.clone(),
+            at: Instant::now(),
+        });
+        true
     }
 
     /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what

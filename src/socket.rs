@@ -8,15 +8,19 @@
 //! ```
 //!
 //! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it is
-//! told in `pump`, and how it ends in `ends`.
+//! told in `pump`, how it ends in `ends`, and what comes before it is a socket in `transport`.
 
 mod budget;
-mod door;
+mod carriers;
 mod ends;
 mod events;
+mod frames;
+mod payload;
 mod pump;
 mod session;
+mod transport;
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,25 +29,26 @@ use metrics::Counter;
 use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
-use socketioxide::layer::SocketIoLayer;
-use socketioxide::{SocketIo, TransportType};
+use socketioxide::socket::DisconnectReason;
+use socketioxide::{ParserConfig, SocketIo, TransportType};
 
 use crate::auth::Auth;
 use crate::config::Origins;
 use crate::cursors::Cursors;
-use crate::http;
-use crate::limits::{Asker, Limits};
+use crate::limits::{Asker, FrameBudget, Limits};
 use crate::locks::{Activity, Locks};
 use crate::protocol::{Code, Handshake, Object, Refusal, from_value};
 use crate::rooms::Rooms;
 use crate::telemetry;
 
 use budget::Budget;
-pub use door::at_the_door;
+use carriers::Carriers;
 pub use ends::close;
-use ends::close_when_it_runs_out;
+use ends::{close_when_it_runs_out, end_when_it_left};
 pub use pump::pump;
-use session::{Session, Upgrades};
+use session::{Session, Who};
+use transport::{ClientAddress, Elsewhere, Engine};
+pub use transport::{Transport, middleware};
 
 /// The largest message of a socket, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -74,8 +79,10 @@ pub struct Hub {
     closing: AtomicBool,
     /// Where all sockets are, once there is one.
     io: Arc<OnceLock<SocketIo>>,
-    /// The connections of sessions that began by polling.
-    upgrades: Arc<Upgrades>,
+    /// Their sessions, once there are some.
+    engine: Arc<OnceLock<Engine>>,
+    /// What carries sessions that began by polling.
+    carriers: Arc<Carriers>,
 }
 
 impl Hub {
@@ -102,31 +109,40 @@ impl Hub {
             ),
             closing: AtomicBool::new(false),
             io: Arc::default(),
-            upgrades: Arc::default(),
+            engine: Arc::default(),
+            carriers: Arc::default(),
         }
     }
 }
 
-/// The layer that answers `/socket.io`, and the handle to its sockets.
-pub fn layer(hub: Arc<Hub>) -> (SocketIoLayer, SocketIo) {
-    let (layer, io) = SocketIo::builder()
+/// What answers for `/socket.io`, and the handle to its sockets.
+pub fn start(hub: Arc<Hub>) -> (Transport, SocketIo) {
+    let (service, io) = SocketIo::builder()
         .connect_timeout(HANDSHAKE)
         .max_buffer_size(SOCKET_QUEUE)
         .max_payload(MAX_MESSAGE as u64)
         .ws_max_message_size(MAX_MESSAGE)
         .ws_max_frame_size(MAX_MESSAGE)
         .ws_read_buffer_size(4096)
-        .build_layer();
+        // Nothing here is binary: no attachments, and none that are announced.
+        .with_parser(
+            ParserConfig::common()
+                .max_incoming_binaries(0)
+                .max_incoming_binary_buf_size(0),
+        )
+        .build_with_inner_svc(Elsewhere);
+    let engine = Engine(service);
+    // Nobody else sets them.
+    let _ = hub.engine.set(engine.clone());
+    let _ = hub.io.set(io.clone());
+    let transport = Transport::new(hub.clone(), engine);
     // Handlers are registered in the middleware, which runs before the client hears that it is connected:
     // what a client sends right after that would be lost otherwise.
-    let all = hub.io.clone();
     let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
         connect(&hub, &socket, auth.ok()).await
     };
-    // Nobody else sets it.
-    let _ = all.set(io.clone());
     io.ns("/", (async || {}).with(connect));
-    (layer, io)
+    (transport, io)
 }
 
 /// How many sockets poll.
@@ -142,9 +158,12 @@ pub fn polling(io: &SocketIo) -> usize {
 /// An `Err` is a `connect_error` for the client: one line that names the field.
 async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
     let request = socket.req_parts();
-    let address = http::client_of(&request.headers, &request.extensions, &hub.limits);
+    let ClientAddress(address) = request
+        .extensions
+        .get()
+        .copied()
+        .unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let refused = |refusal: Refusal| Refused(refusal.message);
-    hub.limits.connect(address).map_err(refused)?;
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
         // What it is instead may be a token, and is not repeated.
@@ -159,7 +178,7 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     };
     let principal = hub
         .auth
-        .principal(handshake.token.as_deref())
+        .principal(handshake.token.as_deref(), &hub.limits, address)
         .await
         .map_err(|refusal| Refused(format!("auth.token: {}", refusal.message)))?;
     let person = match (&principal.identity, handshake.user_id) {
@@ -174,17 +193,28 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         Some(person) => Asker::user(&principal.tenant, &person.user_id),
         None => Asker::address(address),
     };
+    hub.limits.join(&asker).map_err(refused)?;
     let place = hub.limits.socket(&asker).map_err(refused)?;
+    let frames = request.extensions.get::<Arc<FrameBudget>>().cloned();
+    let frames = frames.unwrap_or_else(|| Arc::new(FrameBudget::new(hub.limits.clone())));
     let session = Arc::new(Session::new(
+        hub,
         socket,
-        principal,
-        person,
-        handshake.session_id,
-        Budget::new(asker, place, hub.limits.clone()),
-        hub.upgrades.clone(),
-        hub.io.clone(),
+        Who {
+            address,
+            principal,
+            person,
+            session_id: handshake.session_id,
+        },
+        Budget::new(asker.clone(), place, hub.limits.clone()),
+        &frames,
+        asker,
     ));
     socket.extensions.insert(session.clone());
+    if let Some(connection) = session.connection() {
+        // From here on it counts as a socket of its identity.
+        connection.leave_address();
+    }
 
     events::register(hub, &session, socket);
     if session.lasts.borrow().is_some() {
@@ -192,7 +222,10 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         tokio::spawn(close_when_it_runs_out(wait, hub.io.clone(), socket.id));
     }
     let h = hub.clone();
-    socket.on_disconnect(move || {
+    socket.on_disconnect(move |reason: DisconnectReason| {
+        if reason == DisconnectReason::ClientNSDisconnect {
+            tokio::spawn(end_when_it_left(session.connection()));
+        }
         session.close(&h.rooms, &h.cursors);
         std::future::ready(())
     });

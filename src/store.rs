@@ -24,6 +24,7 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::config::{BadSetting, Database};
+use crate::telemetry;
 
 use ask::ask;
 pub use clock::Clock;
@@ -44,6 +45,9 @@ pub enum StoreError {
     /// It took too long.
     #[error("PostgreSQL is not available: it did not answer in time")]
     NoAnswer,
+    /// Another transaction holds the appointment's row, and did not let go of it in time. PostgreSQL is well.
+    #[error("another transaction holds the appointment's row in PostgreSQL")]
+    RowHeld,
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -78,11 +82,45 @@ impl Unready {
 }
 
 impl StoreError {
+    /// Whether it may pass by itself: nobody is there yet, or it says that it is starting, busy, or without that
+    /// database yet.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable(sqlx::Error::Database(fault)) => fault.code().is_some_and(|code| {
+                ["57P", "53", "3D"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            }),
+            Self::Unavailable(error) => matches!(error, sqlx::Error::Io(_)),
+            _ => matches!(self, Self::NoAnswer),
+        }
+    }
+
     /// Whether PostgreSQL said this itself, about the statement: then it is there.
     fn was_an_answer(&self) -> bool {
+        if matches!(self, Self::RowHeld) {
+            return true;
+        }
         // Classes 57P and 25: it shuts down, starts, or is a standby now.
         matches!(self, Self::Unavailable(sqlx::Error::Database(fault))
             if !fault.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("25")))
+    }
+
+    /// What PostgreSQL's word about a statement means.
+    fn of_statement(error: sqlx::Error) -> Self {
+        // A statement that was cancelled (57014) while it waited for a row says which table's that is.
+        let waited_for_row = error.as_database_error().is_some_and(|fault| {
+            let postgres = fault.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
+            fault.code().as_deref() == Some("57014")
+                && postgres
+                    .and_then(|fault| fault.r#where())
+                    .is_some_and(|context| context.contains("\"appointment_lock\""))
+        });
+        if waited_for_row {
+            metrics::counter!(telemetry::ROWS_HELD, "where" => "postgres").increment(1);
+            return Self::RowHeld;
+        }
+        Self::Unavailable(error)
     }
 
     /// Whether PostgreSQL says that there is no such table.
@@ -90,6 +128,11 @@ impl StoreError {
         matches!(self, Self::Unavailable(sqlx::Error::Database(fault)) if fault.code().as_deref() == Some("42P01"))
     }
 }
+
+/// How long one attempt to connect may take, while PostgreSQL is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// The migrations, in the binary.
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -121,6 +164,35 @@ impl Store {
             clock: Clock::default(),
             options,
         })
+    }
+
+    /// Waits until PostgreSQL lets this process in, at most that long. `waiting` is called once, with the reason, where
+    /// it does not at first.
+    ///
+    /// # Errors
+    /// What PostgreSQL said last; at once, where waiting will not change it.
+    pub async fn wait(
+        &self,
+        limit: Duration,
+        waiting: impl FnOnce(&StoreError),
+    ) -> Result<(), StoreError> {
+        let end = tokio::time::Instant::now() + limit;
+        let mut waiting = Some(waiting);
+        loop {
+            let tried = tokio::time::timeout(PATIENCE, PgConnection::connect_with(&self.options));
+            let error = match tried.await {
+                Ok(Ok(connection)) => return Ok(connection.close().await?),
+                Ok(Err(error)) => StoreError::from(error),
+                Err(_) => StoreError::NoAnswer,
+            };
+            if !error.may_pass() || tokio::time::Instant::now() >= end {
+                return Err(error);
+            }
+            if let Some(waiting) = waiting.take() {
+                waiting(&error);
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
 
     /// Brings the schema up to date. Safe when several replicas do it at once: sqlx takes a lock, and waits
@@ -176,13 +248,14 @@ impl Store {
         Err((why, Some(fault)))
     }
 
-    /// The name by chance that all replicas over this database share.
+    /// The name and the key by chance that all replicas over this database share.
     ///
     /// # Errors
     /// [`StoreError`]: it is away, or has not been migrated yet.
-    pub async fn installation(&self) -> Result<String, StoreError> {
+    pub async fn installation(&self) -> Result<(String, Vec<u8>), StoreError> {
         let rows = self.duties.rows(ask(sql::INSTALLATION)).await?;
-        Ok(only(&rows)?.try_get("name")?)
+        let row = only(&rows)?;
+        Ok((row.try_get("name")?, row.try_get("bus_key")?))
     }
 
     /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what

@@ -3,7 +3,7 @@
 import { copyFile, mkdir, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { gzipSync } from "node:zlib";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const dist = join(here, "dist");
@@ -80,21 +80,38 @@ async function writeNotices() {
   await writeFile(join(assets, "third-party-licenses.txt"), parts.join("\n\n") + "\n");
 }
 
+// Compressed once, here: the server only hands the bytes on. What does not get smaller is left alone.
+async function compress() {
+  for (const folder of [dist, assets]) {
+    for (const name of await readdir(folder)) {
+      const path = join(folder, name);
+      if (!(await stat(path)).isFile() || !/\.(html|js|css|svg|txt|json)$/.test(name)) continue;
+      const bytes = await readFile(path);
+      const brotli = brotliCompressSync(bytes, {
+        params: { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length },
+      });
+      const zipped = gzipSync(bytes, { level: 9 });
+      if (brotli.length < bytes.length) await writeFile(`${path}.br`, brotli);
+      if (zipped.length < bytes.length) await writeFile(`${path}.gz`, zipped);
+    }
+  }
+}
+
 async function report() {
+  const size = async (path) => ((await stat(path).catch(() => null)) ?? { size: 0 }).size;
   let raw = 0;
   let packed = 0;
   for (const folder of [dist, assets]) {
     for (const name of (await readdir(folder)).sort()) {
       const path = join(folder, name);
-      if (!(await stat(path)).isFile()) continue;
-      const bytes = await readFile(path);
-      const zipped = gzipSync(bytes, { level: 9 }).length;
-      raw += bytes.length;
-      packed += zipped;
-      console.log(`${String(bytes.length).padStart(9)} ${String(zipped).padStart(8)} gz  ${path.slice(here.length + 1)}`);
+      if (!(await stat(path)).isFile() || /\.(br|gz)$/.test(name)) continue;
+      const [bytes, brotli] = [await size(path), await size(`${path}.br`)];
+      raw += bytes;
+      packed += brotli || bytes;
+      console.log(`${String(bytes).padStart(9)} ${String(brotli || bytes).padStart(8)} br  ${path.slice(here.length + 1)}`);
     }
   }
-  console.log(`${String(raw).padStart(9)} ${String(packed).padStart(8)} gz  in all`);
+  console.log(`${String(raw).padStart(9)} ${String(packed).padStart(8)} br  in all`);
 }
 
 await rm(dist, { recursive: true, force: true });
@@ -103,4 +120,5 @@ for (const page of pages) await copyFile(join(here, page), join(dist, page));
 for (const name of await readdir(join(here, "src"))) await copyFile(join(here, "src", name), join(assets, name));
 await copyThirdParty();
 await writeNotices();
+await compress();
 await report();

@@ -2,11 +2,13 @@
 #![no_main]
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::pin::pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
 use apptlock::auth::{Auth, KeySource, TokenRules, Tokens};
+use apptlock::limits::{Allowance, Limits, Proxies};
 use apptlock::protocol::Code;
 use apptlock::secret::Secret;
 use libfuzzer_sys::fuzz_target;
@@ -23,8 +25,19 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
     Auth::Tokens(Tokens::new(keys, rules))
 });
 
+/// Without rates: every token is looked at.
+static LIMITS: LazyLock<Arc<Limits>> = LazyLock::new(|| {
+    Limits::new(Allowance {
+        rate: None,
+        sockets: 1,
+        sockets_each: 1,
+        connections_each: 1,
+        proxies: Proxies::default(),
+    })
+});
+
 fuzz_target!(|token: &str| {
-    let asked = pin!(AUTH.principal(Some(token)));
+    let asked = pin!(AUTH.principal(Some(token), &LIMITS, Ipv4Addr::LOCALHOST.into()));
     // With a key that is at hand there is nothing to wait for.
     let Poll::Ready(answer) = asked.poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("it waits");

@@ -1,7 +1,7 @@
-//! A JWK set that is fetched over HTTP. Owns when it is fetched: at first need, every few minutes after, and
+//! A JWK set that is fetched over HTTP. Owns when it is fetched: at the start, every few minutes after, and
 //! at once where a token names a key that is not in it, but not more often than every ten seconds, so that
 //! forged names cost nothing. One fetch at a time; meanwhile, and where it fails, the keys of before serve for
-//! a day.
+//! a day. A replica that never fetched the set is not ready: a rollout with a mistyped URL stops there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::keys::Key;
+use crate::telemetry;
 
 /// After this long the set is fetched again, so that a key that was withdrawn is forgotten.
 const STALE: Duration = Duration::from_secs(300);
@@ -20,6 +22,8 @@ const STALE: Duration = Duration::from_secs(300);
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Between two attempts at the start, while the replica is not ready for want of the set.
+const PAUSE_AT_START: Duration = Duration::from_secs(1);
 /// How long a fetch may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The largest set, in bytes.
@@ -28,13 +32,29 @@ const LARGEST: u64 = 256 * 1024;
 /// Keys by their names; one without a name is by the empty one.
 type Keys = Arc<HashMap<String, Key>>;
 
+#[derive(Clone)]
+struct Fetched {
+    keys: Keys,
+    at: Instant,
+    /// Counts the fetches.
+    generation: u64,
+}
+
+impl Fetched {
+    fn counts(&self) -> bool {
+        self.at.elapsed() < OLDEST
+    }
+}
+
 /// A set of keys at a URL.
 pub struct Jwks {
     url: String,
     /// A std lock: held to copy a pointer, never across an await.
-    keys: RwLock<Option<(Keys, Instant)>>,
+    keys: RwLock<Option<Fetched>>,
     /// When a fetch was begun last. Held while one runs, across its await: others wait for its outcome.
     fetching: Mutex<Option<Instant>>,
+    /// What went wrong with the last fetch. A std lock: held to copy a text, never across an await.
+    fault: RwLock<Option<String>>,
 }
 
 impl std::fmt::Debug for Jwks {
@@ -58,60 +78,114 @@ impl Jwks {
             url: url.to_owned(),
             keys: RwLock::new(None),
             fetching: Mutex::new(None),
+            fault: RwLock::new(None),
         }
     }
 
-    fn known(&self) -> Option<(Keys, Instant)> {
+    fn known(&self) -> Option<Fetched> {
         self.keys
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
+    /// The time since the set was fetched last; `None`: it never was.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.known().map(|known| known.at.elapsed())
+    }
+
+    /// What went wrong with the last fetch that failed.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.fault
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Which fetch the keys are of, where they count.
+    pub(super) fn generation(&self) -> Option<u64> {
+        let known = self.known()?;
+        known.counts().then_some(known.generation)
+    }
+
+    /// Fetches the set at the start and every few minutes, until stopped.
+    pub async fn keep_fresh(&self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let known = self.known();
+                self.fetch(known.as_ref().map(|known| known.generation))
+                    .await;
+                let pause = match self.age() {
+                    None => PAUSE_AT_START,
+                    Some(age) if age < STALE => STALE - age,
+                    Some(_) => PAUSE,
+                };
+                tokio::time::sleep(pause).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
     /// The key of that name; without a name, the only one there is.
-    pub(super) async fn key(self: &Arc<Self>, name: Option<&str>) -> Result<Key, NoKey> {
+    pub(super) async fn key(&self, name: Option<&str>) -> Result<Key, NoKey> {
         let find = |keys: &Keys| match name {
             Some(name) => keys.get(name).cloned(),
             None if keys.len() == 1 => keys.values().next().cloned(),
             None => None,
         };
         let known = self.known();
-        if let Some((keys, at)) = &known
-            && let Some(key) = find(keys)
-            && at.elapsed() < OLDEST
+        if let Some(known) = &known
+            && known.counts()
+            && let Some(key) = find(&known.keys)
         {
-            if at.elapsed() > STALE {
-                // Nobody waits for it: the key that is there serves.
-                let (this, seen) = (self.clone(), *at);
-                tokio::spawn(async move { this.fetch(Some(seen)).await });
-            }
             return Ok(key);
         }
-        self.fetch(known.map(|(_, at)| at)).await;
+        self.fetch(known.map(|known| known.generation)).await;
         match self.known() {
-            Some((keys, at)) if at.elapsed() < OLDEST => find(&keys).ok_or(NoKey::Unknown),
+            Some(known) if known.counts() => find(&known.keys).ok_or(NoKey::Unknown),
             _ => Err(NoKey::Away),
         }
     }
 
-    /// Fetches the set, unless that was tried a moment ago or somebody else has since `seen`.
-    async fn fetch(&self, seen: Option<Instant>) {
+    /// Fetches the set, unless that was tried a moment ago or somebody else has since the generation `seen`.
+    async fn fetch(&self, seen: Option<u64>) {
         let mut begun = self.fetching.lock().await;
-        let news = self.known().map(|(_, at)| at) != seen;
-        if news || begun.is_some_and(|at| at.elapsed() < PAUSE) {
+        let known = self.known().map(|known| known.generation);
+        let pause = if known.is_some() {
+            PAUSE
+        } else {
+            PAUSE_AT_START
+        };
+        if known != seen || begun.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         *begun = Some(Instant::now());
         let url = self.url.clone();
         let fetched = tokio::task::spawn_blocking(move || get(&url)).await;
-        match fetched.unwrap_or_else(|_| Err("the fetch panicked".into())) {
+        let outcome = match fetched.unwrap_or_else(|_| Err("the fetch panicked".into())) {
             Ok(keys) => {
                 info!(keys = keys.len(), "the JWK set was fetched");
-                let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-                *known = Some((Arc::new(keys), Instant::now()));
+                let fetched = Fetched {
+                    keys: Arc::new(keys),
+                    at: Instant::now(),
+                    generation: known.unwrap_or(0) + 1,
+                };
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
+                "ok"
             }
-            Err(error) => warn!(%error, "JWT_JWKS_URL: the JWK set could not be fetched"),
-        }
+            Err(error) => {
+                let mut fault = self.fault.write().unwrap_or_else(PoisonError::into_inner);
+                // It is tried every second at the start: the same fault is told once.
+                if known.is_some() || fault.as_ref() != Some(&error) {
+                    warn!(%error, "JWT_JWKS_URL: the JWK set could not be fetched: {error}");
+                }
+                *fault = Some(error);
+                "failed"
+            }
+        };
+        metrics::counter!(telemetry::JWKS_FETCHES, "outcome" => outcome).increment(1);
     }
 }
 

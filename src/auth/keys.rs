@@ -77,6 +77,14 @@ impl std::fmt::Debug for Key {
 }
 
 impl KeySource {
+    /// Which keys these are: another number after each change. `None` where there are none that count.
+    pub(super) fn generation(&self) -> Option<u64> {
+        match self {
+            Self::Fixed(_) => Some(0),
+            Self::Set(set) => set.generation(),
+        }
+    }
+
     /// A secret that is shared with whoever signs: HS256.
     ///
     /// # Errors

@@ -4,15 +4,20 @@
 //! data it is. `exp` is required; `exp` and `nbf` have a small leeway, `iss` and `aud` count where they are
 //! configured.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use jsonwebtoken::{Validation, decode, decode_header, errors::ErrorKind};
 use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime};
 
+use super::cache::Cache;
 use super::jwks::NoKey;
 use super::keys::{Key, KeySource};
-use super::{Identity, Principal};
+use super::{Identity, Principal, crypto};
 use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Person, UserInfo};
+use crate::limits::Limits;
 use crate::protocol::{Code, Refusal};
 
 /// How far clocks may be apart.
@@ -40,6 +45,7 @@ pub struct TokenRules {
 pub struct Tokens {
     keys: KeySource,
     rules: TokenRules,
+    cache: Arc<Cache>,
 }
 
 fn refused(fault: &str) -> Refusal {
@@ -50,22 +56,47 @@ impl Tokens {
     /// With those keys and rules.
     #[must_use]
     pub fn new(keys: KeySource, rules: TokenRules) -> Self {
-        Self { keys, rules }
+        crypto::install();
+        Self {
+            keys,
+            rules,
+            cache: Arc::default(),
+        }
     }
 
-    /// Who that token stands for.
+    /// Where the keys come from.
+    #[must_use]
+    pub fn keys(&self) -> &KeySource {
+        &self.keys
+    }
+
+    /// Who that token stands for. What costs little is looked at first; the signature of a token that was not seen
+    /// before is verified only where that address has not sent too many wrong ones.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` with its fault, `UNAVAILABLE` where the keys cannot be had now.
-    pub(super) async fn read(&self, token: &str) -> Result<Principal, Refusal> {
+    /// `UNAUTHENTICATED` with its fault, `UNAVAILABLE` where the keys cannot be had now, `RATE_LIMITED`.
+    pub(super) async fn read(
+        &self,
+        token: &str,
+        limits: &Limits,
+        address: IpAddr,
+    ) -> Result<Principal, Refusal> {
         if token.len() > LONGEST {
             return Err(refused("is too long"));
+        }
+        let fingerprint = Cache::fingerprint(token);
+        if let Some(generation) = self.keys.generation()
+            && let Some(principal) = self.cache.get(&fingerprint, generation)
+        {
+            return Ok(principal);
         }
         let header = decode_header(token).map_err(|_| refused("is not a JWT"))?;
         // What must be understood and is not makes a token void (RFC 7515, 4.1.11).
         if header.crit.is_some() {
             return Err(refused("demands extensions that are not known"));
         }
+        // Taken before the key: a key of an older set is never kept as one of a newer.
+        let generation = self.keys.generation();
         let key = match &self.keys {
             KeySource::Fixed(key) => key.clone(),
             KeySource::Set(set) => {
@@ -80,8 +111,17 @@ impl Tokens {
                     })?
             }
         };
-        let claims = self.check(token, &key)?;
-        self.principal(&claims)
+        limits.may_fail(address)?;
+        let read = self.check(token, &key);
+        let read = read.and_then(|claims| self.principal(&claims));
+        match (&read, generation) {
+            (Err(_), _) => limits.failed(address),
+            (Ok(principal), Some(generation)) => {
+                self.cache.put(fingerprint, generation, principal.clone());
+            }
+            (Ok(_), None) => {}
+        }
+        read
     }
 
     fn check(&self, token: &str, key: &Key) -> Result<Map<String, Value>, Refusal> {
@@ -131,10 +171,12 @@ impl Tokens {
             })?,
             Some(_) => return Err(refused("has a \"tenant\" that is not text")),
         };
+        let shown = |name: &Name| name.shows_as_written().is_ok();
         // A name that cannot be shown is no reason to lock somebody out.
         let name = text("name")
             .and_then(|name| Name::new(name).ok())
-            .or_else(|| Name::new(user_id.as_str()).ok())
+            .filter(shown)
+            .or_else(|| Name::new(user_id.as_str()).ok().filter(shown))
             .unwrap_or_else(Name::nobody);
         let email = text("email")
             .and_then(|email| Email::new(email).ok())

@@ -15,6 +15,7 @@
 mod channels;
 mod link;
 mod publisher;
+mod signature;
 mod subscriber;
 mod tls;
 
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
 
-use super::{Bus, BusEvent, Load, Subscribing};
+use super::{Bus, BusEvent, Installation, Load, Subscribing};
 use crate::config::{BadSetting, Redis};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
@@ -78,7 +79,7 @@ impl RedisBus {
     pub fn start(
         redis: &Redis,
         replica: &str,
-        installation: impl Future<Output = String> + Send + 'static,
+        installation: impl Future<Output = Installation> + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<BusEvent>), BadSetting> {
         let bad = || {
             BadSetting::new(

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::BadSetting;
 use super::parse::given;
-use crate::limits::{Allowance, Proxies, Rate};
+use crate::limits::{Allowance, Hosts, Proxies, Rate};
 
 /// Limits. Each option is an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +20,17 @@ pub struct LimitArgs {
         value_name = "ORIGINS"
     )]
     pub cors_allowed_origins: Option<String>,
+
+    /// Host names by which this service may be called, without ports, with commas between; * for all. Keeps pages
+    /// out that point a name of their own here (DNS rebinding), where identities are trusted [default: *; in dev
+    /// localhost, 127.0.0.1, [::1] and this machine's name].
+    #[arg(
+        long,
+        env = "ALLOWED_HOSTS",
+        hide_env_values = true,
+        value_name = "HOSTS"
+    )]
+    pub allowed_hosts: Option<String>,
 
     /// Requests, and socket events, of one identity, else of one address; 0 for as many as come.
     #[arg(
@@ -69,6 +80,27 @@ pub struct LimitArgs {
         value_name = "N"
     )]
     pub max_sockets_per_identity: String,
+
+    /// Maximum connections of one client address on this replica, besides those of sockets that have joined; half of
+    /// all connections where that is less. Proxies in TRUSTED_PROXIES have no such bound.
+    #[arg(
+        long,
+        env = "MAX_CONNECTIONS_PER_ADDRESS",
+        default_value = "5000",
+        hide_env_values = true,
+        value_name = "N"
+    )]
+    pub max_connections_per_address: String,
+
+    /// Maximum leases of one identity at a time, counted to within a tenth by each replica; 0 for no bound.
+    #[arg(
+        long,
+        env = "MAX_LEASES_PER_IDENTITY",
+        default_value = "1000",
+        hide_env_values = true,
+        value_name = "N"
+    )]
+    pub max_leases_per_identity: String,
 }
 
 /// Which origins' pages may use this.
@@ -178,8 +210,57 @@ impl LimitArgs {
                 &self.max_sockets_per_identity,
                 "200",
             )?,
+            connections_each: cap(
+                "MAX_CONNECTIONS_PER_ADDRESS",
+                &self.max_connections_per_address,
+                "5000",
+            )?,
             proxies,
         })
+    }
+
+    /// Checks the bound of leases.
+    ///
+    /// # Errors
+    /// [`BadSetting`].
+    pub fn leases(&self) -> Result<usize, BadSetting> {
+        let text = given(&self.max_leases_per_identity, "1000");
+        number("MAX_LEASES_PER_IDENTITY", text, 0, 1_000_000).map(|n| n as usize)
+    }
+
+    /// Checks the hosts; `None` where none are named.
+    ///
+    /// # Errors
+    /// [`BadSetting`].
+    pub fn hosts(&self) -> Result<Option<Hosts>, BadSetting> {
+        let text = self.allowed_hosts.as_deref().unwrap_or_default().trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if text == "*" {
+            return Ok(Some(Hosts::All));
+        }
+        let names = text.split(',').map(|name| name.trim().to_ascii_lowercase());
+        let names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+        let is_name = |name: &&String| {
+            let inside = name
+                .strip_prefix('[')
+                .and_then(|rest| rest.strip_suffix(']'));
+            match inside {
+                Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+                None => name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
+            }
+        };
+        match names.iter().find(|name| !is_name(name)) {
+            None => Ok(Some(Hosts::These(names))),
+            Some(other) => Err(BadSetting::new(
+                "ALLOWED_HOSTS",
+                format!("\"{other}\" is not a host name"),
+                "write names such as locks.example.com or [::1], without scheme and port, with commas between; or * alone",
+            )),
+        }
     }
 
     /// Checks the origins.

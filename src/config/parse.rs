@@ -79,3 +79,17 @@ fn words(duration: Duration) -> String {
     }
     humantime::format_duration(duration).to_string()
 }
+
+/// True for the first of two words, false for the second.
+pub(super) fn either(
+    variable: &'static str,
+    text: &str,
+    words: [&str; 2],
+) -> Result<bool, BadSetting> {
+    if !words.contains(&text) {
+        let fault = format!("\"{text}\" will not do");
+        let mend = format!("write {} or {}", words[0], words[1]);
+        return Err(BadSetting::new(variable, fault, mend));
+    }
+    Ok(text == words[0])
+}

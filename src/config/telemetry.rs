@@ -6,7 +6,7 @@ use opentelemetry_sdk::trace::Sampler;
 
 use super::BadSetting;
 use super::otel;
-use super::parse::given;
+use super::parse::{either, given};
 use crate::telemetry::{Carrier, Traces};
 
 /// What operators see. Each option is an environment variable too.
@@ -21,6 +21,18 @@ pub struct TelemetryArgs {
         value_name = "ON_OR_OFF"
     )]
     pub metrics: String,
+
+    /// Whether a caller's traceparent decides about sampling, and its span is the parent: true or false. Set it where
+    /// only your own services reach this one; else a caller could have everything traced. Otherwise the caller's
+    /// span is linked.
+    #[arg(
+        long,
+        env = "TRACE_TRUST_CALLERS",
+        default_value = "false",
+        hide_env_values = true,
+        value_name = "BOOL"
+    )]
+    pub trace_trust_callers: String,
 
     /// The collector that takes traces by OTLP: http://host:4318, or http://host:4317 for gRPC [default: none:
     /// no traces].
@@ -111,6 +123,15 @@ impl TelemetryArgs {
     /// [`BadSetting`].
     pub fn metrics(&self) -> Result<bool, BadSetting> {
         either("METRICS", given(&self.metrics, "on"), ["on", "off"])
+    }
+
+    /// Whether callers decide about sampling.
+    ///
+    /// # Errors
+    /// [`BadSetting`].
+    pub fn trust_callers(&self) -> Result<bool, BadSetting> {
+        let text = given(&self.trace_trust_callers, "false");
+        either("TRACE_TRUST_CALLERS", text, ["true", "false"])
     }
 
     /// Where traces go, if they do. `replica` is this replica's name.
@@ -209,16 +230,6 @@ impl TelemetryArgs {
             root
         })
     }
-}
-
-/// True for the first of two words, false for the second.
-fn either(variable: &'static str, text: &str, words: [&str; 2]) -> Result<bool, BadSetting> {
-    if !words.contains(&text) {
-        let fault = format!("\"{text}\" will not do");
-        let mend = format!("write {} or {}", words[0], words[1]);
-        return Err(BadSetting::new(variable, fault, mend));
-    }
-    Ok(text == words[0])
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ pub enum BadName {
     /// A control character, which no name needs and which logs and terminals act upon.
     #[error("must not contain control characters (found U+{0:04X})")]
     Control(u32),
+    /// A character that turns the direction of what follows, which makes a name read as another one's.
+    #[error("must not contain characters that change the direction of text (found U+{0:04X})")]
+    Direction(u32),
 }
 
 /// What a kind of name allows.
@@ -156,6 +159,19 @@ name!(
 );
 
 impl Name {
+    /// Whether it shows as it is written. Embeddings, overrides and isolates of the bidirectional algorithm (UAX #9)
+    /// make one name look like another's. Asked where a client gives itself a name, not where one is read back.
+    ///
+    /// # Errors
+    /// [`BadName::Direction`].
+    pub fn shows_as_written(&self) -> Result<(), BadName> {
+        let turns = |c: &char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match self.0.chars().find(turns) {
+            Some(c) => Err(BadName::Direction(u32::from(c))),
+            None => Ok(()),
+        }
+    }
+
     /// What an admin is called whose id cannot be read as a name.
     #[must_use]
     pub fn admin() -> Self {

@@ -73,9 +73,19 @@ fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// The document, as JSON.
-pub(super) fn text(mut document: utoipa::openapi::OpenApi) -> String {
+/// The document, as JSON: of a replica that trusts identities where that is so, which asks for no token.
+pub(super) fn of(trusted: bool) -> String {
+    let routes = super::asking()
+        .merge(super::keeping())
+        .merge(super::releasing());
+    let mut document = routes.into_openapi();
     mark_bodies(&mut document);
+    if trusted {
+        document.security = None;
+        if let Some(components) = &mut document.components {
+            components.security_schemes.clear();
+        }
+    }
     let mut text = document
         .to_pretty_json()
         .expect("an OpenAPI document is strings and lists, which JSON can say");

@@ -37,7 +37,9 @@ pub(super) async fn identify(
     next: Next,
 ) -> Result<Response, Failure> {
     let (mut parts, mut body) = request.into_parts();
-    let asked = web.auth.principal(bearer(&parts.headers)).await;
+    let address = client_of(&parts.headers, &parts.extensions, &web.limits);
+    let token = bearer(&parts.headers);
+    let asked = web.auth.principal(token, &web.limits, address).await;
     let known = match &asked {
         Ok(principal) => match &principal.identity {
             Some(identity) => Some(Asker::user(&principal.tenant, &identity.person.user_id)),
@@ -52,9 +54,7 @@ pub(super) async fn identify(
         },
         Err(_) => None,
     };
-    let asker = known.unwrap_or_else(|| {
-        Asker::address(client_of(&parts.headers, &parts.extensions, &web.limits))
-    });
+    let asker = known.unwrap_or_else(|| Asker::address(address));
     parts.extensions.insert(asker);
     parts.extensions.insert(Asked(asked));
     Ok(next.run(Request::from_parts(parts, body)).await)
@@ -63,15 +63,26 @@ pub(super) async fn identify(
 async fn whole(body: Body) -> Result<Bytes, Failure> {
     axum::body::to_bytes(body, super::MAX_BODY)
         .await
-        .map_err(|fault| {
-            if std::error::Error::source(&fault)
-                .is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
-            {
-                too_large().into()
-            } else {
-                unreadable().into()
-            }
+        .map_err(|fault| match over_length(&fault) {
+            true => too_large().into(),
+            false => unreadable().into(),
         })
+}
+
+fn over_length(fault: &axum::Error) -> bool {
+    std::error::Error::source(fault).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
+}
+
+/// Why the body of a Socket.IO request was not read.
+pub fn unread_body(fault: axum::Error) -> Refusal {
+    if over_length(&fault) {
+        Refusal::new(
+            Code::TooLarge,
+            "The payload is over 64 KiB; send less at once",
+        )
+    } else {
+        unreadable()
+    }
 }
 
 /// Whom a body names, as user or as admin.
@@ -84,6 +95,17 @@ fn named(body: &[u8]) -> Option<UserId> {
     }
     let named: Named = serde_json::from_slice(body).ok()?;
     named.user_id.or(named.admin_id)
+}
+
+/// What needs no identity has a budget by address.
+pub(super) async fn open_to_all(
+    State(web): State<Arc<Web>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let address = client_of(request.headers(), request.extensions(), &web.limits);
+    web.limits.open(address)?;
+    Ok(next.run(request).await)
 }
 
 /// Where the client is, whatever proxies are between.

@@ -1,19 +1,23 @@
 //! The pages, from the binary: the demo at `/` and the API's documentation at `/api/docs`.
 //!
-//! They are built from `web/` by npm before the binary is; without that build there is a line that says how.
+//! They are built from `web/` by npm before the binary is, compressed there once and for all: serving one costs a
+//! look-up, whatever a client accepts. Without that build there is a line that says how.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::Path;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use rust_embed::RustEmbed;
-use tower_http::compression::CompressionLayer;
 
 use super::answer::Failure;
+use super::document;
+use super::files::{self, File};
 use crate::protocol::{Code, Refusal};
 
 #[derive(RustEmbed)]
@@ -29,6 +33,44 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const DEMO_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Every file of the pages, by its name.
+fn all() -> &'static HashMap<String, File> {
+    static ALL: OnceLock<HashMap<String, File>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let bytes = |name: &str| {
+            let file = Dist::get(name)?;
+            Some(match file.data {
+                std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+                std::borrow::Cow::Owned(bytes) => bytes.into(),
+            })
+        };
+        let compressed = |name: &str| name.ends_with(".gz") || name.ends_with(".br");
+        let names = Dist::iter().filter(|name| !compressed(name));
+        names
+            .filter_map(|name| {
+                let file = File::new(kind(&name), bytes(&name)?)
+                    .with("br", bytes(&format!("{name}.br")))
+                    .with("gzip", bytes(&format!("{name}.gz")));
+                Some((name.into_owned(), file))
+            })
+            .collect()
+    })
+}
+
+fn kind(name: &str) -> &'static str {
+    match name.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        Some("json") => "application/json",
+        Some("txt") => "text/plain; charset=utf-8",
+        Some("woff2") => "font/woff2",
+        Some("png") => "image/png",
+        _ => "application/octet-stream",
+    }
+}
 
 /// The pages' routes; the demo only where it is wanted.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> {
@@ -49,11 +91,22 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> 
                 file(&headers, &format!("assets/{path}"))
             }),
         )
-        .layer(CompressionLayer::new())
+}
+
+/// The route of the OpenAPI document.
+pub(super) fn openapi<S: Clone + Send + Sync + 'static>(trusted: bool) -> Router<S> {
+    let text = Bytes::from(document::of(trusted));
+    let gzipped = files::gzip(&text);
+    let document = Arc::new(File::new(super::JSON, text).with("gzip", gzipped));
+    let answer = move |headers: HeaderMap| {
+        let document = document.clone();
+        async move { document.answer(&headers) }
+    };
+    Router::new().route("/api/openapi.json", get(answer))
 }
 
 fn page(headers: &HeaderMap, name: &str) -> Response {
-    if Dist::get(name).is_none() {
+    if !all().contains_key(name) {
         let text = "This binary was built without its pages: run `make web`, then build again.\n";
         return (
             StatusCode::NOT_FOUND,
@@ -66,47 +119,18 @@ fn page(headers: &HeaderMap, name: &str) -> Response {
 }
 
 fn file(headers: &HeaderMap, name: &str) -> Response {
-    let Some(file) = Dist::get(name) else {
+    let Some(file) = all().get(name) else {
         return Failure::from(Refusal::new(Code::NotFound, "There is no such file"))
             .into_response();
     };
-    let tag: String = file
-        .metadata
-        .sha256_hash()
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let tag = format!("\"{tag}\"");
-    let kind = match name.rsplit('.').next() {
-        Some("html") => "text/html; charset=utf-8",
-        Some("js") => "text/javascript; charset=utf-8",
-        Some("css") => "text/css; charset=utf-8",
-        Some("svg") => "image/svg+xml",
-        Some("json") => "application/json",
-        Some("woff2") => "font/woff2",
-        Some("png") => "image/png",
-        _ => "application/octet-stream",
+    let mut response = file.answer(headers);
+    let policy = if name == "index.html" {
+        DEMO_POLICY
+    } else {
+        POLICY
     };
-    // Names do not change with content, so a browser asks each time and mostly hears "not modified".
-    let common = [
-        (ETAG, tag.as_str()),
-        (CACHE_CONTROL, "no-cache"),
-        (
-            CONTENT_SECURITY_POLICY,
-            if name == "index.html" {
-                DEMO_POLICY
-            } else {
-                POLICY
-            },
-        ),
-    ];
-    let weak = format!("W/{tag}");
-    let known = headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| *known == tag || *known == weak);
-    if known {
-        return (StatusCode::NOT_MODIFIED, common).into_response();
-    }
-    (common, [(CONTENT_TYPE, kind)], file.data.into_owned()).into_response()
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
 }

@@ -1,9 +1,10 @@
 //! What is known of each request when it is over. Owns that it is counted, timed and traced here and nowhere else,
 //! also where its client has hung up, and that a failed one is logged, once, with its id and its cause.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -11,8 +12,8 @@ use tower_http::request_id::RequestId;
 use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::X_REQUEST_ID;
 use super::answer::Cause;
+use super::{Web, X_REQUEST_ID};
 use crate::telemetry::{self, Muffler, TRACE};
 
 /// The longest id of a request that is taken, in bytes.
@@ -83,7 +84,7 @@ fn known(method: &Method) -> &'static str {
 }
 
 /// The one place where requests are counted, timed and traced, and where a failed one is logged.
-pub(super) async fn witness(request: Request, next: Next) -> Response {
+pub(super) async fn witness(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
     let method = known(request.method());
     // A URI is ASCII, so it can be cut anywhere.
     let path = request.uri().path();
@@ -100,7 +101,7 @@ pub(super) async fn witness(request: Request, next: Next) -> Response {
         http.request.method = method, http.route = route, url.path = path, request_id,
         http.response.status_code = Empty, otel.status_code = Empty,
     );
-    telemetry::goes_on_from_headers(&span, request.headers());
+    telemetry::goes_on_from_headers(&span, request.headers(), web.trust_callers);
     let mut counted = Counted::begin(method, route);
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();

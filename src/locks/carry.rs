@@ -71,7 +71,8 @@ pub(super) fn count<T>(
             LockError::NotLocked
             | LockError::NotHolder(_)
             | LockError::OtherTab(_)
-            | LockError::StaleToken(_),
+            | LockError::StaleToken(_)
+            | LockError::TooMany(_),
         ) => "refused",
         Err(
             LockError::Store(_) | LockError::Queued | LockError::Fault(_) | LockError::Stopping,

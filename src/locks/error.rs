@@ -3,6 +3,7 @@
 
 use crate::domain::ids::UserId;
 use crate::domain::lease::LockState;
+use crate::limits::over;
 use crate::protocol::{Code, Lock, Refusal, held_by};
 use crate::store::StoreError;
 
@@ -33,6 +34,9 @@ pub enum LockError {
     /// Others wait for this appointment's row, and the turn did not come in time.
     #[error("others wait for this appointment's row, which somebody holds")]
     Queued,
+    /// Whoever asks has as many leases as one may have.
+    #[error("as many leases as one identity may have")]
+    TooMany(usize),
     /// A bug of ours: the transition panicked. Whether it was committed, reconcile shows.
     #[error("a transition panicked: {0}")]
     Fault(String),
@@ -79,14 +83,21 @@ impl From<LockError> for Refusal {
                 "The fencing token is not that of the lease in force; acquire again before you save",
                 Lock::of(&state),
             ),
+            LockError::Store(StoreError::RowHeld) | LockError::Queued => Self::new(
+                Code::Unavailable,
+                "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
+            ),
             LockError::Store(_) => Self::new(
                 Code::Unavailable,
                 "The database is not available; try again shortly",
             ),
-            LockError::Queued => Self::new(
-                Code::Unavailable,
-                "Others wait for this appointment too; try again shortly",
-            ),
+            LockError::TooMany(max) => {
+                over("lease");
+                Self::new(
+                    Code::LimitExceeded,
+                    format!("You hold {max} locks already; release one (MAX_LEASES_PER_IDENTITY)"),
+                )
+            }
             LockError::Fault(_) => {
                 Self::new(Code::Internal, "Something went wrong here; it was logged")
             }

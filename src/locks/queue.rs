@@ -3,6 +3,7 @@
 //! at a time, and the others wait here, where waiting costs nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Queues {
     /// A std mutex: held for a look-up, never across an await.
     rooms: Mutex<HashMap<RoomId, Arc<Semaphore>>>,
+    waiting: AtomicUsize,
+}
+
+/// Somebody who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A statement's turn, until it is dropped.
@@ -34,6 +52,11 @@ impl Queues {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Waits for the turn; `None` where it did not come in time.
     pub(super) async fn turn<'a>(&'a self, room: &'a RoomId) -> Option<Turn<'a>> {
         let queue = self
@@ -46,7 +69,9 @@ impl Queues {
             room,
             permit: None,
         };
+        let waiting = Waiting::begin(&self.waiting);
         let waited = tokio::time::timeout(PATIENCE, queue.acquire_owned()).await;
+        drop(waiting);
         // The semaphore is never closed.
         turn.permit = Some(waited.ok()?.ok()?);
         Some(turn)

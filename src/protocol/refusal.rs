@@ -47,6 +47,8 @@ pub enum Code {
     LimitExceeded,
     /// A page of an origin that may not use this.
     OriginNotAllowed,
+    /// A request to a name that this service may not be called by.
+    HostNotAllowed,
     /// The database is away, or did not answer in time; try again.
     Unavailable,
     /// A fault of ours. Nothing earns it; if it is seen, it is a bug.
@@ -64,7 +66,8 @@ impl Code {
             | Self::NotAdmin
             | Self::IdentityMismatch
             | Self::NotSubscribed
-            | Self::OriginNotAllowed => 403,
+            | Self::OriginNotAllowed
+            | Self::HostNotAllowed => 403,
             Self::NotLocked | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,

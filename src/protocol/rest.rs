@@ -1,5 +1,6 @@
 //! What REST takes and answers.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -11,12 +12,20 @@ use super::input::{maybe_object, maybe_whole, object, whole};
 use super::lock::{Lock, held_by, rfc3339_millis};
 use super::refusal::{Code, Refusal};
 
+/// A name that a client gives itself or somebody.
+fn name<'de, D: Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
+    let name = Name::deserialize(from)?;
+    name.shows_as_written().map_err(D::Error::custom)?;
+    Ok(name)
+}
+
 /// A person, as a client names one. Other fields are ignored.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[schema(as = UserInfoInput)]
 pub struct UserInfoBody {
     /// What the person is called.
-    #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*[^\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069][^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$")]
+    #[serde(deserialize_with = "name")]
     pub name: Name,
     /// How to reach them; may be empty.
     #[schema(value_type = String, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]

@@ -14,11 +14,14 @@ use tracing::warn;
 use super::Hub;
 use super::session::Session;
 use crate::protocol::{Restarting, TokenExpired};
+use crate::server::{ConnectionHandle, count_closed};
 
 /// Between two sockets that are closed at a stop, at most: a few need not take long.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
 /// Between the word that a socket is told and its end, so that the word gets out.
-const LAST_WORD: Duration = Duration::from_millis(100);
+pub(super) const LAST_WORD: Duration = Duration::from_millis(100);
+/// How long a client that has left may take to close its connection.
+const LEAVING: Duration = Duration::from_secs(1);
 /// How long the last sockets may take to close at a stop.
 const CLOSING: Duration = Duration::from_secs(3);
 
@@ -41,11 +44,28 @@ pub(super) async fn close_when_it_runs_out(
     let Some(session) = socket.extensions.get::<Arc<Session>>() else {
         return;
     };
-    let line = session.line();
+    let connection = session.connection();
     let _ = socket.disconnect();
-    tokio::time::sleep(LAST_WORD).await;
-    if let Some(line) = line {
-        line.hang_up();
+    match connection {
+        Some(connection) => {
+            tokio::time::sleep(LAST_WORD).await;
+            connection.abort();
+        }
+        None => session.hang_up(),
+    }
+}
+
+/// A socket that left the only namespace there is has nothing more to do here: its client closes the connection, or
+/// it is closed. Else it would be past every limit of sockets, and past its token's end. A session that polls ends
+/// with the packet itself.
+pub(super) async fn end_when_it_left(connection: Option<ConnectionHandle>) {
+    let Some(connection) = connection else {
+        return;
+    };
+    tokio::time::sleep(LEAVING).await;
+    if !connection.is_aborted() {
+        count_closed("left");
+        connection.abort();
     }
 }
 
@@ -63,17 +83,17 @@ pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
         };
         // Those without a connection of their own poll, and are closed together: so they are to come back one
         // after the other.
-        let spread = match session.line() {
+        let spread = match session.connection() {
             Some(_) => Duration::ZERO,
             None => pause * n,
         };
         let reconnect_in_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         // A client that is gone already needs no word.
         let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms });
-        if let Some(line) = session.line() {
+        if let Some(connection) = session.connection() {
             closing.spawn(async move {
                 tokio::time::sleep(LAST_WORD).await;
-                line.hang_up();
+                connection.abort();
             });
         }
         tokio::time::sleep_until(begun + pause * n).await;

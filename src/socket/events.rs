@@ -122,7 +122,7 @@ fn send(sender: AckSender, answer: &impl serde::Serialize) {
 
 fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
     RoomId {
-        tenant: session.principal.tenant.clone(),
+        tenant: session.who.principal.tenant.clone(),
         appointment,
     }
 }
@@ -220,7 +220,10 @@ async fn refresh_token(
     // What came instead may be a token too, and is not repeated.
     let Object(RefreshToken { token }) = payload("refresh-token", data)
         .map_err(|_| Refusal::invalid("token", "is missing, or is not text"))?;
-    let fresh = hub.auth.principal(Some(&token)).await?;
+    let fresh = hub
+        .auth
+        .principal(Some(&token), &hub.limits, session.who.address)
+        .await?;
     session.refresh(&fresh)?;
     Ok("Refreshed")
 }
@@ -236,12 +239,15 @@ fn cursor_position(
         user_id,
         user_info,
     }) = payload("cursor-position", data)?;
-    let person: Person = match (user_id, &session.person) {
+    let person: Person = match (user_id, &session.who.person) {
         (Some(named), Some(known)) if named == known.user_id && user_info.is_none() => {
             known.clone()
         }
         (None, Some(known)) => known.clone(),
-        (named, _) => session.principal.person(named, user_info.map(Into::into))?,
+        (named, _) => session
+            .who
+            .principal
+            .person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
     session.shows(&room, &person.user_id, &hub.cursors)?;
@@ -250,7 +256,7 @@ fn cursor_position(
     hub.activity.moved(
         &room,
         &person.user_id,
-        session.session_id.as_ref(),
+        session.who.session_id.as_ref(),
         position,
     );
     Ok("Shown")

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{debug, info_span};
 
+use super::ends::LAST_WORD;
 use super::session::Session;
 use crate::domain::ids::RoomId;
 use crate::rooms::{Event, Outlet, Showing};
@@ -74,6 +75,7 @@ fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, showing: Showing) {
         events,
         span,
         decided_afar,
+        anew,
     } = showing;
     let span = if span.is_disabled() {
         span
@@ -90,8 +92,21 @@ fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, showing: Showing) {
     for socket in &sockets {
         late.hand(socket, &room, events.clone(), 0);
     }
+    if anew {
+        tokio::spawn(connect_anew(sockets));
+    }
     if let Some(lag) = decided_afar.and_then(|decided| clock.since(decided)) {
         metrics::histogram!(telemetry::FANOUT_LAG).record(lag.as_secs_f64());
+    }
+}
+
+/// Ends what carries these sockets, so that their clients come back by themselves and subscribe again.
+async fn connect_anew(sockets: Vec<SocketRef>) {
+    tokio::time::sleep(LAST_WORD).await;
+    for socket in sockets {
+        if let Some(session) = socket.extensions.get::<Arc<Session>>() {
+            session.hang_up();
+        }
     }
 }
 

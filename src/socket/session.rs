@@ -4,28 +4,31 @@
 //! mutex also covers joining the socket's room: a socket that has been closed is never joined again.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use socketioxide::SocketIo;
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
-use socketioxide::{SocketIo, TransportType};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Hub;
 use super::budget::Budget;
+use super::carriers::Carriers;
+use super::ends::LAST_WORD;
+use super::transport::Engine;
 use crate::auth::Principal;
 use crate::bus::Subscribing;
 use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
-use crate::limits::over;
-use crate::lines::{Line, WeakLine};
+use crate::limits::{Asker, FrameBudget, over};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
+use crate::server::ConnectionHandle;
 
-/// Upgrades that may be noted before those whose connections have ended are looked for.
-const FORGET: usize = 1024;
 /// Appointments that one socket may subscribe to.
 const MAX_ROOMS: usize = 100;
 /// People that one socket may speak for in one room, where identities are trusted.
@@ -51,37 +54,16 @@ pub(super) struct Entry {
     pub(super) subscribing: Option<Subscribing>,
 }
 
-/// On which connection sessions go on that began by polling: noted when the upgrade was answered, so that
-/// only real ones are. A connection that ended keeps nothing here but its name, for a while.
-#[derive(Default)]
-pub(super) struct Upgrades {
-    /// A std mutex: held for a look-up, never across an await.
-    lines: Mutex<HashMap<String, WeakLine>>,
-}
-
-impl Upgrades {
-    fn lines(&self) -> MutexGuard<'_, HashMap<String, WeakLine>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// That session goes on on this connection.
-    pub(super) fn note(&self, name: &str, line: &Line) {
-        let mut lines = self.lines();
-        if lines.len() >= FORGET && lines.len() == lines.capacity() {
-            lines.retain(|_, line| line.upgrade().is_some());
-        }
-        lines.insert(name.to_owned(), line.downgrade());
-    }
-
-    /// The connection of that session.
-    fn get(&self, name: &str) -> Option<Line> {
-        self.lines().get(name)?.upgrade()
-    }
-
-    /// That session is gone.
-    fn forget(&self, name: &str) {
-        self.lines().remove(name);
-    }
+/// Who joined, and from where.
+pub(super) struct Who {
+    /// Where the client is.
+    pub(super) address: IpAddr,
+    /// Who asks.
+    pub(super) principal: Principal,
+    /// Who the handshake said it is.
+    pub(super) person: Option<Person>,
+    /// Which tab the handshake said it is.
+    pub(super) session_id: Option<SessionId>,
 }
 
 /// One socket.
@@ -92,18 +74,16 @@ pub(super) struct Session {
     io: Arc<OnceLock<SocketIo>>,
     /// The socket's name, and that of the room in which it is alone.
     pub(super) socket: Arc<str>,
-    /// Who asks.
-    pub(super) principal: Principal,
-    /// Who the handshake said it is.
-    pub(super) person: Option<Person>,
-    /// Which tab the handshake said it is.
-    pub(super) session_id: Option<SessionId>,
+    /// Who it is.
+    pub(super) who: Who,
     /// What it may ask.
     pub(super) budget: Budget,
     /// Its connection, where it began as a WebSocket.
-    line: Option<Line>,
+    connection: Option<ConnectionHandle>,
     /// Where its connection is noted, if it began by polling and was upgraded.
-    upgrades: Arc<Upgrades>,
+    carriers: Arc<Carriers>,
+    /// What ends it, if it polls.
+    engine: Arc<OnceLock<Engine>>,
     /// Until when its token lasts, where it has one.
     pub(super) lasts: watch::Sender<Option<Instant>>,
     /// Rung when the socket is gone.
@@ -114,31 +94,33 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(
+        hub: &Hub,
         socket: &SocketRef,
-        principal: Principal,
-        person: Option<Person>,
-        session_id: Option<SessionId>,
+        who: Who,
         budget: Budget,
-        upgrades: Arc<Upgrades>,
-        io: Arc<OnceLock<SocketIo>>,
+        frames: &Arc<FrameBudget>,
+        asker: Asker,
     ) -> Self {
         let name = socket.id.to_string();
-        let line = match socket.transport_type() {
-            TransportType::Websocket => socket.req_parts().extensions.get::<Line>().cloned(),
-            TransportType::Polling => None,
+        // Only the request of a WebSocket has it, if the session began with that.
+        let connection = socket.req_parts().extensions.get::<ConnectionHandle>();
+        let connection = connection.cloned();
+        let frames = match &connection {
+            Some(_) => frames.clone(),
+            None => hub.carriers.join(&name, frames.clone()),
         };
-        let lasts = principal.lasts().map(|left| Instant::now() + left);
+        frames.join(asker);
+        let lasts = who.principal.lasts().map(|left| Instant::now() + left);
         Self {
             id: socket.id,
-            io,
+            io: hub.io.clone(),
             socket: name.into(),
-            line,
-            upgrades,
+            connection,
+            carriers: hub.carriers.clone(),
+            engine: hub.engine.clone(),
             lasts: watch::Sender::new(lasts),
             gone: CancellationToken::new(),
-            principal,
-            person,
-            session_id,
+            who,
             budget,
             membership: Mutex::default(),
         }
@@ -205,13 +187,14 @@ impl Session {
     }
 
     /// Its connection, where it has one of its own: a session that polls has none.
-    pub(super) fn line(&self) -> Option<Line> {
-        self.line
+    pub(super) fn connection(&self) -> Option<ConnectionHandle> {
+        self.connection
             .clone()
-            .or_else(|| self.upgrades.get(&self.socket))
+            .or_else(|| self.carriers.connection(&self.socket))
     }
 
-    /// Sends the socket away for good, and ends its connection, where it has one of its own.
+    /// Sends the socket away for good, and ends its session of Engine.IO, and its connection where it has one of its
+    /// own.
     pub(super) fn end(&self) {
         if let Some(socket) = self.io.get().and_then(|io| io.get_socket(self.id)) {
             // Where its queue is full the connection is all that can be ended.
@@ -220,10 +203,17 @@ impl Session {
         self.hang_up();
     }
 
-    /// Ends its connection, where it has one of its own.
+    /// Ends what carries it.
     pub(super) fn hang_up(&self) {
-        if let Some(line) = self.line() {
-            line.hang_up();
+        if let Some(connection) = self.connection() {
+            connection.abort();
+        } else if let Some(engine) = self.engine.get().cloned() {
+            let name = self.socket.clone();
+            tokio::spawn(async move {
+                // So that a poll under way gets what was said last.
+                tokio::time::sleep(LAST_WORD).await;
+                engine.end(&name).await;
+            });
         }
     }
 
@@ -253,7 +243,7 @@ impl Session {
     /// # Errors
     /// `IDENTITY_MISMATCH` where it is somebody else's.
     pub(super) fn refresh(&self, fresh: &Principal) -> Result<(), Refusal> {
-        if !self.principal.is(fresh) {
+        if !self.who.principal.is(fresh) {
             return Err(Refusal::new(
                 Code::IdentityMismatch,
                 "The token is somebody else's; connect anew to become somebody else",
@@ -329,7 +319,7 @@ impl Session {
     pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
         self.gone.cancel();
         self.budget.free();
-        self.upgrades.forget(&self.socket);
+        self.carriers.forget(&self.socket);
         let mut membership = self.membership();
         membership.closed = true;
         for (room, member) in std::mem::take(&mut membership.rooms) {
@@ -338,29 +328,5 @@ impl Session {
                 cursors.leave(&room, &user);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upgrade_is_found_while_its_connection_is_there_and_keeps_nothing_of_it() {
-        let upgrades = Upgrades::default();
-        let line = Line::default();
-        upgrades.note("a", &line);
-        upgrades.note("b", &line);
-        assert!(upgrades.get("a").is_some());
-        drop(line);
-        assert!(upgrades.get("a").is_none(), "noted twice, it kept itself");
-        for n in 0..10 * FORGET {
-            upgrades.note(&n.to_string(), &Line::default());
-        }
-        assert!(
-            upgrades.lines().len() <= 4 * FORGET,
-            "{}",
-            upgrades.lines().len()
-        );
     }
 }

@@ -77,6 +77,24 @@ impl Store {
         rows.iter().map(|row| state(&room(row)?, row)).collect()
     }
 
+    /// How many leases a user has in force, counted up to `max`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn leases_of(
+        &self,
+        tenant: &TenantId,
+        user: &UserId,
+        max: usize,
+    ) -> Result<usize, StoreError> {
+        let query = ask(sql::LEASES_OF)
+            .bind(tenant.as_str())
+            .bind(user.as_str())
+            .bind(i64::try_from(max).unwrap_or(i64::MAX));
+        let count: i64 = only(&self.duties.rows(query).await?)?.try_get(0)?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
     /// Forgets history that is older than that, at most `batch` entries, if `holder` still leads in `term`.
     /// Returns how many.
     ///

@@ -208,7 +208,7 @@ impl Connections {
                 used.give_back();
                 return Ok(rows);
             }
-            Ok(Err(error)) => StoreError::Unavailable(error),
+            Ok(Err(error)) => StoreError::of_statement(error),
             Err(_) => StoreError::NoAnswer,
         };
         drop(used);

@@ -12,18 +12,18 @@ use super::row::{room, state};
 use super::{Store, StoreError, only, sql};
 
 impl Store {
-    /// The states that are newer than the versions seen, of the rooms named. One statement for all.
+    /// The states whose versions are not those seen, of the rooms named. One statement for all.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn newer(&self, seen: &[(RoomId, i64)]) -> Result<Vec<LockState>, StoreError> {
+    pub async fn differing(&self, seen: &[(RoomId, i64)]) -> Result<Vec<LockState>, StoreError> {
         let tenants: Vec<&str> = seen.iter().map(|(room, _)| room.tenant.as_str()).collect();
         let appointments: Vec<&str> = seen
             .iter()
             .map(|(room, _)| room.appointment.as_str())
             .collect();
         let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
-        let query = ask(sql::NEWER)
+        let query = ask(sql::DIFFERING)
             .bind(tenants)
             .bind(appointments)
             .bind(versions);

@@ -16,8 +16,8 @@ pub const MIGRATIONS_DONE: &str =
     "/* migrations_done */ select count(*) as done, pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as read_only
 from _sqlx_migrations where success";
 
-/// What this installation is called, whichever replica asks.
-pub const INSTALLATION: &str = "/* installation */ select name from installation";
+/// The installation's name and key, whichever replica asks.
+pub const INSTALLATION: &str = "/* installation */ select name, bus_key from installation";
 
 /// What every connection starts with. No statement takes longer: a lock timeout would not do, since it counts
 /// each of the two waits of a queue for one row anew. And a success is on disk, whatever the server's own
@@ -296,13 +296,14 @@ returning term";
 pub const RESIGN: &str = "/* resign */
 update leader_lease set expires_at = clock_timestamp() where name = 'sweeper' and holder = $1 and term = $2";
 
-/// States newer than those last seen: `$1` tenants, `$2` appointments, `$3` versions, side by side.
-pub const NEWER: &str = "/* newer */
-select l.tenant_id, l.appointment_id, clock_timestamp() as now, l.version, l.reason, l.user_id, l.user_info,
+/// States of another version than those last seen: `$1` tenants, `$2` appointments, `$3` versions, side by side.
+/// Another, not only a newer one: what was seen may be ahead of a database that was restored, or has no row any more.
+pub const DIFFERING: &str = "/* differing */
+select seen.tenant_id, seen.appointment_id, clock_timestamp() as now, l.version, l.reason, l.user_id, l.user_info,
     l.session_id, l.granted_at, l.expires_at, l.fencing_token
 from unnest($1::text[], $2::text[], $3::bigint[]) as seen (tenant_id, appointment_id, version)
-join appointment_lock l on l.tenant_id = seen.tenant_id and l.appointment_id = seen.appointment_id
-    and l.version > seen.version";
+left join appointment_lock l on l.tenant_id = seen.tenant_id and l.appointment_id = seen.appointment_id
+where coalesce(l.version, 0) <> seen.version";
 
 /// Says that others may not have been told of changes: `$1` which replica.
 pub const NOTE_UNANNOUNCED: &str = "/* note_unannounced */
@@ -333,6 +334,14 @@ from appointment_lock
 where tenant_id = $1 and user_id is not null and expires_at > clock_timestamp()
     and ($2::text is null or appointment_id > $2)
 order by appointment_id limit $3";
+
+/// How many leases a user has in force, counted up to `$3`: `$1` tenant, `$2` user. It looks at every lease in force,
+/// so it is asked seldom.
+pub const LEASES_OF: &str = "/* leases_of */
+select count(*) from (
+    select from appointment_lock
+    where tenant_id = $1 and user_id = $2 and expires_at > clock_timestamp() limit $3
+) as some";
 
 /// Forgets old history: `$1` leader, `$2` term, `$3` seconds, `$4` how many. One row: how many there were.
 pub const FORGET: &str = "/* forget */

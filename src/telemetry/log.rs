@@ -33,9 +33,16 @@ type Discreet = FilterFn<fn(&Metadata<'_>) -> bool>;
 /// # Errors
 /// A sentence about the filter, where it is not one.
 pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet), String> {
-    // fred's warnings and PostgreSQL's notices repeat what is said here, and sqlx tells unknown parameters of
-    // DATABASE_URL with their values. Whoever names them gets them.
-    let quiet = ["fred=error", "sqlx_postgres::options=off", "sqlx=error"];
+    // fred's warnings and PostgreSQL's notices repeat what is said here, sqlx tells unknown parameters of
+    // DATABASE_URL with their values, and the libraries of sockets write a line for each packet that a client got
+    // wrong: as many as it likes. Whoever names them gets them.
+    let quiet = [
+        "fred=error",
+        "sqlx_postgres::options=off",
+        "sqlx=error",
+        "socketioxide=off",
+        "engineioxide=off",
+    ];
     let unnamed = quiet.into_iter().filter(|directive| {
         let library = directive.split(['=', ':']).next().unwrap_or_default();
         !wanted.contains(library)

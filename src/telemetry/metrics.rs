@@ -92,7 +92,10 @@ metrics! {
     CONNECTIONS: Gauge "apptlock_connections", Count,
         "Open TCP connections of clients, those of sockets among them";
     CONNECTIONS_LIMIT: Gauge "apptlock_connections_limit", Count,
-        "Connections of clients that this replica has open at most; further clients wait";
+        "Maximum connections of clients on this replica; idle ones are closed for new ones, else new ones are refused";
+    CONNECTIONS_CLOSED: Counter "apptlock_connections_closed_total", Count,
+        "Connections closed by this replica, by reason: idle (to make room), full or address (refused: no place), silent (asked nothing), slow (did not take an answer), binary or flood (frames that are no events), left (its socket left)",
+        "reason" in ["idle", "full", "address", "silent", "slow", "binary", "flood", "left"];
     SOCKETS: Gauge "apptlock_sockets", Count,
         "Sockets connected, by transport",
         "transport" in ["websocket", "polling"];
@@ -132,8 +135,8 @@ metrics! {
     BUS_UNPUBLISHED: Counter "apptlock_bus_unpublished_total", Count,
         "Messages not published, because the queue was full or Redis away";
     BUS_RECEIVED: Counter "apptlock_bus_received_total", Count,
-        "Messages of the bus, by outcome: shown, stale, no_room, full (no place left), echo (our own) or unreadable",
-        "outcome" in ["shown", "stale", "no_room", "full", "echo", "unreadable"];
+        "Messages of the bus, by outcome: shown, stale, no_room, full (no place left), echo (our own), unreadable, or unsigned (not by this installation)",
+        "outcome" in ["shown", "stale", "no_room", "full", "echo", "unreadable", "unsigned"];
     BUS_GAPS: Counter "apptlock_bus_gaps_total", Count,
         "Times that messages of the bus may have been lost";
     BUS_SUBSCRIPTIONS: Gauge "apptlock_bus_subscriptions", Count,
@@ -146,6 +149,8 @@ metrics! {
         "Comparisons of all rooms with PostgreSQL";
     REPAIRS: Counter "apptlock_reconcile_repairs_total", Count,
         "Rooms that reconcile found behind PostgreSQL: an upper bound of the messages lost";
+    RESETS: Counter "apptlock_reconcile_resets_total", Count,
+        "Rooms that reconcile found ahead of PostgreSQL, which was restored or has lost commits; their sockets connect anew";
 
     DATABASE_UP: Gauge "apptlock_database_up", Count,
         "Whether PostgreSQL let this replica in, answered, and can be written to, at the last look: 1 or 0";
@@ -162,12 +167,23 @@ metrics! {
         "Statements that got no connection in time";
     DATABASE_DURATION: Histogram(BRIEF) "apptlock_database_statement_duration_seconds", Seconds,
         "How long PostgreSQL took, by statement";
+    ROWS_HELD: Counter "apptlock_row_waits_timed_out_total", Count,
+        "Requests that gave up waiting for an appointment's row, which another transaction holds, by where they waited",
+        "where" in ["postgres", "queue"];
+    ROWS_WAITING: Gauge "apptlock_row_waiting", Count,
+        "Requests that wait for an appointment's row, in this replica's queues";
     DATABASE_ERRORS: Counter "apptlock_database_errors_total", Count,
         "Statements that failed, or were not answered in time";
 
     RATE_LIMITED: Counter "apptlock_rate_limited_total", Count,
         "What was over a limit, by kind",
-        "kind" in ["request", "keep", "release", "event", "cursor", "connect", "connection", "identity", "subscription", "abuse"];
+        "kind" in ["request", "keep", "release", "event", "cursor", "connect", "connection", "identity", "subscription", "abuse",
+            "page", "frame", "token", "lease"];
+    JWKS_FETCHES: Counter "apptlock_jwks_fetches_total", Count,
+        "Fetches of the JWK set, by outcome",
+        "outcome" in ["ok", "failed"];
+    JWKS_AGE: Gauge "apptlock_jwks_age_seconds", Seconds,
+        "Time since the JWK set was fetched last; after a day its keys are no longer used";
     TRACES_LOST: Counter "apptlock_spans_lost_total", Count,
         "Spans that the collector of traces did not take";
     READY: Gauge "apptlock_ready", Count,
@@ -228,8 +244,8 @@ fn begin() {
             }
             Kind::Gauge => {
                 metrics::describe_gauge!(name, unit, help);
-                // Without a Redis there is none that could be up.
-                if ![BUILD, BUS_UP].contains(&name) {
+                // Without a Redis there is none that could be up, and without a JWK set none that has an age.
+                if ![BUILD, BUS_UP, JWKS_AGE].contains(&name) {
                     labels
                         .into_iter()
                         .for_each(|labels| metrics::gauge!(name, labels).set(0.0));

@@ -153,9 +153,18 @@ where
         .with_tracked_inactivity(false)
 }
 
-/// Makes a span the child of a caller's, by the headers of its request. What is no trace context is as none.
-pub fn goes_on_from_headers(span: &Span, headers: &HeaderMap) {
-    goes_on_from(span, &HeaderExtractor(headers));
+/// Makes a span the child of a caller's, by the headers of its request, where callers are trusted; else links it,
+/// so that a caller cannot decide what is traced here. What is no trace context is as none.
+pub fn goes_on_from_headers(span: &Span, headers: &HeaderMap, trusted: bool) {
+    if trusted {
+        goes_on_from(span, &HeaderExtractor(headers));
+    } else if !span.is_disabled() {
+        let caller = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+        let caller = caller.span().span_context().clone();
+        if caller.is_valid() {
+            span.add_link(caller);
+        }
+    }
 }
 
 /// Makes a span the child of a sender's, by what that one [`sent_along`].

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use apptlock::bus::redis::RedisBus;
-use apptlock::bus::{Bus, BusEvent};
+use apptlock::bus::{Bus, BusEvent, Installation};
 use apptlock::config::Redis;
 use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use bytes::Bytes;
@@ -19,8 +19,16 @@ fn room(name: &str) -> RoomId {
 }
 
 /// The installation of all ends here.
-fn here_too() -> std::future::Ready<String> {
-    std::future::ready("0123456789ab".to_owned())
+fn here_too() -> std::future::Ready<Installation> {
+    std::future::ready(Installation {
+        name: "0123456789ab".into(),
+        key: vec![7; 32],
+    })
+}
+
+/// A message.
+fn said(what: impl Into<serde_json::Value>) -> Bytes {
+    json!({ "said": what.into() }).to_string().into()
 }
 
 /// The next event, but for others' signs of life, which go on whatever else is lost.
@@ -53,9 +61,9 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
     while !here.healthy() {
         tokio::task::yield_now().await;
     }
-    here.publish(&other, Bytes::from_static(b"no"));
+    here.publish(&other, said("no"));
     for n in 0..1000 {
-        here.publish(&wanted, Bytes::from(format!("{n}")));
+        here.publish(&wanted, said(n));
     }
     for n in 0..1000 {
         let mut event = next(&mut heard).await;
@@ -64,17 +72,17 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
         }
         assert_eq!(
             event,
-            BusEvent::Message(Bytes::from(format!("{n}"))),
+            BusEvent::Message(said(n)),
             "in order, none lost, none of another room"
         );
     }
     there.unsubscribe(&wanted);
     there.subscribe(&other).await;
-    here.publish(&wanted, Bytes::from_static(b"late"));
-    here.publish(&other, Bytes::from_static(b"yes"));
+    here.publish(&wanted, said("late"));
+    here.publish(&other, said("yes"));
     assert_eq!(
         next(&mut heard).await,
-        BusEvent::Message(Bytes::from_static(b"yes"))
+        BusEvent::Message(said("yes"))
     );
     here.close().await;
     there.close().await;
@@ -93,13 +101,13 @@ async fn what_was_published_before_the_end_still_goes_out() {
     }
     // Nothing is awaited between: all of it is still in the queue when the end comes.
     for n in 0..1000 {
-        here.publish(&wanted, Bytes::from(format!("{n}")));
+        here.publish(&wanted, said(n));
     }
     here.close().await;
     for n in 0..1000 {
         assert_eq!(
             next(&mut heard).await,
-            BusEvent::Message(Bytes::from(format!("{n}")))
+            BusEvent::Message(said(n))
         );
     }
 }
@@ -121,10 +129,10 @@ async fn many_rooms_are_subscribed_in_batches() {
         tokio::task::yield_now().await;
     }
     for room in &rooms {
-        here.publish(room, Bytes::from(room.name()));
+        here.publish(room, said(room.name()));
     }
     let mut missing: std::collections::HashSet<Bytes> =
-        rooms.iter().map(|room| Bytes::from(room.name())).collect();
+        rooms.iter().map(|room| said(room.name())).collect();
     while !missing.is_empty() {
         if let BusEvent::Message(message) = next(&mut heard).await {
             missing.remove(&message);

@@ -25,7 +25,7 @@ const LAYERS: [&str; 22] = [
     "sweeper",
     "audit",
     "health",
-    "lines",
+    "server",
     "http",
     "socket",
     "app",

@@ -399,7 +399,7 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
     let queued = |reply: &&Reply| {
         reply
             .message()
-            .starts_with("Others wait for this appointment too")
+            .starts_with("Another transaction holds this appointment's row")
     };
     assert!(waiting.iter().filter(queued).count() >= 6, "{waiting:?}");
     for reply in waiting {

@@ -1,5 +1,6 @@
-//! What channels are called on Redis. Owns that they begin with the installation's name, which PostgreSQL keeps:
-//! pub/sub knows no databases, and another installation on the same Redis is not to be heard here.
+//! What channels are called on Redis, and whose messages count there. Owns that channels begin with the installation's
+//! name, and that messages are signed with its key, both of which PostgreSQL keeps: pub/sub knows no databases, and
+//! neither another installation on the same Redis nor whoever else reaches it is believed here.
 
 use std::sync::Arc;
 
@@ -7,6 +8,8 @@ use fred::util::redis_keyslot;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
+use super::signature::Signer;
+use crate::bus::Installation;
 use crate::domain::ids::RoomId;
 
 /// Partitions of the rooms over a cluster's slots.
@@ -20,21 +23,28 @@ pub(super) type Known = Shared<BoxFuture<'static, Arc<Channels>>>;
 pub(super) struct Channels {
     installation: String,
     alive: String,
+    signer: Signer,
 }
 
 impl Channels {
-    /// Of the installation of that name, when it is known.
-    pub(super) fn of(installation: impl Future<Output = String> + Send + 'static) -> Known {
-        let channels = async { Arc::new(Self::named(installation.await)) };
+    /// Of the installation, when it is known.
+    pub(super) fn of(installation: impl Future<Output = Installation> + Send + 'static) -> Known {
+        let channels = async { Arc::new(Self::new(installation.await)) };
         channels.boxed().shared()
     }
 
-    fn named(installation: String) -> Self {
-        let alive = format!("apptlock:{{alive}}:{installation}");
+    fn new(installation: Installation) -> Self {
+        let name = installation.name;
         Self {
-            installation,
-            alive,
+            alive: format!("apptlock:{{alive}}:{name}"),
+            signer: Signer::new(&installation.key),
+            installation: name,
         }
+    }
+
+    /// What signs messages, and tells those that are signed.
+    pub(super) fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// Where every replica says that it is there; one's own word coming back is the probe.
@@ -61,7 +71,10 @@ mod tests {
             tenant: TenantId::default(),
             appointment: AppointmentId::new("a").unwrap(),
         };
-        let channels = Channels::named("0f".into());
+        let channels = Channels::new(Installation {
+            name: "0f".into(),
+            key: vec![0; 32],
+        });
         // Another hash would split the audience of a room between two releases during an update.
         assert_eq!(channels.room(&room), "apptlock:{p202}:0f:\u{1f}a");
         assert_eq!(channels.alive(), "apptlock:{alive}:0f");

@@ -182,12 +182,17 @@ impl Publisher {
         let probe = probe.then(|| {
             (
                 channels.alive().to_owned(),
-                self.link.probe(&self.replica).into(),
+                channels
+                    .signer()
+                    .sign_text(&self.link.probe(&self.replica))
+                    .into(),
             )
         });
-        let (mut messages, mut spans) = (Vec::with_capacity(PIPELINE), Under(Vec::new()));
+        let mut messages: Vec<(String, Bytes)> = Vec::with_capacity(PIPELINE);
+        let mut spans = Under(Vec::new());
         for outgoing in batch {
-            messages.push((channels.room(&outgoing.room), outgoing.message));
+            let signed = channels.signer().sign(&outgoing.message);
+            messages.push((channels.room(&outgoing.room), signed.into()));
             if !outgoing.span.is_disabled() {
                 spans.0.push(outgoing.span);
             }

@@ -28,7 +28,7 @@ use super::channels::{Channels, Known};
 use super::link::Link;
 use crate::bus::BusEvent;
 use crate::domain::ids::RoomId;
-use crate::telemetry;
+use crate::telemetry::{self, Muffler};
 
 /// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
 const BATCH: usize = 512;
@@ -38,6 +38,9 @@ const AFRESH: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 /// After this long without a probe the connection is given up for another one.
 const SILENT: Duration = Duration::from_secs(4);
+
+/// Lines about messages that are not signed, and comparisons for their sake.
+static UNSIGNED: Muffler = Muffler::new();
 
 #[derive(Default)]
 struct Wishes {
@@ -283,11 +286,18 @@ impl Subscriber {
                 let Some(bytes) = message.value.into_bytes() else {
                     return true;
                 };
+                let signer = channels.signer();
                 if message.channel != channels.alive() {
-                    BusEvent::Message(bytes)
+                    match signer.verify(&bytes) {
+                        Some(message) => BusEvent::Message(message.into()),
+                        None => return self.distrust().await,
+                    }
                 } else {
-                    let probe = String::from_utf8_lossy(&bytes);
-                    match self.link.heard(&probe, &self.replica) {
+                    let text = String::from_utf8_lossy(&bytes);
+                    let Some(probe) = signer.verify_text(&text) else {
+                        return self.distrust().await;
+                    };
+                    match self.link.heard(probe, &self.replica) {
                         Some(other) => BusEvent::Alive(other),
                         None => return true,
                     }
@@ -304,6 +314,20 @@ impl Subscriber {
             Err(RecvError::Closed) => return false,
         };
         self.to.send(event).await.is_ok()
+    }
+
+    /// A message that no replica of this installation has signed: a forged one, or one of a release that did not sign
+    /// yet. It is not believed, and its room is compared, with all others, at most once a second.
+    async fn distrust(&self) -> bool {
+        metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "unsigned").increment(1);
+        let Some(hidden) = UNSIGNED.speak() else {
+            return true;
+        };
+        warn!(
+            hidden,
+            "a message on Redis is not signed by this installation; comparing with PostgreSQL instead"
+        );
+        self.to.send(BusEvent::Gap).await.is_ok()
     }
 
     /// Says where the link has come or gone: either way something may have been missed, here or there.

@@ -1,24 +1,24 @@
-//! The TCP connections of clients. Owns how long one may keep this replica waiting, and that any of them can be
-//! hung up, whatever its reader and writer are doing.
+//! The TCP connections of clients. Owns how many are open, how long one may keep this replica waiting, and that any
+//! of them can be aborted, whatever its reader and writer are doing.
 //!
 //! ```text
 //!   accepted ──▶ reading a request ──▶ answering ──▶ reading the next … or a WebSocket, for as long as it lives
-//!                  │ too slow            │ the client does not take it
-//!                  ▼                     ▼
-//!                closed               hung up: reads end, writes fail, so whoever uses it lets go
+//!      │ no place   │ too slow            │ the client does not take it
+//!      ▼            ▼                     ▼
+//!   refused       closed               aborted: reads end, writes fail, so whoever uses it lets go
 //! ```
 //!
 //! Layer 4. A client that stops reading would otherwise keep its socket's writer for ever, since that one
-//! waits for room and for nothing else. A stop loses no request that can be had: while it is about to leave, each
+//! waits for room and for nothing else. A shutdown loses no request that can be had: while it is about to leave, each
 //! answer ends its connection, so that whoever keeps connections open lets go of them; then the listener closes,
 //! those that still waited at it are served, idle connections close, and requests under way finish.
 
-mod places;
-mod wire;
+mod limit;
+mod refuse;
+mod stream;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +30,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -39,9 +40,10 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use crate::telemetry::Muffler;
-pub use places::{Places, make_room_for};
-use wire::Wire;
-pub use wire::{Line, WeakLine};
+pub use limit::{ConnectionLimit, count_closed, raise_file_limit};
+use refuse::Refuser;
+use stream::ConnectionStream;
+pub use stream::{ConnectionHandle, WeakHandle};
 
 /// How long a client may take for the head of a request, the wait for it on an open connection included.
 /// Longer than balancers keep idle connections, so that it is they who close them, and never in the moment in
@@ -59,51 +61,57 @@ const LAST: Duration = Duration::from_secs(2);
 /// The largest head of a request, in bytes: as much is held for each connection that says half of one.
 const LARGEST_HEAD: usize = 32 * 1024;
 
+/// Maximum of what the system keeps for a client that has not taken it yet, in bytes; Linux doubles it. Without a
+/// bound it grows to several MiB a connection, which a crowd of clients that do not read turns into all memory.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// Lines about connections that could not be accepted.
 static UNACCEPTED: Muffler = Muffler::new();
-/// Lines about clients that wait until others leave.
+/// Lines about clients that found no place.
 static FULL: Muffler = Muffler::new();
 
 /// How serving ends, in this order.
 #[derive(Debug, Clone, Default)]
-pub struct Farewell {
+pub struct Shutdown {
     /// From now on each answer ends its connection.
     pub leave: CancellationToken,
     /// No further connection, and no further request on one.
     pub finish: CancellationToken,
 }
 
-/// Serves as many connections at a time as there are places, until the end of the [`Farewell`], and then until every request under way
-/// has been answered. Further clients wait at the listener.
+/// Serves as many connections at a time as the limit allows, until the end of the [`Shutdown`], and then until every
+/// request under way has been answered. Further clients are refused.
 pub fn serve(
     listener: TcpListener,
     router: Router,
-    places: Places,
-    farewell: Farewell,
+    limit: ConnectionLimit,
+    shutdown: Shutdown,
 ) -> JoinHandle<()> {
+    // Accepted connections inherit it.
+    if let Err(error) = SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER) {
+        warn!(%error, "the send buffers of connections could not be bounded");
+    }
     tokio::spawn(async move {
-        let lines = TaskTracker::new();
-        let next = async || {
-            let place = places.free.clone();
-            if place.available_permits() == 0
-                && let Some(hidden) = FULL.speak()
-            {
-                warn!(
-                    most = places.most,
-                    hidden,
-                    "all connections that this replica may have open are; further clients wait"
-                );
-            }
-            let place = place.acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        while let Some((accepted, place)) = farewell.finish.run_until_cancelled(next()).await {
+        let connections = TaskTracker::new();
+        let refuser = Refuser::new();
+        let finish = shutdown.finish.clone();
+        while let Some(accepted) = finish.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, peer)) => {
-                    let wire = Wire::new(stream, places.take(place.ok()));
-                    let (router, farewell) = (router.clone(), farewell.clone());
-                    lines.spawn(answer(wire, peer, router, places.silence, farewell));
-                }
+                Ok((stream, peer)) => match limit.admit(peer.ip()) {
+                    Ok(permit) => {
+                        let stream = ConnectionStream::new(stream, permit);
+                        let (router, shutdown) = (router.clone(), shutdown.clone());
+                        let silence = limit.silence();
+                        connections.spawn(answer(stream, peer, router, silence, shutdown));
+                    }
+                    Err(full) => {
+                        if let Some(hidden) = FULL.speak() {
+                            let (_, max) = limit.open();
+                            warn!(max, hidden, %peer, ?full, "a connection was refused: no place is free");
+                        }
+                        refuser.refuse(stream, full);
+                    }
+                },
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
                     if let Some(hidden) = UNACCEPTED.speak() {
@@ -114,12 +122,12 @@ pub fn serve(
             }
         }
         for (stream, peer) in still_waiting(listener) {
-            let wire = Wire::new(stream, places.take(None));
-            let (router, farewell) = (router.clone(), farewell.clone());
-            lines.spawn(answer(wire, peer, router, places.silence, farewell));
+            let stream = ConnectionStream::new(stream, limit.admit_over());
+            let (router, shutdown) = (router.clone(), shutdown.clone());
+            connections.spawn(answer(stream, peer, router, limit.silence(), shutdown));
         }
-        lines.close();
-        lines.wait().await;
+        connections.close();
+        connections.wait().await;
     })
 }
 
@@ -147,31 +155,32 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 async fn answer(
-    wire: Wire,
+    stream: ConnectionStream,
     peer: SocketAddr,
     router: Router,
     silence: Duration,
-    farewell: Farewell,
+    shutdown: Shutdown,
 ) {
-    let line = wire.line();
-    let wire = TokioIo::new(wire);
+    let handle = stream.handle();
+    let stream = TokioIo::new(stream);
     let asked = CancellationToken::new();
-    let under_way = AtomicUsize::new(0);
     let service = service_fn(|request: hyper::Request<Incoming>| {
         asked.cancel();
-        under_way.fetch_add(1, Ordering::Relaxed);
+        handle.begin();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(line.clone());
+        request.extensions_mut().insert(handle.clone());
         let answered = router.clone().call(request);
-        let (under_way, leave) = (&under_way, &farewell.leave);
+        let (handle, leave) = (&handle, &shutdown.leave);
         async move {
-            let answered = answered.await;
-            under_way.fetch_sub(1, Ordering::Relaxed);
-            let mut response = answered?;
-            if leave.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
+            let mut response = answered.await?;
+            // A WebSocket is in use for as long as it is open.
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                handle.finish();
+                if leave.is_cancelled() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
             }
             Ok::<_, std::convert::Infallible>(response)
         }
@@ -180,7 +189,7 @@ async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(LARGEST_HEAD)
-        .serve_connection(wire, service)
+        .serve_connection(stream, service)
         .with_upgrades();
     tokio::pin!(connection);
     let silent = async {
@@ -189,19 +198,22 @@ async fn answer(
         }
     };
     let last = async {
-        farewell.finish.cancelled().await;
+        shutdown.finish.cancelled().await;
         // What was asked once is known; who was let in a moment ago has not been heard yet.
         let _ = timeout(FIRST, asked.cancelled()).await;
     };
     let done = tokio::select! {
         done = &mut connection => Some(done),
-        () = silent => None,
+        () = silent => {
+            count_closed("silent");
+            None
+        }
         () = last => {
             connection.as_mut().graceful_shutdown();
             loop {
                 match timeout(LAST, connection.as_mut()).await {
                     Ok(done) => break Some(done),
-                    Err(_) if under_way.load(Ordering::Relaxed) == 0 => break None,
+                    Err(_) if !handle.is_busy() => break None,
                     Err(_) => {}
                 }
             }
@@ -225,8 +237,9 @@ mod tests {
         Router::new().route("/", axum::routing::get(|| async { "here" }))
     }
 
-    fn places() -> Places {
-        Places::new(100, Duration::from_millis(500))
+    fn limit() -> ConnectionLimit {
+        let none = crate::limits::Proxies::default();
+        ConnectionLimit::new(100, 100, Duration::from_millis(500), none)
     }
 
     async fn ask(client: &mut TcpStream) {
@@ -244,10 +257,10 @@ mod tests {
             ask(&mut client).await;
             clients.push(client);
         }
-        let farewell = Farewell::default();
-        farewell.leave.cancel();
-        farewell.finish.cancel();
-        let serving = serve(listener, router(), places(), farewell);
+        let shutdown = Shutdown::default();
+        shutdown.leave.cancel();
+        shutdown.finish.cancel();
+        let serving = serve(listener, router(), limit(), shutdown);
         for mut client in clients {
             let mut heard = String::new();
             client.read_to_string(&mut heard).await.unwrap();
@@ -267,10 +280,10 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let mut half = TcpStream::connect(address).await.unwrap();
         half.write_all(b"GET /api/appo").await.unwrap();
-        let farewell = Farewell::default();
-        farewell.finish.cancel();
+        let shutdown = Shutdown::default();
+        shutdown.finish.cancel();
         let since = std::time::Instant::now();
-        serve(listener, router(), places(), farewell).await.unwrap();
+        serve(listener, router(), limit(), shutdown).await.unwrap();
         let took = since.elapsed();
         assert!(took < FIRST + LAST * 2, "{took:?}");
         drop((client, half));
@@ -285,9 +298,9 @@ mod tests {
             TcpStream::connect(address).await.unwrap(),
             TcpStream::connect(address).await.unwrap(),
         );
-        let places = places();
-        let farewell = Farewell::default();
-        let serving = serve(listener, router(), places.clone(), farewell.clone());
+        let limit = limit();
+        let shutdown = Shutdown::default();
+        let serving = serve(listener, router(), limit.clone(), shutdown.clone());
         half.write_all(b"GET / HT").await.unwrap();
         ask(&mut kept).await;
         for closed in [&mut silent, &mut half] {
@@ -301,10 +314,10 @@ mod tests {
             assert_ne!(length, 0, "{heard}");
             heard += std::str::from_utf8(&some[..length]).unwrap();
         }
-        assert_eq!(places.taken(), (1, 100));
-        farewell.finish.cancel();
+        assert_eq!(limit.open(), (1, 100));
+        shutdown.finish.cancel();
         serving.await.unwrap();
-        assert_eq!(places.taken(), (0, 100));
+        assert_eq!(limit.open(), (0, 100));
     }
 
     /// As much is held for each connection that says half of a head.
@@ -312,8 +325,8 @@ mod tests {
     async fn a_head_has_an_upper_bound() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let farewell = Farewell::default();
-        let _serving = serve(listener, router(), places(), farewell.clone());
+        let shutdown = Shutdown::default();
+        let _serving = serve(listener, router(), limit(), shutdown.clone());
         for (length, status) in [(LARGEST_HEAD - 200, "200"), (LARGEST_HEAD * 2, "431")] {
             let mut client = TcpStream::connect(address).await.unwrap();
             let padding = "x".repeat(length);
@@ -332,8 +345,8 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let farewell = Farewell::default();
-        let serving = serve(listener, router(), places(), farewell.clone());
+        let shutdown = Shutdown::default();
+        let serving = serve(listener, router(), limit(), shutdown.clone());
         ask(&mut client).await;
         let mut heard = String::new();
         while !heard.ends_with("here") {
@@ -343,7 +356,7 @@ mod tests {
             heard += std::str::from_utf8(&some[..length]).unwrap();
         }
         assert!(!heard.contains("connection: close"), "{heard}");
-        farewell.leave.cancel();
+        shutdown.leave.cancel();
         ask(&mut client).await;
         let mut heard = String::new();
         client.read_to_string(&mut heard).await.unwrap();
@@ -351,7 +364,7 @@ mod tests {
             heard.contains("connection: close\r\n") && heard.ends_with("here"),
             "{heard}"
         );
-        farewell.finish.cancel();
+        shutdown.finish.cancel();
         serving.await.unwrap();
     }
 }

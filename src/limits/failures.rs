@@ -1,0 +1,79 @@
+//! The budget of failures: what an address may get wrong, such as tokens that are refused. Owns that a look costs
+//! nothing and only a failure does, so that whoever gets it right is never slowed down by the budget itself.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Asker;
+
+/// Failures that each address may still make.
+pub(super) struct Failures {
+    per_second: f64,
+    burst: f64,
+    /// What is left, and when that was. A std mutex: held for a look-up, never across an await.
+    left: Mutex<HashMap<Asker, (f64, Instant)>>,
+}
+
+impl Failures {
+    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+        Self {
+            per_second: per_second.into(),
+            burst: burst.into(),
+            left: Mutex::default(),
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, HashMap<Asker, (f64, Instant)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self, (left, at): (f64, Instant), now: Instant) -> f64 {
+        let more = now.saturating_duration_since(at).as_secs_f64() * self.per_second;
+        (left + more).min(self.burst)
+    }
+
+    /// The time until that address may fail again, where it may not now.
+    pub(super) fn wait(&self, asker: &Asker, now: Instant) -> Option<Duration> {
+        let left = self.now(*self.left().get(asker)?, now);
+        (left < 1.0).then(|| Duration::from_secs_f64((1.0 - left) / self.per_second))
+    }
+
+    /// That address failed.
+    pub(super) fn charge(&self, asker: &Asker, now: Instant) {
+        let mut left = self.left();
+        let before = left.get(asker).map_or(self.burst, |it| self.now(*it, now));
+        left.insert(asker.clone(), ((before - 1.0).max(0.0), now));
+    }
+
+    /// Forgets addresses whose budget is whole again.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.left().retain(|_, it| self.now(*it, now) < self.burst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_cost_and_time_gives_back() {
+        let failures = Failures::new(10, 2);
+        let asker = Asker::address("192.0.2.1".parse().unwrap());
+        let now = Instant::now();
+        for _ in 0..9 {
+            assert_eq!(failures.wait(&asker, now), None);
+        }
+        failures.charge(&asker, now);
+        assert_eq!(failures.wait(&asker, now), None);
+        failures.charge(&asker, now);
+        failures.charge(&asker, now);
+        let wait = failures.wait(&asker, now).unwrap();
+        assert_eq!(wait, Duration::from_millis(100));
+        assert_eq!(failures.wait(&asker, now + wait), None);
+        failures.sweep(now + wait);
+        assert_eq!(failures.left().len(), 1);
+        failures.sweep(now + wait * 2);
+        assert!(failures.left().is_empty());
+    }
+}

@@ -1,0 +1,69 @@
+//! The names that this service may be called by.
+
+/// The names that this service may be called by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hosts {
+    /// Any.
+    All,
+    /// These, without ports and in lower case.
+    These(Vec<String>),
+}
+
+impl Hosts {
+    /// Whether a request to that `Host` is taken.
+    #[must_use]
+    pub fn allow(&self, host: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => {
+                let name = without_port(host).to_ascii_lowercase();
+                names.contains(&name)
+            }
+        }
+    }
+
+    /// Those of development: this machine, by whatever name it calls itself.
+    #[must_use]
+    pub fn of_this_machine(own: Option<&str>) -> Self {
+        let names = ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(own);
+        Self::These(names.map(str::to_ascii_lowercase).collect())
+    }
+}
+
+/// The name before the port; an IPv6 address keeps its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_compared_without_its_port_and_case() {
+        let hosts = Hosts::of_this_machine(Some("Workshop"));
+        for host in [
+            "localhost:3000",
+            "127.0.0.1",
+            "[::1]:3000",
+            "[::1]",
+            "LOCALHOST",
+            "workshop:1",
+        ] {
+            assert!(hosts.allow(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:3000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+        ] {
+            assert!(!hosts.allow(host), "{host}");
+        }
+        assert!(Hosts::All.allow("anything"));
+    }
+}

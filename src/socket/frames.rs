@@ -1,0 +1,267 @@
+//! The frames of one WebSocket (RFC 6455, 5.2), counted where bytes become frames: below Socket.IO, and before
+//! anything is parsed. Owns that every frame has its price, whatever it turns out to be, that a client over its
+//! budget is not read, and that a binary frame ends the connection: nothing here is binary.
+//!
+//! ```text
+//!   bytes ──▶ headers of frames ──▶ spend ──▶ within the budget: handed on
+//!                  │ binary           │ over it: nothing is read until the time is up
+//!                  ▼                  ▼ went on and on
+//!                ended              ended
+//! ```
+//!
+//! A frame that was read is handed on, and paid for before the next read: so a debt is at most what one read brings.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::limits::{FrameBudget, Verdict};
+use crate::server::{ConnectionHandle, count_closed};
+
+/// A frame's first byte has its opcode in the low bits.
+const OPCODE: u8 = 0x0f;
+const BINARY: u8 = 0x2;
+/// Two bytes, eight of a long length, four of a mask.
+const LONGEST_HEADER: usize = 14;
+
+/// Finds the headers of frames in a stream of bytes.
+#[derive(Debug, Default)]
+struct Scanner {
+    header: [u8; LONGEST_HEADER],
+    /// Bytes of the header that are there.
+    have: usize,
+    /// Bytes of the payload that are still to come.
+    payload: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    frames: u32,
+    binary: bool,
+}
+
+impl Scanner {
+    fn scan(&mut self, mut bytes: &[u8]) -> Found {
+        let mut found = Found::default();
+        while !bytes.is_empty() {
+            if self.payload > 0 {
+                let skipped = bytes
+                    .len()
+                    .min(usize::try_from(self.payload).unwrap_or(usize::MAX));
+                self.payload -= skipped as u64;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.header[self.have] = bytes[0];
+            self.have += 1;
+            bytes = &bytes[1..];
+            if let Some(length) = self.length() {
+                found.frames += 1;
+                found.binary |= self.header[0] & OPCODE == BINARY;
+                self.payload = length;
+                self.have = 0;
+            }
+        }
+        found
+    }
+
+    /// The length of the payload, once the header is whole.
+    fn length(&self) -> Option<u64> {
+        if self.have < 2 {
+            return None;
+        }
+        let mask = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
+        let short = self.header[1] & 0x7f;
+        let extended = match short {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        if self.have < 2 + extended + mask {
+            return None;
+        }
+        let long = self.header[2..2 + extended].iter();
+        Some(match extended {
+            0 => u64::from(short),
+            _ => long.fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        })
+    }
+}
+
+/// A stream whose frames are counted.
+pub(super) struct Frames<S> {
+    stream: S,
+    scanner: Scanner,
+    budget: Arc<FrameBudget>,
+    connection: Option<ConnectionHandle>,
+    /// Frames that were handed on and are not paid for.
+    owed: u32,
+    waiting: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+}
+
+impl<S> Frames<S> {
+    pub(super) fn new(
+        stream: S,
+        budget: Arc<FrameBudget>,
+        connection: Option<ConnectionHandle>,
+    ) -> Self {
+        Self {
+            stream,
+            scanner: Scanner::default(),
+            budget,
+            connection,
+            owed: 0,
+            waiting: None,
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, reason: &'static str) {
+        self.ended = true;
+        count_closed(reason);
+        if let Some(connection) = &self.connection {
+            connection.abort();
+        }
+    }
+
+    /// Waits until what is owed is paid.
+    fn pay(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.owed > 0 {
+            let again = match &mut self.waiting {
+                Some(waiting) => {
+                    ready!(waiting.as_mut().poll(cx));
+                    self.waiting = None;
+                    true
+                }
+                None => false,
+            };
+            match self.budget.spend(self.owed, again) {
+                Verdict::Admit => self.owed = 0,
+                Verdict::Wait(time) => self.waiting = Some(Box::pin(sleep(time))),
+                Verdict::End => {
+                    self.end("flood");
+                    break;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.pay(cx));
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let found = self.scanner.scan(&buffer.filled()[before..]);
+        self.owed += found.frames;
+        if found.binary {
+            buffer.set_filled(before);
+            self.end("binary");
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A client's frame.
+    fn frame(opcode: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![0x80 | opcode];
+        match u16::try_from(length) {
+            Ok(short @ ..=125) => frame.push(0x80 | u8::try_from(short).unwrap()),
+            Ok(medium) => {
+                frame.push(0x80 | 126);
+                frame.extend(medium.to_be_bytes());
+            }
+            Err(_) => {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend([1, 2, 3, 4]);
+        frame.extend(vec![0x82; length]);
+        frame
+    }
+
+    proptest! {
+        /// However the bytes arrive.
+        #[test]
+        fn every_frame_is_found_once(
+            lengths in prop::collection::vec(prop_oneof![0usize..5, 120usize..130, 65_530usize..65_540], 0..20),
+            cuts in prop::collection::vec(1usize..400, 1..50),
+        ) {
+            let bytes: Vec<u8> = lengths.iter().flat_map(|length| frame(1, *length)).collect();
+            let (mut scanner, mut rest, mut frames) = (Scanner::default(), &bytes[..], 0);
+            let mut cuts = cuts.into_iter().cycle();
+            while !rest.is_empty() {
+                let (some, more) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                let found = scanner.scan(some);
+                prop_assert!(!found.binary);
+                frames += found.frames as usize;
+                rest = more;
+            }
+            prop_assert_eq!(frames, lengths.len());
+        }
+    }
+
+    #[test]
+    fn a_binary_frame_is_seen_between_others() {
+        let mut scanner = Scanner::default();
+        let bytes = [frame(1, 3), frame(2, 0), frame(10, 1)].concat();
+        let found = scanner.scan(&bytes);
+        assert_eq!(
+            found,
+            Found {
+                frames: 3,
+                binary: true
+            }
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The body of a polling client's POST: several packets in one (Engine.IO protocol 4, "payload"). Owns how many
+//! there are, and what is not passed on.
+
+/// Between two packets.
+const SEPARATOR: u8 = 0x1e;
+/// An Engine.IO packet that ends the session.
+const CLOSE: &[u8] = b"\x1e1";
+
+/// What a payload holds, as far as is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Payload {
+    /// Packets, empty ones too.
+    pub(super) packets: u32,
+    /// Whether one is binary.
+    pub(super) binary: bool,
+    /// Whether the client leaves the namespace, and with it all that there is to this session.
+    pub(super) leaves: bool,
+}
+
+impl Payload {
+    /// Looks at a payload.
+    pub(super) fn of(body: &[u8]) -> Self {
+        let mut seen = Self {
+            packets: 0,
+            binary: false,
+            leaves: false,
+        };
+        for packet in body.split(|byte| *byte == SEPARATOR) {
+            seen.packets = seen.packets.saturating_add(1);
+            seen.binary |= packet.starts_with(b"b");
+            seen.leaves |= packet == b"41"
+                || packet.starts_with(b"41,")
+                || packet == b"41/"
+                || packet.starts_with(b"41/,");
+        }
+        seen
+    }
+
+    /// The payload with the end of the session after it.
+    pub(super) fn ending(mut body: Vec<u8>) -> Vec<u8> {
+        body.extend_from_slice(CLOSE);
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_counted_and_what_ends_a_session_is_seen() {
+        let of = |text: &str| {
+            let Payload {
+                packets,
+                binary,
+                leaves,
+            } = Payload::of(text.as_bytes());
+            (packets, binary, leaves)
+        };
+        assert_eq!(of("40"), (1, false, false));
+        assert_eq!(of(""), (1, false, false));
+        assert_eq!(of("42[\"a\"]\u{1e}\u{1e}3"), (3, false, false));
+        assert_eq!(of("3\u{1e}bAAAA"), (2, true, false));
+        assert_eq!(of("42[\"b\"]\u{1e}41"), (2, false, true));
+        assert_eq!(of("41/x,"), (1, false, false));
+        assert_eq!(Payload::ending(b"41".to_vec()), b"41\x1e1");
+    }
+}

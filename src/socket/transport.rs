@@ -1,0 +1,371 @@
+//! What comes for Socket.IO, before it does. Owns who is let in at all: pages of allowed origins, new sessions
+//! within their budget and not during a shutdown, bodies that end in time and hold no more packets than their budget;
+//! and that a WebSocket's frames are counted before anything parses them. Whoever is refused hears why, in the usual
+//! envelope.
+//!
+//! ```text
+//!   request ──▶ origin, budget ──┬─ WebSocket ──▶ upgraded here ──▶ Frames ──▶ socketioxide
+//!                                ├─ POST ──▶ Payload, budget ─────────────────▶ socketioxide
+//!                                └─ GET ──────────────────────────────────────▶ socketioxide
+//! ```
+//!
+//! What a session keeps of its first request is made anew here: hyper's read buffer lives for as long as any URI or
+//! header that was sliced from it.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    CONNECTION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use socketioxide::service::SocketIoService;
+use tokio::time::{Instant, sleep_until, timeout};
+use tower_service::Service;
+use tracing::debug;
+use tungstenite::handshake::derive_accept_key;
+
+use super::frames::Frames;
+use super::payload::Payload;
+use super::{Hub, MAX_MESSAGE};
+use crate::auth::Auth;
+use crate::http;
+use crate::limits::{FrameBudget, Verdict};
+use crate::protocol::{Code, Refusal};
+use crate::server::{ConnectionHandle, count_closed};
+
+/// Maximum of packets in one POST: 64 KiB of the shortest events that anybody sends.
+const PACKETS: u32 = 4096;
+/// Maximum of packets in one POST of a session that has not joined.
+const PACKETS_BEFORE_JOINING: u32 = 16;
+/// How long the packets of a POST may wait for their budget.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a session's client is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport {
+    hub: Arc<Hub>,
+    engine: Engine,
+}
+
+/// The sessions of Engine.IO. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Engine(pub(super) SocketIoService<Elsewhere>);
+
+/// What answers for other paths than those of Socket.IO, which never come here.
+#[derive(Debug, Clone)]
+pub(super) struct Elsewhere;
+
+impl Service<Request> for Elsewhere {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Ready<Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        let nothing = Refusal::new(Code::NotFound, "There is no such route");
+        ready(Ok(http::refuse(nothing)))
+    }
+}
+
+impl Engine {
+    async fn answer(&self, request: Request) -> Response {
+        let mut service = self.0.clone();
+        match Service::call(&mut service, request).await {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Ends a session that polls, as its client would. One that does not, or is gone, is left alone.
+    pub(super) async fn end(&self, session: &str) {
+        let uri = format!("/socket.io/?EIO=4&transport=polling&sid={session}");
+        let mut request = Request::new(Body::from("1"));
+        *request.method_mut() = Method::POST;
+        if let Ok(uri) = uri.parse() {
+            *request.uri_mut() = uri;
+            self.answer(request).await;
+        }
+    }
+}
+
+/// Takes what comes for Socket.IO, and looks at what does not for pages of other origins.
+pub async fn middleware(
+    State(transport): State<Transport>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let hub = &transport.hub;
+    let path = request.uri().path();
+    let ours = path
+        .strip_prefix("/socket.io")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if ours {
+        let answered = transport.answer(request).await;
+        return answered.unwrap_or_else(http::refuse);
+    }
+    // Where bodies say who it is, a page that somebody happens to visit could act for them.
+    let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if acts
+        && matches!(hub.auth, Auth::Trusted)
+        && let Err(refusal) = of_a_page_that_may(hub, request.headers())
+    {
+        return http::refuse(refusal);
+    }
+    next.run(request).await
+}
+
+/// What a query says of a session: socketioxide reads it the same way.
+struct Query<'a> {
+    session: Option<&'a str>,
+    websocket: bool,
+    protocol: bool,
+}
+
+impl<'a> Query<'a> {
+    fn of(uri: &'a Uri) -> Self {
+        let parts = || uri.query().unwrap_or_default().split('&');
+        let value = |name| {
+            let part = parts().find(|part| part.starts_with(name))?;
+            part.split('=').nth(1)
+        };
+        Self {
+            session: parts().find_map(|part| part.strip_prefix("sid=")),
+            websocket: value("transport=") == Some("websocket"),
+            protocol: value("EIO=") == Some("4"),
+        }
+    }
+}
+
+impl Transport {
+    pub(super) fn new(hub: Arc<Hub>, engine: Engine) -> Self {
+        Self { hub, engine }
+    }
+
+    async fn answer(&self, mut request: Request) -> Result<Response, Refusal> {
+        let hub = &self.hub;
+        of_a_page_that_may(hub, request.headers())?;
+        let query = Query::of(request.uri());
+        let address = http::client_of(request.headers(), request.extensions(), &hub.limits);
+        if query.session.is_none() {
+            // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
+            if hub.closing.load(Ordering::Relaxed) {
+                return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
+            }
+            hub.limits.connect(address)?;
+        }
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let query = Query::of(request.uri());
+        if request.method() == Method::GET && query.websocket && query.protocol {
+            return self.websocket(&request, upgrade, address);
+        }
+        match (request.method(), query.session) {
+            (&Method::POST, Some(session)) => {
+                let session = session.to_owned();
+                self.post(request, &session, address).await
+            }
+            (&Method::GET, None) => Ok(self.engine.answer(self.fresh(&request, address)).await),
+            _ => Ok(self.engine.answer(request).await),
+        }
+    }
+
+    /// The first request of a session, made anew: all that its session keeps of it.
+    fn fresh(&self, request: &Request, address: IpAddr) -> Request {
+        let mut fresh = Request::new(Body::empty());
+        *fresh.uri_mut() = copy(request.uri());
+        fresh.extensions_mut().insert(ClientAddress(address));
+        let budget = Arc::new(FrameBudget::new(self.hub.limits.clone()));
+        fresh.extensions_mut().insert(budget);
+        fresh
+    }
+
+    /// Answers the handshake (RFC 6455, 4.2) and hands the connection to socketioxide.
+    fn websocket(
+        &self,
+        request: &Request,
+        upgrade: Option<OnUpgrade>,
+        address: IpAddr,
+    ) -> Result<Response, Refusal> {
+        let headers = request.headers();
+        let says = |name: HeaderName, word: &str| {
+            let values = headers.get_all(name).into_iter();
+            values
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|list| list.split(','))
+                .any(|part| part.trim().eq_ignore_ascii_case(word))
+        };
+        let asked = says(CONNECTION, "upgrade")
+            && says(UPGRADE, "websocket")
+            && says(SEC_WEBSOCKET_VERSION, "13");
+        let key = headers.get(SEC_WEBSOCKET_KEY);
+        let (Some(upgrade), Some(key), true) = (upgrade, key, asked) else {
+            return Err(Refusal::new(
+                Code::Malformed,
+                "transport=websocket needs a WebSocket handshake (Upgrade, Sec-WebSocket-Key, version 13)",
+            ));
+        };
+        let accept = derive_accept_key(key.as_bytes());
+        let accept = HeaderValue::from_str(&accept)
+            .map_err(|_| Refusal::new(Code::Malformed, "Sec-WebSocket-Key: is not a key"))?;
+        let connection = request.extensions().get::<ConnectionHandle>().cloned();
+        let session = Query::of(request.uri()).session.map(str::to_owned);
+        let fresh = self.fresh(request, address);
+        let (mut parts, _) = fresh.into_parts();
+        // Where the session began here, this is what carries it.
+        if session.is_none()
+            && let Some(connection) = &connection
+        {
+            parts.extensions.insert(connection.clone());
+        }
+        let transport = self.clone();
+        tokio::spawn(async move {
+            let upgraded = match upgrade.await {
+                Ok(upgraded) => TokioIo::new(upgraded),
+                Err(error) => {
+                    debug!(%error, "a connection ended before it became a WebSocket");
+                    return;
+                }
+            };
+            let mut budget = parts
+                .extensions
+                .get::<Arc<FrameBudget>>()
+                .cloned()
+                .unwrap_or_else(|| Arc::new(FrameBudget::new(transport.hub.limits.clone())));
+            if let (Some(name), Some(connection)) = (&session, &connection) {
+                budget = transport.hub.carriers.upgrade(name, connection, budget);
+            }
+            let frames = Frames::new(upgraded, budget, connection);
+            let fresh = axum::http::Request::from_parts(parts, ());
+            let mut engine = transport.engine.0.clone();
+            if let Err(error) = Service::call(&mut engine, (frames, fresh)).await {
+                debug!(%error, "a WebSocket was not taken");
+            }
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        Ok(response)
+    }
+
+    /// Packets of a session that polls.
+    async fn post(
+        &self,
+        request: Request,
+        session: &str,
+        address: IpAddr,
+    ) -> Result<Response, Refusal> {
+        let (parts, body) = request.into_parts();
+        let body = timeout(http::DEADLINE, to_bytes(body, MAX_MESSAGE))
+            .await
+            .map_err(|_| http::late_body())?
+            .map_err(http::unread_body)?;
+        let payload = Payload::of(&body);
+        let budget = self.hub.carriers.budget(session);
+        let max = match budget {
+            Some(_) => PACKETS,
+            None => PACKETS_BEFORE_JOINING,
+        };
+        if payload.binary {
+            count_closed("binary");
+            self.engine.end(session).await;
+            let fault = "Binary packets are not used here; the session was closed";
+            return Err(Refusal::new(Code::Malformed, fault));
+        }
+        let mut paid = payload.packets <= max;
+        match budget {
+            _ if !paid => {}
+            Some(budget) => paid = pay(&budget, payload.packets).await,
+            None => self.hub.limits.connect(address)?,
+        }
+        if !paid {
+            count_closed("flood");
+            self.engine.end(session).await;
+            let fault = "Too many packets; the session was closed";
+            return Err(Refusal::new(Code::RateLimited, fault));
+        }
+        let body = if payload.leaves {
+            Payload::ending(body.to_vec()).into()
+        } else {
+            body
+        };
+        let mut request = Request::new(Body::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = parts.uri;
+        if let Some(kind) = parts.headers.get(CONTENT_TYPE) {
+            request.headers_mut().insert(CONTENT_TYPE, kind.clone());
+        }
+        Ok(self.engine.answer(request).await)
+    }
+}
+
+/// Waits until the packets are within their budget. False where they are far beyond it.
+async fn pay(budget: &FrameBudget, packets: u32) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let mut again = false;
+    loop {
+        match budget.spend(packets, again) {
+            Verdict::Admit => return true,
+            Verdict::Wait(time) if Instant::now() + time <= end => {
+                sleep_until(Instant::now() + time).await;
+            }
+            Verdict::Wait(_) | Verdict::End => return false,
+        }
+        again = true;
+    }
+}
+
+/// The same path and query in memory of their own.
+fn copy(uri: &Uri) -> Uri {
+    let query = uri.query().unwrap_or_default();
+    let known = |part: &&str| {
+        ["EIO=", "transport=", "sid="]
+            .iter()
+            .any(|name| part.starts_with(name))
+    };
+    let query: Vec<&str> = query.split('&').filter(known).collect();
+    let text = format!("/socket.io/?{}", query.join("&"));
+    // Parts of a URI that was one.
+    text.parse().unwrap_or_default()
+}
+
+/// Browsers name the origin of the page that asks; other clients name none.
+fn of_a_page_that_may(hub: &Hub, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let may = match (origins.next(), origins.next()) {
+        (None, _) => true,
+        (Some(origin), None) => origin
+            .to_str()
+            .is_ok_and(|origin| hub.origins.allow(origin, host)),
+        (Some(_), Some(_)) => false,
+    };
+    if may {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::OriginNotAllowed,
+        "Pages of this origin may not ask this; CORS_ALLOWED_ORIGINS names those that may",
+    ))
+}
