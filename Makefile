@@ -158,7 +158,7 @@ $(DEPLOY_TOOLS)/installed: tests/deploy/requirements.txt
 check-deploy: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Check the chart and the manifests: lint, schemas, sense, refusals
 	@scripts/need node
 	$(call say,Making sure that each check of the chart can fail)
-	@cd tests/deploy && ../../$(DEPLOY_TOOLS)/bin/python -m unittest --quiet test_checks test_tables
+	@cd tests/deploy && ../../$(DEPLOY_TOOLS)/bin/python -m unittest --quiet test_checks test_tables test_upgrades
 	$(call say,Checking the chart and the manifests)
 	@$(DEPLOY_TOOLS)/bin/python tests/deploy/run.py $(ARGS)
 

@@ -3,7 +3,7 @@
 
     run.py [STAGE...]     all stages, or those that are named: run.py --list
 
-Starts nothing, and needs no cluster. Each fault is one line, FILE: RULE: FAULT; what was rendered stays in
+Needs no cluster: for upgrades it starts a stand-in for the API server on 127.0.0.1, and ends it. Each fault is one line, FILE: RULE: FAULT; what was rendered stays in
 target/deploy-rendered. Ends with 1 where there was any fault.
 """
 
@@ -18,6 +18,7 @@ import notes
 import nulls
 import refusals
 import security
+import upgrades
 import values
 from checks.environment import settings_of_document, settings_of_help
 from common import CHART, ROOT, Problem, ci_values, run, said, tool
@@ -84,6 +85,7 @@ STAGES = {
     "names": (lambda _: naming.problems(), "names and labels, whatever the release is called"),
     "numbers": (lambda _: big_numbers.problems(), "big numbers, from a file and by --set"),
     "notes": (lambda _: notes.problems(), "warnings of NOTES.txt"),
+    "upgrades": (lambda _: upgrades.problems(), "replicas through upgrades and rollbacks, on a stand-in for a cluster"),
     "drift": (drift, "files that are made from the chart"),
     "checkov": (lambda _: security.problems(), "checkov"),
 }

@@ -68,19 +68,25 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{/* Whether there is a budget. One that asks for a number would let the last replica never go; one that lets one go does no harm. */}}
 {{- define "apptlock.hasBudget" -}}
 {{- $asks := not (kindIs "invalid" .Values.podDisruptionBudget.minAvailable) }}
-{{- $replicas := ternary (include "apptlock.replicas" .) (include "apptlock.mostReplicas" .) $asks | int }}
-{{- if and .Values.podDisruptionBudget.enabled (gt $replicas 1) }}true{{ end }}
+{{- $least := include "apptlock.replicas" . }}
+{{- $last := and $asks $least (le (int $least) 1) }}
+{{- if and .Values.podDisruptionBudget.enabled (include "apptlock.several" .) (not $last) }}true{{ end }}
 {{- end }}
 
 {{/* How the budget holds up every drain while there are the fewest replicas, or nothing. Kubernetes rounds shares up. */}}
 {{- define "apptlock.budgetBlocks" -}}
 {{- if include "apptlock.hasBudget" . }}
-{{- $least := include "apptlock.replicas" . | int }}
+{{- $least := include "apptlock.replicas" . }}
 {{- $may := .Values.podDisruptionBudget.maxUnavailable }}
 {{- $stay := .Values.podDisruptionBudget.minAvailable }}
 {{- if not (kindIs "invalid" $may) }}
 {{- if eq (trimSuffix "%" (toString $may) | int) 0 }}maxUnavailable {{ $may }}{{ end }}
-{{- else if not (kindIs "invalid" $stay) }}
+{{- else if kindIs "invalid" $stay }}
+{{- else if not $least }}
+{{- /* Of a number that nobody knows here, only all of them is certain to be too many. */}}
+{{- if eq (toString $stay) "100%" }}minAvailable {{ $stay }}{{ end }}
+{{- else }}
+{{- $least = int $least }}
 {{- $number := toString $stay | trimSuffix "%" | float64 | int }}
 {{- if hasSuffix "%" (toString $stay) }}{{ $number = div (add (mul $number $least) 99) 100 | int }}{{ end }}
 {{- if ge $number $least }}minAvailable {{ toYaml $stay }} of {{ $least }} replicas{{ end }}

@@ -113,14 +113,22 @@ imagePullSecrets:
 {{- if or .Values.redis.ca.existingSecret .Values.redis.ca.existingConfigMap }}true{{ end }}
 {{- end }}
 
-{{/* The fewest replicas that there will be. */}}
+{{/* The fewest replicas that there will be; nothing where that is decided outside the chart (`replicaCount: null`). */}}
 {{- define "apptlock.replicas" -}}
-{{- ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
+{{- if .Values.autoscaling.enabled }}
+{{- int .Values.autoscaling.minReplicas }}
+{{- else if not (kindIs "invalid" .Values.replicaCount) }}
+{{- int .Values.replicaCount }}
+{{- end }}
 {{- end }}
 
-{{/* The most replicas that there may be. */}}
-{{- define "apptlock.mostReplicas" -}}
-{{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
+{{/* Whether there may be more than one replica: "true" or nothing. */}}
+{{- define "apptlock.several" -}}
+{{- if .Values.autoscaling.enabled }}
+{{- if gt (int .Values.autoscaling.maxReplicas) 1 }}true{{ end }}
+{{- else if kindIs "invalid" .Values.replicaCount }}true
+{{- else if gt (int .Values.replicaCount) 1 }}true
+{{- end }}
 {{- end }}
 
 {{/*
