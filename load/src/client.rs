@@ -77,10 +77,21 @@ impl Connection {
     pub(crate) async fn open(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    /// Goes on with a stream that is connected.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self {
             stream,
             buffer: Vec::with_capacity(4096),
-        })
+        }
+    }
+
+    /// Whether the server has closed it, or said something that nobody asked for.
+    pub(crate) fn is_over(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends a request and reads its answer to the end: status and body.

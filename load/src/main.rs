@@ -9,7 +9,10 @@
 //! `overhead` compares two stacks in one run: one that nobody watches, and one with metrics and traces.
 //!
 //! `chaos` is not about figures but about promises: see its own file. It ends with 1 where one was broken.
+//!
+//! `attack` does what an unfriendly client would, while two friendly ones say how they fare.
 
+mod attack;
 mod chaos;
 mod client;
 mod overhead;
@@ -51,6 +54,8 @@ enum What {
     Overhead(overhead::Options),
     /// Kill, pause and cut PostgreSQL, Redis and three replicas while workers contend, then check every record.
     Chaos(chaos::Options),
+    /// Six attacks, one after another, while well-behaved users of the same replica measure how it serves them.
+    Attack(attack::Options),
 }
 
 /// What ends a run early.
@@ -60,7 +65,7 @@ fn main() -> ExitCode {
     let run = || -> Result<bool, Failure> {
         let cli = Cli::parse();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        if let What::Chaos(_) | What::Overhead(_) = cli.command {
+        if let What::Chaos(_) | What::Overhead(_) | What::Attack(_) = cli.command {
             // It shares the machine with all that it drives: one thread is enough, and wakes no other.
             builder.worker_threads(1);
         }
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
             } => bench(&runtime, connections, Duration::from_secs(seconds), &binary).map(|()| true),
             What::Overhead(options) => runtime.block_on(overhead::run(options)),
             What::Chaos(options) => runtime.block_on(chaos::run(options)),
+            What::Attack(options) => runtime.block_on(attack::run(options)),
         }
     };
     match run() {

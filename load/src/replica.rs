@@ -1,5 +1,8 @@
-//! Replicas as processes, and how much CPU they have used.
+//! Replicas as processes, and how much CPU and memory they have used. One that is alone writes its log to a file, and
+//! ends with this process, by whatever signal.
 
+use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +25,14 @@ pub(crate) fn memory(replicas: &[Replica]) -> Result<u64, Failure> {
         .try_fold(0, |sum, replica| Ok(sum + replica.memory()?))
 }
 
+/// Memory that a process has now, in bytes (proc(5): VmRSS of status).
+pub(crate) fn memory_of(pid: u32) -> Result<u64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.ok_or("no VmRSS")? * 1024)
+}
+
 /// `apptlock serve` as a process.
 pub(crate) struct Replica {
     /// Where it listens.
@@ -29,6 +40,27 @@ pub(crate) struct Replica {
     /// Where its metrics are.
     pub(crate) management: String,
     child: Child,
+    /// Ends the replica when this process is gone.
+    guard: Option<Child>,
+}
+
+/// Brings the schema of a database up to date.
+pub(crate) fn migrate(binary: &Path, database: &str) -> Result<(), Failure> {
+    let migrated = Command::new(binary)
+        .arg("migrate")
+        .env("DATABASE_URL", database)
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| {
+            format!(
+                "{}: {error}; build it with `make release`",
+                binary.display()
+            )
+        })?;
+    if !migrated.success() {
+        return Err("apptlock migrate failed".into());
+    }
+    Ok(())
 }
 
 impl Replica {
@@ -39,20 +71,7 @@ impl Replica {
         redis: &str,
         settings: &[(&str, &str)],
     ) -> Result<Vec<Self>, Failure> {
-        let migrated = Command::new(binary)
-            .arg("migrate")
-            .env("DATABASE_URL", database)
-            .stdout(Stdio::null())
-            .status()
-            .map_err(|error| {
-                format!(
-                    "{}: {error}; build it with `make release`",
-                    binary.display()
-                )
-            })?;
-        if !migrated.success() {
-            return Err("apptlock migrate failed".into());
-        }
+        migrate(binary, database)?;
         (0..2)
             .map(|_| {
                 let address = format!("127.0.0.1:{}", dev::free_port()?);
@@ -74,29 +93,78 @@ impl Replica {
                     address,
                     management,
                     child,
+                    guard: None,
                 };
-                let since = Instant::now();
-                while std::net::TcpStream::connect(&replica.address).is_err() {
-                    if since.elapsed() > Duration::from_secs(10) {
-                        return Err("a replica did not start".into());
-                    }
-                    std::thread::sleep(Duration::from_millis(10));
-                }
+                replica.await_start()?;
                 Ok(replica)
             })
             .collect()
     }
 
-    /// Memory that it has now, in bytes (proc(5): VmRSS of status).
+    /// One over a database that has its schema, with nothing but these settings on top of the defaults.
+    pub(crate) fn start_one(
+        binary: &Path,
+        settings: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Self, Failure> {
+        let address = format!("127.0.0.1:{}", dev::free_port()?);
+        let management = format!("127.0.0.1:{}", dev::free_port()?);
+        File::create(log)?;
+        // Written to its end, also after somebody has cut it.
+        let log = File::options().append(true).open(log)?;
+        let child = Command::new(binary)
+            .arg("serve")
+            .env_remove("RUST_LOG")
+            .env("LISTEN_ADDR", &address)
+            .env("MANAGEMENT_ADDR", &management)
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A group of its own: Ctrl-C in a terminal is for us.
+            .process_group(0)
+            .spawn()?;
+        let mut replica = Self {
+            address,
+            management,
+            child,
+            guard: None,
+        };
+        let guard = Command::new("sh")
+            .args(["-c", r#"read -r _; kill -KILL "$1""#, "guard"])
+            .arg(replica.child.id().to_string())
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        replica.guard = Some(guard);
+        replica.await_start()?;
+        Ok(replica)
+    }
+
+    fn await_start(&self) -> Result<(), Failure> {
+        let since = Instant::now();
+        while std::net::TcpStream::connect(&self.address).is_err() {
+            if since.elapsed() > Duration::from_secs(10) {
+                return Err("a replica did not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Its number as a process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Memory that it has now, in bytes.
     pub(crate) fn memory(&self) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kib.ok_or("no VmRSS")? * 1024)
+        memory_of(self.child.id())
     }
 
     /// User and system time so far (proc(5): fields 14 and 15 of stat, in hundredths of a second).
-    fn cpu(&self) -> Result<Duration, Failure> {
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let after = stat.rsplit_once(')').ok_or("no stat")?.1;
         let ticks: u64 = after
@@ -111,6 +179,11 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
+        // The guard first: it knows the replica by a number that may soon be another process's.
+        if let Some(guard) = &mut self.guard {
+            let _ = guard.kill();
+            let _ = guard.wait();
+        }
         // It is ours, and what it has committed is thrown away with its database.
         let _ = self.child.kill();
         let _ = self.child.wait();
