@@ -19,7 +19,7 @@
 //!   L3  locks          transitions: commit, then announce
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
-//!       lines          clients' TCP connections     health  what probes hear
+//!       server         clients' TCP connections     health  what probes hear
 //!   L5  http           REST and pages              socket  Socket.IO, the pump
 //!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
 //! ```

@@ -48,6 +48,9 @@ pub enum StoreError {
     /// Another transaction holds the appointment's row, and did not let go of it in time. PostgreSQL is well.
     #[error("another transaction holds the appointment's row in PostgreSQL")]
     RowHeld,
+    /// It refused the statement itself, by a constraint for example: a bug of ours, and no outage.
+    #[error("PostgreSQL refused a statement: {0}")]
+    Refused(sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -98,7 +101,7 @@ impl StoreError {
 
     /// Whether PostgreSQL said this itself, about the statement: then it is there.
     fn was_an_answer(&self) -> bool {
-        if matches!(self, Self::RowHeld) {
+        if matches!(self, Self::RowHeld | Self::Refused(_)) {
             return true;
         }
         // Classes 57P and 25: it shuts down, starts, or is a standby now.
@@ -119,6 +122,15 @@ impl StoreError {
         if waited_for_row {
             metrics::counter!(telemetry::ROWS_HELD, "where" => "postgres").increment(1);
             return Self::RowHeld;
+        }
+        // Data exceptions, constraints, syntax: the statement is wrong whenever it is sent.
+        let ours = error.as_database_error().and_then(|fault| fault.code());
+        if ours.is_some_and(|code| {
+            ["22", "23", "42601", "42804", "42883"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }) {
+            return Self::Refused(error);
         }
         Self::Unavailable(error)
     }

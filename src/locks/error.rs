@@ -87,6 +87,9 @@ impl From<LockError> for Refusal {
                 Code::Unavailable,
                 "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
             ),
+            LockError::Store(StoreError::Refused(_)) | LockError::Fault(_) => {
+                Self::new(Code::Internal, "Something went wrong here; it was logged")
+            }
             LockError::Store(_) => Self::new(
                 Code::Unavailable,
                 "The database is not available; try again shortly",
@@ -97,9 +100,6 @@ impl From<LockError> for Refusal {
                     Code::LimitExceeded,
                     format!("You hold {max} locks already; release one (MAX_LEASES_PER_IDENTITY)"),
                 )
-            }
-            LockError::Fault(_) => {
-                Self::new(Code::Internal, "Something went wrong here; it was logged")
             }
             LockError::Stopping => {
                 Self::new(Code::Unavailable, "This replica is stopping; try again")

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+use tracing::debug;
 
 use super::{LockError, Shared};
 use crate::domain::ids::{RoomId, TenantId, UserId};
@@ -123,8 +124,10 @@ impl Shared {
         if quota.is_due(&who)
             && let Ok(_one) = quota.counting.try_acquire()
         {
-            let count = self.store.leases_of(&room.tenant, user, quota.max).await?;
-            quota.counted(&who, count);
+            match self.store.leases_of(&room.tenant, user, quota.max).await {
+                Ok(count) => quota.counted(&who, count),
+                Err(error) => debug!(%error, "the leases of an identity could not be counted"),
+            }
         }
         if !quota.is_full(&who) {
             return Ok(());

@@ -341,7 +341,7 @@ pub const LEASES_OF: &str = "/* leases_of */
 select count(*) from (
     select from appointment_lock
     where tenant_id = $1 and user_id = $2 and expires_at > clock_timestamp() limit $3
-) as some";
+) as leases";
 
 /// Forgets old history: `$1` leader, `$2` term, `$3` seconds, `$4` how many. One row: how many there were.
 pub const FORGET: &str = "/* forget */

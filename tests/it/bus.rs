@@ -80,10 +80,7 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
     there.subscribe(&other).await;
     here.publish(&wanted, said("late"));
     here.publish(&other, said("yes"));
-    assert_eq!(
-        next(&mut heard).await,
-        BusEvent::Message(said("yes"))
-    );
+    assert_eq!(next(&mut heard).await, BusEvent::Message(said("yes")));
     here.close().await;
     there.close().await;
 }
@@ -105,10 +102,7 @@ async fn what_was_published_before_the_end_still_goes_out() {
     }
     here.close().await;
     for n in 0..1000 {
-        assert_eq!(
-            next(&mut heard).await,
-            BusEvent::Message(said(n))
-        );
+        assert_eq!(next(&mut heard).await, BusEvent::Message(said(n)));
     }
 }
 

@@ -495,9 +495,10 @@ async fn keys_of_a_set_are_fetched_when_they_are_needed_and_forged_names_cost_no
         ("AUTH_MODE", "jwt"),
         ("JWT_JWKS_URL", provider.url.as_str()),
     ];
+    let (first, header) = provider.rotate("first");
     let stack = Stack::start(1, &settings).await;
     let replica = &stack.replicas[0];
-    let (first, header) = provider.rotate("first");
+    replica.await_line("the JWK set was fetched");
     let good = signed(&header, &claims("ann"), &first);
     assert_eq!(status(replica, &good).await, 200);
     assert_eq!(provider.fetched(), 1);

@@ -47,7 +47,14 @@ impl Replica {
         let bus: Arc<dyn Bus> = Arc::new(net.join());
         let (rooms, outlet) = Rooms::with_outlet(bus.clone(), OUTLET);
         let rooms = Arc::new(rooms);
-        let locks = Locks::new(store.clone(), rooms.clone(), bus.clone(), name.clone(), TTL, 0);
+        let locks = Locks::new(
+            store.clone(),
+            rooms.clone(),
+            bus.clone(),
+            name.clone(),
+            TTL,
+            0,
+        );
         let replication = Arc::new(Replication {
             rooms: rooms.clone(),
             store: store.clone(),
