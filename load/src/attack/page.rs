@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::Target;
 use super::wire::{self, Pace};
 
-/// Connections that ask and read, and how often each asks: forty requests a second.
+/// Connections that ask and read, and how often each asks: 400 requests a second, twice what an address may.
 const READERS: usize = 20;
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(50);
 /// They come this much later than those who do not read, whom they would keep from being served at all.
 const LATER: Duration = Duration::from_secs(2);
 /// Connections that ask and do not read, and how many requests are in their first breath.
