@@ -111,10 +111,15 @@ impl StoreError {
 
     /// What PostgreSQL's word about a statement means.
     fn of_statement(error: sqlx::Error) -> Self {
-        // A statement that was cancelled (57014) while it waited for a row says which table's that is.
+        // Either it waited too long for a lock (55P03), or its time was up (57014) while it waited for a row, which it
+        // says then.
         let waited_for_row = error.as_database_error().is_some_and(|fault| {
             let postgres = fault.try_downcast_ref::<sqlx::postgres::PgDatabaseError>();
-            fault.code().as_deref() == Some("57014")
+            let code = fault.code();
+            if code.as_deref() == Some("55P03") {
+                return true;
+            }
+            code.as_deref() == Some("57014")
                 && postgres
                     .and_then(|fault| fault.r#where())
                     .is_some_and(|context| context.contains("\"appointment_lock\""))

@@ -19,14 +19,14 @@ from _sqlx_migrations where success";
 /// The installation's name and key, whichever replica asks.
 pub const INSTALLATION: &str = "/* installation */ select name, bus_key from installation";
 
-/// What every connection starts with. No statement takes longer: a lock timeout would not do, since it counts
-/// each of the two waits of a queue for one row anew. And a success is on disk, whatever the server's own
-/// setting is.
-pub const SESSION: &str = "/* session */ set statement_timeout = '2200ms';
+/// What every connection starts with. No statement takes longer: a lock timeout alone would not do, since it counts
+/// each of the two waits of a queue for one row anew; it is there to tell such a wait from a slow server. And a
+/// success is on disk, whatever the server's own setting is.
+pub const SESSION: &str = "/* session */ set statement_timeout = '2200ms'; set lock_timeout = '2000ms';
 select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 
 /// The same behind a pooler, where only a transaction holds together what belongs together.
-pub const BEGIN: &str = "/* begin */ begin; set local statement_timeout = '2200ms';
+pub const BEGIN: &str = "/* begin */ begin; set local statement_timeout = '2200ms'; set local lock_timeout = '2000ms';
 select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'";
 
 /// The end of such a transaction.

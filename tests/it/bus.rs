@@ -284,3 +284,126 @@ async fn two_installations_on_one_redis_hear_nothing_of_each_other() {
         (&json!(1), &json!("ann"))
     );
 }
+
+/// Publishes as somebody does who reaches Redis.
+async fn publish(port: u16, channel: &str, message: &str) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
+    let command = format!(
+        "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n{message}\r\n",
+        channel.len(),
+        message.len()
+    );
+    redis.write_all(command.as_bytes()).await.unwrap();
+    let mut answer = [0; 64];
+    let n = redis.read(&mut answer).await.unwrap();
+    let heard = String::from_utf8_lossy(&answer[..n]).into_owned();
+    assert!(heard.starts_with(":1"), "one replica hears it: {heard}");
+}
+
+/// A version that is far ahead would blind the room to all that follows.
+#[tokio::test]
+async fn a_message_that_no_replica_signed_is_not_believed() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("forged");
+    replica.acquire(&id, "ann").await;
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    socket.subscribe(&id).await;
+    let name: String = sqlx::query_scalar("select name from installation")
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    let change = json!({ "from": "somebody", "message": { "change": { "admin": null, "state": {
+        "room": { "tenant": "", "appointment": id }, "version": 1_000_000, "reason": "released", "lease": null,
+        "now": "2026-01-01T00:00:00Z" } } } });
+    let room = room(&id);
+    let part = fred::util::redis_keyslot(room.name().as_bytes()) % 256;
+    let channel = format!("apptlock:{{p{part}}}:{name}:{}", room.name());
+    let signed = format!(
+        "{},\"mac\":\"{}\"}}",
+        change.to_string().strip_suffix('}').unwrap(),
+        "0".repeat(64)
+    );
+    for forged in [change.to_string(), signed] {
+        publish(servers().redis.port, &channel, &forged).await;
+    }
+    let unsigned = "apptlock_bus_received_total{outcome=\"unsigned\"}";
+    while replica.metric(unsigned).await < 2.0 {
+        tokio::task::yield_now().await;
+    }
+    replica.await_line("a message on Redis is not signed");
+    // Nothing was shown, and what comes is.
+    replica.release(&id, "ann").await;
+    let update = socket.expect("lock-update").await;
+    assert_eq!(update["version"], 2);
+    // A sign of life with another one's name is not believed either.
+    let alive = format!("apptlock:{{alive}}:{name}");
+    publish(servers().redis.port, &alive, "1 somebody").await;
+    while replica.metric(unsigned).await < 3.0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The database is restored from a backup while replicas run: what they saw since is no more.
+#[tokio::test]
+async fn a_room_that_is_ahead_of_postgresql_is_put_back_and_its_sockets_connect_anew() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let (kept, lost) = (fresh("kept"), fresh("lost"));
+    for id in [&kept, &lost] {
+        for _ in 0..3 {
+            replica.acquire(id, "ann").await;
+        }
+    }
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    for id in [&kept, &lost] {
+        assert_eq!(socket.subscribe(id).await["version"], 3);
+    }
+    for sql in [
+        "update appointment_lock set version = 1, reason = 'acquired' where appointment_id = $1",
+        "delete from appointment_lock where appointment_id = $1",
+    ] {
+        let id = if sql.starts_with("update") {
+            &kept
+        } else {
+            &lost
+        };
+        sqlx::query(sql)
+            .bind(id)
+            .execute(&stack.pool)
+            .await
+            .unwrap();
+    }
+    // Replicas compare after a gap, here one that another replica notes.
+    sqlx::query("insert into unannounced values ('somebody', clock_timestamp())")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let mut seen = std::collections::HashMap::new();
+    while seen.len() < 2 {
+        let update = socket.expect("lock-update").await;
+        seen.insert(update["appointmentId"].as_str().unwrap().to_owned(), update);
+    }
+    assert_eq!(
+        (&seen[&kept]["version"], &seen[&kept]["lock"]["userId"]),
+        (&json!(1), &json!("ann"))
+    );
+    assert_eq!(
+        (&seen[&lost]["version"], &seen[&lost]["lock"]),
+        (&json!(0), &json!(null))
+    );
+    assert!(
+        socket.ends_within(Duration::from_secs(5)).await,
+        "it goes on with what is no more"
+    );
+    assert_eq!(replica.metric("apptlock_reconcile_resets_total").await, 2.0);
+    replica.await_line("a room was ahead of PostgreSQL");
+    // Whoever comes anew follows from there.
+    let mut socket = Socket::connect(replica, auth("ben")).await;
+    assert_eq!(socket.subscribe(&kept).await["version"], 1);
+    replica.release(&kept, "ann").await;
+    assert_eq!(socket.expect("lock-released").await["version"], 2);
+}

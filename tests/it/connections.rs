@@ -1,6 +1,8 @@
-//! Connections of clients have places: how many, and what is left for probes.
+//! Connections of clients: how many there are, which make room, and what is left for probes.
 
-use serde_json::json;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
 
 use crate::support::{Replica, Socket, Stack, auth, fresh};
 
@@ -21,46 +23,68 @@ async fn start_within(stack: &Stack, soft: u32, hard: u32, more: (&str, &str)) -
 #[tokio::test]
 async fn a_replica_makes_room_for_its_sockets_and_says_where_it_cannot() {
     let stack = Stack::empty(&[]).await;
-    for (hard, most, warned) in [(9000, 4210.0, 0), (2000, 2000.0, 1)] {
+    for (hard, most, warned) in [(9000, 4260.0, 0), (2000, 2000.0, 1)] {
         let replica = start_within(&stack, 1024, hard, ("MAX_SOCKETS", "3000")).await;
         assert_eq!(replica.metric("process_max_fds").await, most);
         let log = replica.log();
         let lines = log
             .lines()
-            .filter(|line| line.contains("as many files as MAX_SOCKETS"));
+            .filter(|line| line.contains("below what MAX_SOCKETS needs"));
         assert_eq!(lines.count(), warned, "{log}");
     }
 }
 
-/// Sockets and connections that say nothing take the same places; probes have their own.
+/// Those that are idle make room, those of sockets do not; probes have places of their own.
 #[tokio::test]
-async fn connections_that_take_every_place_keep_clients_waiting_but_no_probe() {
+async fn when_every_connection_is_in_use_clients_are_refused_and_readiness_tells() {
     let stack = Stack::empty(&[]).await;
     let connections = ("DATABASE_MAX_CONNECTIONS", "10");
-    let replica = start_within(&stack, 250, 250, connections).await;
-    // 250, less 10 to PostgreSQL and 200 for all else.
-    let mut sockets = Vec::new();
-    for _ in 0..20 {
-        sockets.push(Socket::connect(&replica, auth("ann")).await);
-    }
+    let replica = start_within(&stack, 300, 300, connections).await;
+    // 300, less 10 to PostgreSQL and 250 for all else.
     let address = replica.url.strip_prefix("http://").unwrap();
     let mut silent = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..15 {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
-    replica.await_line("a connection was refused");
-    let id = fresh("full");
-    let mut asking = std::pin::pin!(replica.acquire(&id, "ann"));
-    let meanwhile = async {
-        let probe = reqwest::get(format!("{}/readyz", replica.management)).await;
-        assert_eq!(probe.unwrap().status(), 200);
-        let subscribed = sockets[0].ask("subscribe", &json!(id)).await;
-        assert_eq!(subscribed["success"], true);
-    };
-    tokio::select! {
-        reply = &mut asking => panic!("{reply:?}"),
-        () = meanwhile => {}
+    let mut sockets = Vec::new();
+    for _ in 0..40 {
+        sockets.push(Socket::connect(&replica, auth("ann")).await);
     }
+    assert_eq!(replica.metric("apptlock_connections").await, 40.0);
+    let evicted = "apptlock_connections_closed_total{reason=\"idle\"}";
+    assert_eq!(replica.metric(evicted).await, 15.0);
+
+    let probe = async |path: &str| {
+        let answer = reqwest::get(format!("{}{path}", replica.management)).await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!(probe("/readyz").await, 200, "nobody was refused");
+    let refused = reqwest::get(format!("{}/api/openapi.json", replica.url))
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let envelope: Value = refused.json().await.unwrap();
+    assert_eq!(
+        (&envelope["code"], &envelope["success"]),
+        (&json!("UNAVAILABLE"), &json!(false))
+    );
+    replica.await_line("a connection was refused");
+    assert_eq!((probe("/readyz").await, probe("/livez").await), (503, 200));
+
+    let id = fresh("full");
+    sockets[0].subscribe(&id).await;
     drop(sockets.pop());
-    assert_eq!(asking.await.status, 201);
+    while replica.metric("apptlock_connections").await > 39.0 {
+        tokio::task::yield_now().await;
+    }
+    let since = Instant::now();
+    assert_eq!(replica.acquire(&id, "ann").await.status, 201);
+    while probe("/readyz").await != 200 {
+        assert!(
+            since.elapsed() < Duration::from_secs(10),
+            "never ready again"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

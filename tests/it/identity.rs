@@ -484,7 +484,7 @@ impl Provider {
     }
 }
 
-async fn status(replica: &Replica, token: &str) -> u16 {
+async fn status_with(replica: &Replica, token: &str) -> u16 {
     replica.bearing(token).status_of("a").await.status
 }
 
@@ -500,20 +500,24 @@ async fn keys_of_a_set_are_fetched_when_they_are_needed_and_forged_names_cost_no
     let replica = &stack.replicas[0];
     replica.await_line("the JWK set was fetched");
     let good = signed(&header, &claims("ann"), &first);
-    assert_eq!(status(replica, &good).await, 200);
+    assert_eq!(status_with(replica, &good).await, 200);
     assert_eq!(provider.fetched(), 1);
     let mut unknown = header.clone();
     for n in 0..20 {
         unknown.kid = Some(format!("forged-{n}"));
         assert_eq!(
-            status(replica, &signed(&unknown, &claims("ann"), &first)).await,
+            status_with(replica, &signed(&unknown, &claims("ann"), &first)).await,
             401
         );
-        assert_eq!(status(replica, &good).await, 200, "nobody else notices");
+        assert_eq!(
+            status_with(replica, &good).await,
+            200,
+            "nobody else notices"
+        );
     }
     assert_eq!(provider.fetched(), 1, "each forged name cost a fetch");
     assert_eq!(
-        status(replica, &token("ann")).await,
+        status_with(replica, &token("ann")).await,
         401,
         "a secret where keys are asked for"
     );
@@ -521,7 +525,7 @@ async fn keys_of_a_set_are_fetched_when_they_are_needed_and_forged_names_cost_no
     let (second, header) = provider.rotate("second");
     let rotated = signed(&header, &claims("ann"), &second);
     let since = Instant::now();
-    while status(replica, &rotated).await != 200 {
+    while status_with(replica, &rotated).await != 200 {
         assert!(
             since.elapsed() < Duration::from_secs(15),
             "no rotation without a restart"
@@ -530,7 +534,7 @@ async fn keys_of_a_set_are_fetched_when_they_are_needed_and_forged_names_cost_no
     }
     assert_eq!(provider.fetched(), 2);
     assert_eq!(
-        status(replica, &good).await,
+        status_with(replica, &good).await,
         401,
         "a key that was withdrawn still counts"
     );
@@ -553,6 +557,90 @@ async fn without_any_keys_yet_the_answer_is_503() {
         .await;
     assert_eq!((reply.status, reply.code()), (503, "UNAVAILABLE"));
     assert!(reply.headers.contains_key("retry-after"));
+}
+
+/// A rollout with a mistyped URL would replace every replica that works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_ready_before_it_has_keys() {
+    let provider = Provider::start().await;
+    let settings = [
+        ("AUTH_MODE", "jwt"),
+        ("JWT_JWKS_URL", provider.url.as_str()),
+    ];
+    let stack = Stack::start(1, &settings).await;
+    let replica = &stack.replicas[0];
+    let readyz = async || {
+        let asked = replica.client.get(format!("{}/readyz", replica.management));
+        let answer = asked.send().await.unwrap();
+        (
+            answer.status().as_u16(),
+            answer.json::<Value>().await.unwrap(),
+        )
+    };
+    replica.await_line("the JWK set could not be fetched");
+    let (status, said) = readyz().await;
+    assert_eq!(
+        (status, &said["status"]),
+        (503, &json!("starting")),
+        "{said}"
+    );
+    let reason = said["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the JWK set of JWT_JWKS_URL was never fetched: "),
+        "{reason}"
+    );
+    let failed = "apptlock_jwks_fetches_total{outcome=\"failed\"}";
+    assert!(replica.metric(failed).await >= 1.0);
+    let (key, header) = provider.rotate("a");
+    let since = Instant::now();
+    while readyz().await.0 != 200 {
+        assert!(
+            since.elapsed() < Duration::from_secs(5),
+            "it does not try again"
+        );
+    }
+    assert_eq!(
+        status_with(replica, &signed(&header, &claims("ann"), &key)).await,
+        200
+    );
+    let age = replica.metric("apptlock_jwks_age_seconds").await;
+    assert!((0.0..60.0).contains(&age) && age > 0.0, "{age}");
+}
+
+#[tokio::test]
+async fn every_algorithm_that_a_key_allows_verifies() {
+    let rsa = key_pair(&["RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+    let p384 = key_pair(&["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]);
+    let rsa_key = EncodingKey::from_rsa_pem(rsa.0.as_bytes()).unwrap();
+    let p384_key = EncodingKey::from_ec_pem(p384.0.as_bytes()).unwrap();
+    let all = [
+        (
+            &rsa.1,
+            &rsa_key,
+            &[
+                Algorithm::RS256,
+                Algorithm::RS384,
+                Algorithm::RS512,
+                Algorithm::PS256,
+                Algorithm::PS384,
+                Algorithm::PS512,
+            ][..],
+        ),
+        (&p384.1, &p384_key, &[Algorithm::ES384][..]),
+    ];
+    for (public, key, algorithms) in all {
+        let settings = [("AUTH_MODE", "jwt"), ("JWT_PUBLIC_KEY", public.as_str())];
+        let stack = Stack::start(1, &settings).await;
+        let replica = &stack.replicas[0];
+        for algorithm in algorithms {
+            let good = signed(&Header::new(*algorithm), &claims("ann"), key);
+            assert_eq!(status_with(replica, &good).await, 200, "{algorithm:?}");
+            let (head, tail) = good.rsplit_once('.').unwrap();
+            let turned = if tail.starts_with('A') { "B" } else { "A" };
+            let forged = format!("{head}.{turned}{}", &tail[1..]);
+            assert_eq!(status_with(replica, &forged).await, 401, "{algorithm:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! Socket.IO; each other file holds the tests of one matter, named as sentences.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod attackers;
 mod audit;
 mod bad_input;
 mod balancers;
@@ -24,6 +25,7 @@ mod pooler;
 mod rest;
 mod rolling;
 mod rooms;
+mod save_check;
 mod scrape;
 mod simulation;
 mod storms;

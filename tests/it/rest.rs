@@ -401,7 +401,19 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
             .message()
             .starts_with("Another transaction holds this appointment's row")
     };
-    assert!(waiting.iter().filter(queued).count() >= 6, "{waiting:?}");
+    assert_eq!(waiting.iter().filter(queued).count(), 12, "{waiting:?}");
+    let held = async |place: &str| {
+        let series = format!("apptlock_row_waits_timed_out_total{{where=\"{place}\"}}");
+        replica.metric(&series).await
+    };
+    assert_eq!(held("postgres").await + held("queue").await, 12.0);
+    assert!(held("postgres").await >= 3.0);
+    let log = replica.log();
+    assert!(
+        log.contains("another transaction holds the appointment's row"),
+        "{log}"
+    );
+    assert!(!log.contains("PostgreSQL is not available"), "{log}");
     for reply in waiting {
         assert_eq!(
             (reply.status, reply.code()),

@@ -19,9 +19,15 @@ fn towards(collector: &Collector) -> [(&'static str, String); 2] {
     ]
 }
 
+/// Callers are trusted, unless something else is said.
 async fn traced(count: usize, settings: &[(&str, String)], extra: &[(&str, &str)]) -> Stack {
+    let trusting = [("TRACE_TRUST_CALLERS", "true")];
     let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
-    let all: Vec<_> = settings.chain(extra.iter().copied()).collect();
+    let all: Vec<_> = trusting
+        .into_iter()
+        .chain(settings)
+        .chain(extra.iter().copied())
+        .collect();
     Stack::start(count, &all).await
 }
 
@@ -303,4 +309,37 @@ async fn a_collector_that_hangs_costs_spans_that_are_counted_and_holds_up_no_sto
     for secret in ["geheim", "67656865696d"] {
         assert!(!log.contains(secret));
     }
+}
+
+/// Else whoever sends a header could have everything traced, at the cost of whoever pays for the collector.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_not_trusted_does_not_decide_what_is_traced() {
+    let collector = Collector::over_http("127.0.0.1:0").await;
+    let never = [
+        ("TRACE_TRUST_CALLERS", ""),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_off"),
+    ];
+    let stack = traced(1, &towards(&collector), &never).await;
+    for _ in 0..20 {
+        let caller = Caller::new();
+        let status = caller
+            .acquires(&stack.replicas[0], &fresh("free"), "01")
+            .await;
+        assert_eq!(status, 201);
+    }
+    let always = [("TRACE_TRUST_CALLERS", "")];
+    let sampled = traced(1, &towards(&collector), &always).await;
+    let caller = Caller::new();
+    let replica = &sampled.replicas[0];
+    assert_eq!(caller.acquires(replica, &fresh("own"), "01").await, 201);
+    // The first span there is of the replica that samples by itself, and it has a trace of its own.
+    let first = collector
+        .find("a span of its own", |spans| spans.first().cloned())
+        .await;
+    assert_eq!(first.replica, replica.name);
+    assert!(
+        caller
+            .span(&collector.spans(), "acquire", replica)
+            .is_none()
+    );
 }
