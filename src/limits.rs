@@ -24,7 +24,7 @@ use crate::telemetry;
 
 pub use address::Proxies;
 use failures::Failures;
-pub use frames::{FrameBudget, Verdict};
+pub use frames::{FrameBudget, Pending, Verdict};
 pub use hosts::Hosts;
 
 /// A pointer moves up to sixty times a second on a usual screen: cursors have three times the rate.

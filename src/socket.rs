@@ -10,6 +10,7 @@
 //! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it is
 //! told in `pump`, how it ends in `ends`, and what comes before it is a socket in `transport`.
 
+mod ack;
 mod budget;
 mod carriers;
 mod ends;

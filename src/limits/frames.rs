@@ -12,7 +12,7 @@
 //! connections of one identity share its budget.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ use super::{Asker, Limits, over};
 const BEFORE_JOINING: u32 = 32;
 /// Frames that had to wait, less those that had not, after which it is no accident any more.
 const ABUSE: u32 = 1000;
+
+/// Events of one connection that may be unanswered: half of what its queue holds.
+const PENDING: usize = 512;
 
 /// What becomes of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,17 @@ pub struct FrameBudget {
     asker: OnceLock<Asker>,
     before: AtomicU32,
     strikes: AtomicU32,
+    /// Events that were read and are not answered.
+    pending: Arc<AtomicUsize>,
+}
+
+/// An event that is not answered yet, until it is dropped.
+pub struct Pending(Arc<AtomicUsize>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl FrameBudget {
@@ -53,7 +67,21 @@ impl FrameBudget {
             asker: OnceLock::new(),
             before: AtomicU32::new(0),
             strikes: AtomicU32::new(0),
+            pending: Arc::default(),
         }
+    }
+
+    /// An event was read.
+    #[must_use]
+    pub fn begin(&self) -> Pending {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        Pending(self.pending.clone())
+    }
+
+    /// Whether so many events are not answered that nothing more is to be read.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) >= PENDING
     }
 
     /// From now on its frames are that one's.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use socketioxide::extract::{AckSender, SocketRef, TryData};
+use socketioxide::extract::{SocketRef, TryData};
 use tracing::{debug, warn};
 
 use super::Hub;
+use super::ack::Ack;
 use super::session::{Entry, Session};
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
@@ -33,7 +34,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     let (h, s) = (hub.clone(), session.clone());
     socket.on(
         "subscribe",
-        move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+        move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
             let begun = s
                 .budget
                 .event(&s)
@@ -44,19 +45,19 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     let (h, s) = (hub.clone(), session.clone());
     socket.on(
         "unsubscribe",
-        move |socket: SocketRef, TryData(data): TryData<Value>, ack: AckSender| {
+        move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
             let done = s
                 .budget
                 .trifle(&s)
                 .and_then(|()| unsubscribe(&h, &s, &socket, data.ok()));
-            answer("unsubscribe", ack, done);
+            answer("unsubscribe", &s, ack, done);
             std::future::ready(())
         },
     );
     let (h, s) = (hub.clone(), session.clone());
     socket.on(
         "cursor-position",
-        move |TryData(data): TryData<Value>, ack: AckSender| {
+        move |TryData(data): TryData<Value>, ack: Ack| {
             let done = s
                 .budget
                 .cursor(&s)
@@ -64,9 +65,9 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
             match done {
                 Ok(shown) => {
                     h.moves.increment(1);
-                    send(ack, &self::ack(Ok(shown)));
+                    ack.send(&s, &self::ack(Ok(shown)));
                 }
-                Err(refusal) => answer("cursor-position", ack, Err(refusal)),
+                Err(refusal) => answer("cursor-position", &s, ack, Err(refusal)),
             }
             std::future::ready(())
         },
@@ -74,12 +75,12 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     let (h, s) = (hub.clone(), session.clone());
     socket.on(
         "refresh-token",
-        async move |TryData(data): TryData<Value>, ack: AckSender| {
+        async move |TryData(data): TryData<Value>, ack: Ack| {
             let done = match s.budget.event(&s) {
                 Ok(()) => refresh_token(&h, &s, data.ok()).await,
                 Err(refusal) => Err(refusal),
             };
-            answer("refresh-token", ack, done);
+            answer("refresh-token", &s, ack, done);
         },
     );
     let s = session.clone();
@@ -98,7 +99,12 @@ fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Res
     })
 }
 
-fn answer(event: &'static str, sender: AckSender, outcome: Result<&str, Refusal>) {
+fn answer(
+    event: &'static str,
+    session: &Arc<Session>,
+    sender: Ack,
+    outcome: Result<&str, Refusal>,
+) {
     let came_to = match &outcome {
         Ok(_) => "ok",
         Err(refusal) if refusal.code.status() >= 500 => "failed",
@@ -109,15 +115,7 @@ fn answer(event: &'static str, sender: AckSender, outcome: Result<&str, Refusal>
     if let Err(refusal) = &outcome {
         debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
     }
-    send(sender, &ack(outcome));
-}
-
-fn send(sender: AckSender, answer: &impl serde::Serialize) {
-    if let Err(error) = sender.send(answer) {
-        // The socket is gone, or does not read; it will ask again when it is back.
-        debug!(%error, "an acknowledgement did not get out");
-        metrics::counter!(telemetry::SOCKET_FULL).increment(1);
-    }
+    sender.send(session, &ack(outcome));
 }
 
 fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
@@ -157,11 +155,11 @@ async fn finish_subscribe(
     session: Arc<Session>,
     socket: SocketRef,
     begun: Result<(RoomId, Entry), Refusal>,
-    ack: AckSender,
+    ack: Ack,
 ) {
     let (room, entry) = match begun {
         Ok(begun) => begun,
-        Err(refusal) => return answer("subscribe", ack, Err(refusal)),
+        Err(refusal) => return answer("subscribe", &session, ack, Err(refusal)),
     };
     // First the channel, then the state: a change between the two would be seen by neither.
     let read = async {
@@ -179,7 +177,7 @@ async fn finish_subscribe(
                     session.join(&state.room, &socket);
                     metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
                         .increment(1);
-                    send(ack, &Subscribed::of(state));
+                    ack.send(&session, &Subscribed::of(state));
                 }),
             };
             hub.rooms.admit(state, ticket).await;
@@ -191,7 +189,7 @@ async fn finish_subscribe(
                 warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
             }
             session.abandon(&room, entry.number, &hub.rooms);
-            answer("subscribe", ack, Err(error.into()));
+            answer("subscribe", &session, ack, Err(error.into()));
         }
     }
 }

@@ -10,11 +10,13 @@
 //! ```
 //!
 //! A frame that was read is handed on, and paid for before the next read: so a debt is at most what one read brings.
+//! Nothing is read either while too many events are unanswered: what waits in the client's buffers costs nothing here.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -25,6 +27,8 @@ use crate::server::{ConnectionHandle, count_closed};
 /// A frame's first byte has its opcode in the low bits.
 const OPCODE: u8 = 0x0f;
 const BINARY: u8 = 0x2;
+/// Between two looks whether a client has taken some of its answers.
+const CATCHING_UP: Duration = Duration::from_millis(5);
 /// Two bytes, eight of a long length, four of a mask.
 const LONGEST_HEADER: usize = 14;
 
@@ -161,6 +165,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.pay(cx));
+        while self.budget.is_behind() && !self.ended {
+            let waiting = self
+                .waiting
+                .get_or_insert_with(|| Box::pin(sleep(CATCHING_UP)));
+            ready!(waiting.as_mut().poll(cx));
+            self.waiting = None;
+        }
         if self.ended {
             return Poll::Ready(Ok(()));
         }

@@ -1,6 +1,8 @@
 //! The body of a polling client's POST: several packets in one (Engine.IO protocol 4, "payload"). Owns how many
 //! there are, and what is not passed on.
 
+use axum::body::Bytes;
+
 /// Between two packets.
 const SEPARATOR: u8 = 0x1e;
 /// An Engine.IO packet that ends the session.
@@ -36,10 +38,24 @@ impl Payload {
         seen
     }
 
-    /// The payload with the end of the session after it.
-    pub(super) fn ending(mut body: Vec<u8>) -> Vec<u8> {
-        body.extend_from_slice(CLOSE);
-        body
+    /// The payload in parts of so many packets each, with the end of the session after the last where its client
+    /// leaves.
+    pub(super) fn parts(self, body: &Bytes, packets: usize) -> Vec<Bytes> {
+        let (mut parts, mut begin, mut count) = (Vec::new(), 0, 0);
+        for (at, _) in body.iter().enumerate().filter(|(_, byte)| **byte == SEPARATOR) {
+            count += 1;
+            if count == packets {
+                parts.push(body.slice(begin..at));
+                (begin, count) = (at + 1, 0);
+            }
+        }
+        let last = body.slice(begin..);
+        parts.push(if self.leaves {
+            [&last[..], CLOSE].concat().into()
+        } else {
+            last
+        });
+        parts
     }
 }
 
@@ -63,6 +79,18 @@ mod tests {
         assert_eq!(of("3\u{1e}bAAAA"), (2, true, false));
         assert_eq!(of("42[\"b\"]\u{1e}41"), (2, false, true));
         assert_eq!(of("41/x,"), (1, false, false));
-        assert_eq!(Payload::ending(b"41".to_vec()), b"41\x1e1");
+        let leaves = Bytes::from_static(b"41");
+        assert_eq!(Payload::of(&leaves).parts(&leaves, 9), ["41\u{1e}1"]);
+    }
+
+    #[test]
+    fn a_long_payload_comes_in_parts_and_nothing_of_it_is_lost() {
+        let parts = |text: &'static str, packets| {
+            let body = Bytes::from_static(text.as_bytes());
+            Payload::of(&body).parts(&body, packets)
+        };
+        assert_eq!(parts("a", 2), ["a"]);
+        assert_eq!(parts("a\u{1e}b", 2), ["a\u{1e}b"]);
+        assert_eq!(parts("a\u{1e}b\u{1e}c\u{1e}d\u{1e}e", 2), ["a\u{1e}b", "c\u{1e}d", "e"]);
     }
 }

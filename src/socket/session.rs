@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use super::ack::LateAcks;
 use super::budget::Budget;
 use super::carriers::Carriers;
 use super::ends::LAST_WORD;
@@ -78,6 +79,10 @@ pub(super) struct Session {
     pub(super) who: Who,
     /// What it may ask.
     pub(super) budget: Budget,
+    /// What its connection may send.
+    pub(super) frames: Arc<FrameBudget>,
+    /// Answers that did not fit into its queue.
+    pub(super) late: LateAcks,
     /// Its connection, where it began as a WebSocket.
     connection: Option<ConnectionHandle>,
     /// Where its connection is noted, if it began by polling and was upgraded.
@@ -122,6 +127,8 @@ impl Session {
             gone: CancellationToken::new(),
             who,
             budget,
+            frames,
+            late: LateAcks::default(),
             membership: Mutex::default(),
         }
     }
@@ -319,6 +326,7 @@ impl Session {
     pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
         self.gone.cancel();
         self.budget.free();
+        self.late.forget();
         self.carriers.forget(&self.socket);
         let mut membership = self.membership();
         membership.closed = true;

@@ -50,6 +50,10 @@ use crate::server::{ConnectionHandle, count_closed};
 const PACKETS: u32 = 4096;
 /// Maximum of packets in one POST of a session that has not joined.
 const PACKETS_BEFORE_JOINING: u32 = 16;
+/// Packets of a POST that are handed on at a time.
+const PART: usize = 128;
+/// Between two looks whether a client has taken some of its answers.
+const CATCHING_UP: Duration = Duration::from_millis(5);
 /// How long the packets of a POST may wait for their budget.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -294,9 +298,9 @@ impl Transport {
             return Err(Refusal::new(Code::Malformed, fault));
         }
         let mut paid = payload.packets <= max;
-        match budget {
+        match &budget {
             _ if !paid => {}
-            Some(budget) => paid = pay(&budget, payload.packets).await,
+            Some(budget) => paid = pay(budget, payload.packets).await,
             None => self.hub.limits.connect(address)?,
         }
         if !paid {
@@ -305,19 +309,44 @@ impl Transport {
             let fault = "Too many packets; the session was closed";
             return Err(Refusal::new(Code::RateLimited, fault));
         }
-        let body = if payload.leaves {
-            Payload::ending(body.to_vec()).into()
-        } else {
-            body
-        };
-        let mut request = Request::new(Body::from(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = parts.uri;
-        if let Some(kind) = parts.headers.get(CONTENT_TYPE) {
-            request.headers_mut().insert(CONTENT_TYPE, kind.clone());
+        // In parts, so that its answers can be fetched meanwhile.
+        let mut answer = None;
+        for part in payload.parts(&body, PART) {
+            if let Some(budget) = &budget
+                && !caught_up(budget).await
+            {
+                count_closed("flood");
+                self.engine.end(session).await;
+                let fault = "No answers were fetched; the session was closed";
+                return Err(Refusal::new(Code::RateLimited, fault));
+            }
+            let mut request = Request::new(Body::from(part));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = parts.uri.clone();
+            if let Some(kind) = parts.headers.get(CONTENT_TYPE) {
+                request.headers_mut().insert(CONTENT_TYPE, kind.clone());
+            }
+            let response = self.engine.answer(request).await;
+            let well = response.status().is_success();
+            answer = Some(response);
+            if !well {
+                break;
+            }
         }
-        Ok(self.engine.answer(request).await)
+        answer.ok_or_else(|| Refusal::new(Code::Malformed, "The payload is empty"))
     }
+}
+
+/// Waits until its client has taken enough of its answers. False where it does not.
+async fn caught_up(budget: &FrameBudget) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while budget.is_behind() {
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(CATCHING_UP).await;
+    }
+    true
 }
 
 /// Waits until the packets are within their budget. False where they are far beyond it.

@@ -9,6 +9,9 @@
 //!   history;
 //! - the change finds its row by the primary key alone: the other columns of `l` are first compared as they
 //!   were when the statement began, so a condition on them would miss a row that changed while it waited;
+//! - a change sets every column that the row's CHECK compares, and takes their values from `prev`: PostgreSQL checks
+//!   a tuple that it made of the statement's own snapshot first, and one column of an older row beside one of a newer
+//!   breaks the CHECK;
 //! - the result has the row before and the row after, so that a refusal can say who stands in the way.
 
 /// Applied migrations.
@@ -121,11 +124,14 @@ with blocked as materialized (
     select clock_timestamp() as now from (select count(*) from prev) as locked
 ), done as (
     update appointment_lock l set
-        version = l.version + 1,
+        version = p.version + 1,
         reason = 'renewed',
-        user_info = case when $4::jsonb is null then l.user_info
-            else l.user_info || jsonb_build_object('position', $4::jsonb) end,
-        expires_at = greatest(l.expires_at, at.now - make_interval(secs => $6) + make_interval(secs => $5))
+        user_id = p.user_id,
+        user_info = case when $4::jsonb is null then p.user_info
+            else p.user_info || jsonb_build_object('position', $4::jsonb) end,
+        session_id = p.session_id,
+        granted_at = p.granted_at,
+        expires_at = greatest(p.expires_at, at.now - make_interval(secs => $6) + make_interval(secs => $5))
     from prev p, at
     where l.tenant_id = p.tenant_id and l.appointment_id = p.appointment_id
         and p.user_id = $3 and p.expires_at > at.now
