@@ -50,9 +50,9 @@ files = find . \( -name .git -o -name .run -o -name target -o -name node_modules
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-13s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-14s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n%s\n' 'Variables:'
-	@printf '  $(BLUE)%-13s$(PLAIN) %s\n' \
+	@printf '  $(BLUE)%-14s$(PLAIN) %s\n' \
 		ARGS 'extra arguments for run, test-rust, e2e, bench, chaos, attack, logs and down' \
 		ATTACK_SECONDS 'how long each attack of `make attack` lasts (30)' \
 		FUZZ_SECONDS 'how long `make fuzz` gives each target (20)' \
