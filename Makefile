@@ -9,7 +9,8 @@ SHELL := bash
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench`, `make chaos`, `make logs` and `make down`.
+# Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench`, `make chaos`, `make attack`, `make logs` and
+# `make down`.
 ARGS ?=
 # How many replicas `make run` starts.
 REPLICAS ?= 2
@@ -17,6 +18,8 @@ REPLICAS ?= 2
 IMAGE_FLAGS ?=
 # How long `make chaos` breaks things.
 CHAOS_SECONDS ?= 120
+# How long each attack of `make attack` lasts.
+ATTACK_SECONDS ?= 30
 # How long `make fuzz` gives each of its targets.
 FUZZ_SECONDS ?= 20
 
@@ -41,16 +44,17 @@ export RUST_TEST_THREADS ?= 6
 # Every file of ours; not asked from git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
-.PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos openapi clean \
-	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos run-e2e run-api-fuzz \
+.PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos attack openapi clean \
+	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-api-fuzz \
 	image up down logs migrate check-compose check-image check-stack version check-version sbom chart checksums
 
 help: ## List the targets
 	@printf '%s\n\n' '$(BOLD)apptlock$(PLAIN): make TARGET [VARIABLE=value]'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-13s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  $(BLUE)%-14s$(PLAIN) %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n%s\n' 'Variables:'
-	@printf '  $(BLUE)%-13s$(PLAIN) %s\n' \
-		ARGS 'extra arguments for run, test-rust, e2e, bench, chaos, logs and down' \
+	@printf '  $(BLUE)%-14s$(PLAIN) %s\n' \
+		ARGS 'extra arguments for run, test-rust, e2e, bench, chaos, attack, logs and down' \
+		ATTACK_SECONDS 'how long each attack of `make attack` lasts (30)' \
 		FUZZ_SECONDS 'how long `make fuzz` gives each target (20)' \
 		REPLICAS 'how many replicas `make run` starts (2)' \
 		CHAOS_SECONDS 'how long `make chaos` breaks things (120)' \
@@ -92,11 +96,12 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, a short chaos, the chart, end to end, the API at random
+test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, end to end, the API at random
 	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
+	@$(MAKE) test-attack
 	@$(MAKE) check-deploy ARGS=
 	@$(MAKE) run-e2e ARGS=
 	@$(MAKE) run-api-fuzz
@@ -114,6 +119,12 @@ test-chaos: web
 	$(call say,Breaking things for 20 s while workers contend)
 	@cargo build $(LOCKED) --workspace --bins --tests
 	@target/debug/apptlock-load chaos --seconds 20 --binary target/debug/apptlock
+
+# After test-chaos, which builds the binaries. A debug build is slower: what is borne is more than in `make attack`.
+test-attack:
+	@scripts/need postgres redis openssl
+	$(call say,Attacking a replica for 3 s in each of six ways)
+	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 3 --p99 1000 --binary target/debug/apptlock
 
 test-web: web
 	$(call say,Running the tests of the web pages)
@@ -251,6 +262,12 @@ chaos: release ## Kill, pause and cut while workers contend, then check every re
 	@scripts/need rust cc postgres redis
 	$(call say,Building the load generator and breaking things for $(CHAOS_SECONDS) s)
 	@cargo run $(LOCKED) --release -p apptlock-load -- chaos --seconds $(CHAOS_SECONDS) $(ARGS)
+
+# Attackers and users open thousands of connections, each a file.
+attack: release ## Attack a replica while a well-behaved user measures itself, and print the table (ATTACK_SECONDS=30)
+	@scripts/need rust cc postgres redis openssl
+	$(call say,Building the load generator and attacking a replica for $(ATTACK_SECONDS) s in each of six ways)
+	@ulimit -n $$(ulimit -Hn) && cargo run $(LOCKED) --release -p apptlock-load -- attack --seconds $(ATTACK_SECONDS) $(ARGS)
 
 # What `make up` builds says which commit it is of.
 export APPTLOCK_REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)

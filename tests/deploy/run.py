@@ -33,8 +33,9 @@ GENERATORS = ("scripts/render-k8s", "scripts/chart-readme")
 def known_settings():
     """From the binary where it is built, else from its documentation."""
     if BINARY.exists():
-        done = run(BINARY, "serve", "--help")
-        found, source = settings_of_help(done.stdout), "apptlock serve --help"
+        found, source = set(), "apptlock serve --help, and migrate --help"
+        for command in ("serve", "migrate"):
+            found |= settings_of_help(run(BINARY, command, "--help").stdout)
     else:
         found, source = settings_of_document((ROOT / "docs" / "SETTINGS.md").read_text()), "docs/SETTINGS.md"
     # Fewer would mean that the list was not understood.

@@ -165,8 +165,8 @@ name would be refused by a server-side apply.
 {{- end }}
 
 {{/*
-What `apptlock migrate` takes: the database and the log. Takes the context and the name of the chart's own secret, which for
-the hook is another one.
+What `apptlock migrate` takes: the database, how long to wait for it, and the log. Takes the context and the name of the
+chart's own secret, which for the hook is another one.
 */}}
 {{- define "apptlock.migrateEnv" -}}
 {{- $ := index . 0 }}
@@ -180,6 +180,8 @@ the hook is another one.
 {{- else if $.Values.database.url }}
 {{ include "apptlock.fromSecret" (list "DATABASE_URL" $secret "DATABASE_URL") }}
 {{- end }}
+- name: MIGRATE_TIMEOUT
+  value: {{ $.Values.migrations.timeout | quote }}
 - name: LOG_FORMAT
   value: {{ $.Values.config.log.format | quote }}
 - name: RUST_LOG
