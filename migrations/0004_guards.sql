@@ -8,15 +8,16 @@
 do $migration$
 declare
     here     text;
-    grantees text[];
-    name     text;
+    grants   text[];
+    line     text;
 begin
     select n.nspname into strict here
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.oid = 'appointment_lock'::regclass;
 
     -- Who was allowed to call it stays allowed, where that was narrowed.
-    select array_agg(case when a.grantee = 0 then 'public' else quote_ident(a.grantee::regrole::text) end) into grantees
+    select array_agg(case when a.grantee = 0 then 'public' else a.grantee::regrole::text end
+        || case when a.is_grantable then ' with grant option' else '' end) into grants
     from pg_proc p, aclexplode(p.proacl) a
     where p.oid = format('%I.apptlock_assert_lease(text, bigint, text)', here)::regprocedure
         and a.privilege_type = 'EXECUTE';
@@ -58,10 +59,10 @@ begin
         $function$
     $create$, here);
 
-    if grantees is not null then
+    if grants is not null then
         execute format('revoke all on function %I.apptlock_assert_lease(text, bigint, text, text) from public', here);
-        foreach name in array grantees loop
-            execute format('grant execute on function %I.apptlock_assert_lease(text, bigint, text, text) to %s', here, name);
+        foreach line in array grants loop
+            execute format('grant execute on function %I.apptlock_assert_lease(text, bigint, text, text) to %s', here, line);
         end loop;
     end if;
 

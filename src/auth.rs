@@ -202,18 +202,28 @@ fn not_admin(user: &UserId) -> Refusal {
     Refusal::new(Code::NotAdmin, format!("{user} is not an admin"))
 }
 
-/// How others see an admin who takes a lease: as the request says, else by the id, else by the role, since
-/// an id may be blank and a name may not.
+/// How others see an admin who takes a lease: as the request says, else by the id.
 #[must_use]
 pub fn seen_as(admin: &Admin) -> UserInfo {
-    admin.admin_info.clone().unwrap_or_else(|| UserInfo {
-        name: Name::new(admin.admin_id.as_str())
-            .ok()
+    let shown = || shown_by_id(&admin.admin_id);
+    let mut shown = admin.admin_info.clone().unwrap_or_else(shown);
+    if admin.admin_info.is_none() && Name::new(admin.admin_id.as_str()).is_err() {
+        shown.name = Name::admin();
+    }
+    shown
+}
+
+/// How others see somebody who says no name: by the id, where that can be read as one.
+#[must_use]
+pub fn shown_by_id(user: &UserId) -> UserInfo {
+    let name = Name::new(user.as_str()).ok();
+    UserInfo {
+        name: name
             .filter(|name| name.shows_as_written().is_ok())
-            .unwrap_or_else(Name::admin),
+            .unwrap_or_else(Name::nobody),
         email: Email::default(),
         position: None,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -57,8 +57,8 @@ pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One replica's end of the bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Sends a message, a JSON object that is not empty, to every replica that wants the room, this one too where the carrier echoes. The span that is
-    /// current lasts until the message has gone out.
+    /// Sends a message, a JSON object that is not empty, to every replica that wants the room, this one too where the
+    /// carrier echoes. The span that is current lasts until the message has gone out.
     fn publish(&self, room: &RoomId, message: Bytes);
 
     /// Wants a room. Repeating it does no harm.

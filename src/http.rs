@@ -201,18 +201,27 @@ pub async fn safe_headers(mut response: Response) -> Response {
     response
 }
 
-/// The layer that answers for browsers whether a page of another origin may ask.
+/// The layer that answers for browsers whether a page of another origin may ask. Where origins are written out their
+/// pages may send cookies: this service has none, but a balancer's cookie leads a polling session to its replica.
 pub fn cors(origins: &Origins) -> CorsLayer {
-    let allowed = match origins {
-        Origins::All => AllowOrigin::any(),
-        Origins::These(origins) => AllowOrigin::list(
-            origins
+    let layer = CorsLayer::new();
+    let layer = match origins {
+        Origins::All => layer.allow_origin(AllowOrigin::any()),
+        Origins::These(origins) => {
+            let listed = origins
                 .iter()
-                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
-        ),
+                .filter_map(|origin| HeaderValue::from_str(origin).ok());
+            layer
+                .allow_origin(AllowOrigin::list(listed))
+                .allow_credentials(true)
+        }
+        Origins::ThisMachine => layer
+            .allow_origin(AllowOrigin::predicate(|origin, _| {
+                origin.to_str().is_ok_and(Origins::is_this_machine)
+            }))
+            .allow_credentials(true),
     };
-    CorsLayer::new()
-        .allow_origin(allowed)
+    layer
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, X_REQUEST_ID])
         .expose_headers([

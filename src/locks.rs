@@ -129,11 +129,15 @@ impl Locks {
             "acquire",
             |locks| async move {
                 locks.within_quota(&room, &person.user_id).await?;
-                let _turn = locks.turn(&room).await?;
+                let turn = locks.turn_or_loss(&room, &person.user_id).await?;
                 let taken = locks
                     .store
                     .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
                     .await?;
+                turn.decided(match &taken {
+                    Ok(acquired) => &acquired.state,
+                    Err(Refused(state)) => state,
+                });
                 match taken {
                     Ok(acquired) => {
                         let new =
@@ -278,21 +282,31 @@ impl Locks {
         .await
     }
 
-    /// Whether the lease with that token is in force, for a back end about to save.
+    /// Whether the lease with that token is in force, and that user's where one is named, for a back end about to
+    /// save.
     ///
     /// # Errors
-    /// [`LockError::StaleToken`], or the store's.
-    pub async fn verify(&self, room: &RoomId, token: i64) -> Result<LockState, LockError> {
+    /// [`LockError::StaleToken`], [`LockError::NotHolder`], or the store's.
+    pub async fn verify(
+        &self,
+        room: &RoomId,
+        token: i64,
+        user: Option<&UserId>,
+    ) -> Result<LockState, LockError> {
         let since = Instant::now();
         let read = self.0.store.status(room).await;
-        let outcome = read.map_err(LockError::from).and_then(|state| {
-            let mut live = state.live().into_iter();
-            if live.any(|lease| lease.fencing_token == token) {
-                Ok(state)
-            } else {
-                Err(LockError::StaleToken(state.into()))
-            }
-        });
+        let outcome = read
+            .map_err(LockError::from)
+            .and_then(|state| match state.live() {
+                Some(lease) if lease.fencing_token == token => {
+                    if user.is_none_or(|user| *user == lease.user_id) {
+                        Ok(state)
+                    } else {
+                        Err(LockError::NotHolder(state.into()))
+                    }
+                }
+                _ => Err(LockError::StaleToken(state.into())),
+            });
         count("verify", since, &outcome);
         outcome
     }
@@ -333,6 +347,29 @@ impl Locks {
 }
 
 impl Shared {
+    /// The turn of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has lost, and
+    /// one decision answers all of them.
+    async fn turn_or_loss<'a>(
+        &'a self,
+        room: &'a RoomId,
+        user: &UserId,
+    ) -> Result<queue::Turn<'a>, LockError> {
+        let lost = |state: &LockState| state.live().is_some_and(|it| it.user_id != *user);
+        match self.queues.turn_unless(room, lost).await {
+            queue::Waited::Turn(turn) => Ok(turn),
+            queue::Waited::Decided(state) => Err(LockError::Held(state.into())),
+            queue::Waited::InVain => {
+                metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
+                // A look waits for nobody.
+                let state = self.store.status(room).await?;
+                Err(match lost(&state) {
+                    true => LockError::Held(state.into()),
+                    false => LockError::Queued,
+                })
+            }
+        }
+    }
+
     async fn turn<'a>(&'a self, room: &'a RoomId) -> Result<queue::Turn<'a>, LockError> {
         self.queues.turn(room).await.ok_or_else(|| {
             metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);

@@ -15,7 +15,7 @@ use apptlock::app::{App, StartError};
 use apptlock::auth::Auth;
 use apptlock::bus::memory::Hub as MemoryHub;
 use apptlock::config::{
-    BadSetting, Config, DatabaseArgs, LogArgs, ServeArgs, new_name, settings, wait_limit,
+    BadSetting, Config, DatabaseArgs, LogArgs, Origins, ServeArgs, new_name, settings, wait_limit,
 };
 use apptlock::limits::Hosts;
 use apptlock::secret::Secret;
@@ -35,6 +35,16 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What is different in `dev`: it stays on this machine, and whoever tries things out is not slowed down.
+const DEV_DEFAULTS: [(&str, &str); 6] = [
+    ("listen_addr", "127.0.0.1:3000"),
+    ("management_addr", "127.0.0.1:9090"),
+    ("auth_mode", "trusted"),
+    ("rate_limit_per_second", "0"),
+    ("drain_delay", "0s"),
+    ("drain_time", "0s"),
+];
 
 /// How long `migrate` waits for PostgreSQL: as an init container it is often there first.
 const MIGRATE_TIMEOUT: &str = "5m";
@@ -161,7 +171,16 @@ fn cli() -> Result<Cli, ExitCode> {
         let _ = writeln!(help, "  {variable:<25} {text}{default}");
     }
     help.push_str("\n`apptlock serve --help` explains each of them.");
-    let matches = Cli::command().after_help(help).get_matches();
+    let command = Cli::command().after_help(help);
+    // dev has defaults of its own, and its help says so.
+    let command = command.mut_subcommand("dev", |dev| {
+        DEV_DEFAULTS
+            .into_iter()
+            .fold(dev, |dev, (option, default)| {
+                dev.mut_arg(option, |arg| arg.default_value(default))
+            })
+    });
+    let matches = command.get_matches();
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| {
         let _ = error.print();
         ExitCode::from(2)
@@ -207,7 +226,8 @@ async fn run(command: Command) -> Result<(), Failure> {
             let limit = wait_limit(&migrate_timeout)?;
             let store = Store::new(&database.check()?)?;
             let waiting = |error: &_| {
-                eprintln!("{error}; waiting for it, at most {migrate_timeout} (MIGRATE_TIMEOUT)");
+                let limit = humantime::format_duration(limit);
+                eprintln!("{error}; waiting for it, at most {limit} (MIGRATE_TIMEOUT)");
             };
             store.wait(limit, waiting).await?;
             let done = store.migrate().await?;
@@ -306,9 +326,15 @@ async fn develop(mut args: DevArgs) -> Result<(), Failure> {
     }
     let config = args.serve.check()?;
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let own = own.ok().map(|name| name.trim().to_owned());
+    let own = own.ok().or_else(|| std::env::var("HOSTNAME").ok());
+    let own = own.map(|name| name.trim().to_owned());
     let config = Config {
         demo: true,
+        origins: match config.origins {
+            // An app that is being written runs on another port of this machine.
+            Origins::These(listed) if listed.is_empty() => Origins::ThisMachine,
+            chosen => chosen,
+        },
         hosts: config
             .hosts
             .or_else(|| Some(Hosts::of_this_machine(own.as_deref()))),
@@ -379,10 +405,11 @@ fn welcome(apps: &[App], postgres: Option<&dev::Server>, redis: Option<&dev::Ser
             text.to_owned()
         }
     };
-    println!(
-        "\n{}",
-        bold("apptlock is up. Everything here is thrown away when it stops (Ctrl-C).")
-    );
+    let kept = match postgres {
+        Some(_) => "apptlock is up. Everything here is thrown away when it stops (Ctrl-C).",
+        None => "apptlock is up, on your own database, which keeps its data. Ctrl-C stops it.",
+    };
+    println!("\n{}", bold(kept));
     for (n, app) in apps.iter().enumerate() {
         println!(
             "  replica {}   http://{}   metrics and probes http://{}",

@@ -14,6 +14,7 @@
 
 mod peers;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -241,11 +242,15 @@ impl Replication {
     pub async fn pass(&self, no_hurry: bool) -> Result<(), StoreError> {
         let seen = self.rooms.seen_versions();
         for chunk in seen.chunks(CHUNK) {
+            let mut ahead = None;
             for state in self.store.differing(chunk).await? {
                 match self.rooms.observe(&Change::from(state.clone())) {
                     Outcome::Shown => metrics::counter!(telemetry::REPAIRS).increment(1),
                     // The room was ahead before PostgreSQL was asked: what it saw is not there any more.
-                    Outcome::Stale => self.reset(chunk, state),
+                    Outcome::Stale => {
+                        let seen = ahead.get_or_insert_with(|| chunk.iter().cloned().collect());
+                        self.reset(seen, &state);
+                    }
                     Outcome::NoRoom | Outcome::Full => {}
                 }
             }
@@ -257,12 +262,12 @@ impl Replication {
     }
 
     /// Puts a room that is ahead of PostgreSQL back to what is there.
-    fn reset(&self, seen: &[(RoomId, i64)], state: LockState) {
-        let before = seen.iter().find(|(room, _)| *room == state.room);
-        let Some((_, ahead)) = before.filter(|(_, version)| *version > state.version) else {
+    fn reset(&self, seen: &HashMap<RoomId, i64>, state: &LockState) {
+        let before = seen.get(&state.room).copied();
+        let Some(ahead) = before.filter(|version| *version > state.version) else {
             return;
         };
-        if self.rooms.reset(&state, *ahead) {
+        if self.rooms.reset(state, ahead) {
             metrics::counter!(telemetry::RESETS).increment(1);
             if let Some(hidden) = RESET.speak() {
                 let (appointment, version) = (&state.room.appointment, state.version);

@@ -16,6 +16,7 @@
 mod limit;
 mod refuse;
 mod stream;
+mod unread;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, EXPECT};
 use axum::http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -44,6 +45,7 @@ pub use limit::{ConnectionLimit, count_closed, raise_file_limit};
 use refuse::Refuser;
 use stream::ConnectionStream;
 pub use stream::{ConnectionHandle, WeakHandle};
+use unread::Unread;
 
 /// How long a client may take for the head of a request, the wait for it on an open connection included.
 /// Longer than balancers keep idle connections, so that it is they who close them, and never in the moment in
@@ -101,8 +103,7 @@ pub fn serve(
                     Ok(permit) => {
                         let stream = ConnectionStream::new(stream, permit);
                         let (router, shutdown) = (router.clone(), shutdown.clone());
-                        let silence = limit.silence();
-                        connections.spawn(answer(stream, peer, router, silence, shutdown));
+                        connections.spawn(answer(stream, peer, router, limit.clone(), shutdown));
                     }
                     Err(full) => {
                         if let Some(hidden) = FULL.speak() {
@@ -124,7 +125,7 @@ pub fn serve(
         for (stream, peer) in still_waiting(listener) {
             let stream = ConnectionStream::new(stream, limit.admit_over());
             let (router, shutdown) = (router.clone(), shutdown.clone());
-            connections.spawn(answer(stream, peer, router, limit.silence(), shutdown));
+            connections.spawn(answer(stream, peer, router, limit.clone(), shutdown));
         }
         connections.close();
         connections.wait().await;
@@ -158,7 +159,7 @@ async fn answer(
     stream: ConnectionStream,
     peer: SocketAddr,
     router: Router,
-    silence: Duration,
+    limit: ConnectionLimit,
     shutdown: Shutdown,
 ) {
     let handle = stream.handle();
@@ -167,7 +168,8 @@ async fn answer(
     let service = service_fn(|request: hyper::Request<Incoming>| {
         asked.cancel();
         handle.begin();
-        let mut request = request.map(Body::new);
+        let expects = request.headers().contains_key(EXPECT);
+        let mut request = request.map(|body| Body::new(Unread::new(body, expects)));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(handle.clone());
         let answered = router.clone().call(request);
@@ -193,7 +195,7 @@ async fn answer(
         .with_upgrades();
     tokio::pin!(connection);
     let silent = async {
-        if timeout(silence, asked.cancelled()).await.is_ok() {
+        if timeout(limit.silence(), asked.cancelled()).await.is_ok() {
             std::future::pending().await
         }
     };
@@ -205,7 +207,7 @@ async fn answer(
     let done = tokio::select! {
         done = &mut connection => Some(done),
         () = silent => {
-            count_closed("silent");
+            limit.count("silent");
             None
         }
         () = last => {

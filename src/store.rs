@@ -122,7 +122,7 @@ impl StoreError {
             code.as_deref() == Some("57014")
                 && postgres
                     .and_then(|fault| fault.r#where())
-                    .is_some_and(|context| context.contains("\"appointment_lock\""))
+                    .is_some_and(|context| context.contains("appointment_lock"))
         });
         if waited_for_row {
             metrics::counter!(telemetry::ROWS_HELD, "where" => "postgres").increment(1);

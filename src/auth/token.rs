@@ -95,6 +95,7 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(refused("demands extensions that are not known"));
         }
+        limits.may_fail(address)?;
         // Taken before the key: a key of an older set is never kept as one of a newer.
         let generation = self.keys.generation();
         let key = match &self.keys {
@@ -103,7 +104,10 @@ impl Tokens {
                 set.key(header.kid.as_deref())
                     .await
                     .map_err(|fault| match fault {
-                        NoKey::Unknown => refused("is signed with a key that is not known"),
+                        NoKey::Unknown => {
+                            limits.failed(address);
+                            refused("is signed with a key that is not known")
+                        }
                         NoKey::Away => Refusal::new(
                             Code::Unavailable,
                             "The keys that tokens are checked with are not available; try again shortly",
@@ -111,7 +115,6 @@ impl Tokens {
                     })?
             }
         };
-        limits.may_fail(address)?;
         let read = self.check(token, &key);
         let read = read.and_then(|claims| self.principal(&claims));
         match (&read, generation) {

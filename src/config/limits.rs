@@ -108,11 +108,26 @@ pub struct LimitArgs {
 pub enum Origins {
     /// These, besides this service's own.
     These(Vec<String>),
+    /// Those of this machine, on whatever port: for development.
+    ThisMachine,
     /// All.
     All,
 }
 
 impl Origins {
+    /// Whether that origin is a page of this machine.
+    #[must_use]
+    pub fn is_this_machine(origin: &str) -> bool {
+        let host = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
+        let name = host.and_then(|host| match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(name),
+            _ => Some(host),
+        });
+        matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
+    }
+
     /// Whether a page of that origin may, which a browser names. `host` is whom the request was sent to.
     #[must_use]
     pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
@@ -124,6 +139,7 @@ impl Origins {
         };
         match self {
             Self::All => true,
+            Self::ThisMachine => Self::is_this_machine(origin) || own(),
             Self::These(origins) => origins.iter().any(|allowed| allowed == origin) || own(),
         }
     }
@@ -287,6 +303,16 @@ mod tests {
         assert!(!some.allow("null", None));
         assert!(!some.allow("https://app.example.com.evil.example", None));
         assert!(Origins::parse("*").unwrap().allow("null", None));
+        for (origin, ours) in [
+            ("http://localhost:5173", true),
+            ("http://127.0.0.1", true),
+            ("https://[::1]:8443", true),
+            ("http://localhost.evil.example", false),
+            ("http://localhost:1@evil.example", false),
+            ("null", false),
+        ] {
+            assert_eq!(Origins::ThisMachine.allow(origin, None), ours, "{origin}");
+        }
         for bad in [
             "*,https://a",
             "app.example.com",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::middleware::Next;
@@ -281,6 +281,22 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
     if !json && !untyped {
         return Err(unsupported().into());
     }
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Refusal::new(
+            Code::UnsupportedMediaType,
+            "The body must not be encoded: leave Content-Encoding out",
+        )
+        .into());
+    }
+    if !is_utf8(request.headers()) {
+        return Err(Refusal::new(
+            Code::UnsupportedMediaType,
+            "The body must be UTF-8: leave the charset of Content-Type out",
+        )
+        .into());
+    }
     let bytes = Bytes::from_request(request, state)
         .await
         .map_err(|rejection| {
@@ -318,6 +334,18 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
             .trim()
             .to_ascii_lowercase(),
     )
+}
+
+/// Whether the charset, where one is named, is UTF-8.
+fn is_utf8(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+    text.split(';').skip(1).all(|part| {
+        let charset = part.trim().strip_prefix("charset=");
+        charset.is_none_or(|name| matches!(name.trim_matches('"').trim(), "utf-8" | "utf8"))
+    })
 }
 
 fn is_json(kind: &str) -> bool {

@@ -253,6 +253,7 @@ pub(super) async fn update_position(
     responses(
         (status = 200, description = "Still that lease", body = LockAnswer),
         (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
+        (status = 403, description = "NOT_HOLDER: the lease is not that user's; do not save", body = Answer),
         (status = 409, description = "STALE_TOKEN: do not save", body = Answer),
         (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
         (status = 413, description = "The body is too large", body = Answer),
@@ -268,6 +269,9 @@ pub(super) async fn verify(
     Of(room): Of,
     JsonBody(body): JsonBody<VerifyBody>,
 ) -> Answered {
-    let state = web.locks.verify(&room, body.fencing_token).await?;
+    let state = web
+        .locks
+        .verify(&room, body.fencing_token, body.user_id.as_ref())
+        .await?;
     Ok(Json(LockAnswer::new("The lease is in force", &state)))
 }

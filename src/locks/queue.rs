@@ -1,26 +1,35 @@
 //! Who waits for whose row. Owns that one appointment whose row is held, by a back end's saving transaction for
 //! example, cannot take all of a replica's connections: of each appointment only a few statements are under way
-//! at a time, and the others wait here, where waiting costs nothing.
+//! at a time, and the others wait here, where waiting costs nothing. And that a crowd which wants one lock is answered
+//! by one decision: whoever waits while another one gets it has lost.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::domain::ids::RoomId;
+use crate::domain::lease::LockState;
 
 /// Statements of one appointment that are under way at a time.
 const AT_A_TIME: usize = 3;
 /// How long one waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The queue of one appointment.
+struct Queue {
+    permits: Arc<Semaphore>,
+    /// What the last acquire came to.
+    decided: watch::Sender<Option<LockState>>,
+}
+
 /// The queues of all appointments that have one.
 #[derive(Default)]
 pub(super) struct Queues {
     /// A std mutex: held for a look-up, never across an await.
-    rooms: Mutex<HashMap<RoomId, Arc<Semaphore>>>,
+    rooms: Mutex<HashMap<RoomId, Arc<Queue>>>,
     waiting: AtomicUsize,
 }
 
@@ -44,11 +53,33 @@ impl Drop for Waiting<'_> {
 pub(super) struct Turn<'a> {
     queues: &'a Queues,
     room: &'a RoomId,
+    queue: Option<Arc<Queue>>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
+/// What waiting came to.
+pub(super) enum Waited<'a> {
+    /// It is one's turn.
+    Turn(Turn<'a>),
+    /// Another one's acquire was decided meanwhile, so that there is nothing to wait for.
+    Decided(LockState),
+    /// The turn did not come in time.
+    InVain,
+}
+
+impl Turn<'_> {
+    /// Tells all who wait what an acquire came to.
+    pub(super) fn decided(&self, state: &LockState) {
+        if let Some(queue) = &self.queue
+            && queue.decided.receiver_count() > 0
+        {
+            queue.decided.send_replace(Some(state.clone()));
+        }
+    }
+}
+
 impl Queues {
-    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Arc<Semaphore>>> {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Arc<Queue>>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,22 +90,69 @@ impl Queues {
 
     /// Waits for the turn; `None` where it did not come in time.
     pub(super) async fn turn<'a>(&'a self, room: &'a RoomId) -> Option<Turn<'a>> {
+        match self.turn_unless(room, |_| false).await {
+            Waited::Turn(turn) => Some(turn),
+            Waited::Decided(_) | Waited::InVain => None,
+        }
+    }
+
+    /// Waits for the turn, unless an acquire is decided meanwhile so that `enough` says there is nothing to wait for.
+    pub(super) async fn turn_unless<'a>(
+        &'a self,
+        room: &'a RoomId,
+        enough: impl Fn(&LockState) -> bool,
+    ) -> Waited<'a> {
         let queue = self
             .rooms()
             .entry(room.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME)))
+            .or_insert_with(|| {
+                Arc::new(Queue {
+                    permits: Arc::new(Semaphore::new(AT_A_TIME)),
+                    decided: watch::Sender::new(None),
+                })
+            })
             .clone();
         let mut turn = Turn {
             queues: self,
             room,
+            queue: Some(queue.clone()),
             permit: None,
         };
-        let waiting = Waiting::begin(&self.waiting);
-        let waited = tokio::time::timeout(PATIENCE, queue.acquire_owned()).await;
-        drop(waiting);
-        // The semaphore is never closed.
-        turn.permit = Some(waited.ok()?.ok()?);
-        Some(turn)
+        if let Ok(permit) = queue.permits.clone().try_acquire_owned() {
+            turn.permit = Some(permit);
+            return Waited::Turn(turn);
+        }
+        let _waiting = Waiting::begin(&self.waiting);
+        // What is decided from now on: what was before may be no more.
+        let mut news = queue.decided.subscribe();
+        let permits = queue.permits.clone();
+        drop(queue);
+        let decided = async {
+            loop {
+                if news.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                let state = news.borrow_and_update().clone();
+                if let Some(state) = state.filter(&enough) {
+                    return state;
+                }
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, async {
+            tokio::select! {
+                permit = permits.acquire_owned() => Ok(permit),
+                state = decided => Err(state),
+            }
+        });
+        match waited.await {
+            Ok(Ok(Ok(permit))) => {
+                turn.permit = Some(permit);
+                Waited::Turn(turn)
+            }
+            Ok(Err(state)) => Waited::Decided(state),
+            // The semaphore is never closed.
+            Ok(Ok(Err(_))) | Err(_) => Waited::InVain,
+        }
     }
 }
 
@@ -82,6 +160,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut rooms = self.queues.rooms();
         drop(self.permit.take());
+        drop(self.queue.take());
         // The map's own, and nobody's else: whoever waits holds one.
         if rooms
             .get(self.room)

@@ -26,6 +26,20 @@ pub enum InvalidInput {
     },
 }
 
+impl InvalidInput {
+    /// The same of something else than a body: the payload of an event, or a handshake's `auth`.
+    #[must_use]
+    pub fn of_a(self, whole: &str) -> Self {
+        match self {
+            Self::Invalid { field, fault } if field == "body" => Self::Invalid {
+                field: whole.into(),
+                fault,
+            },
+            other => other,
+        }
+    }
+}
+
 impl From<InvalidInput> for Refusal {
     fn from(input: InvalidInput) -> Self {
         let code = match input {

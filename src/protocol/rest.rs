@@ -152,6 +152,9 @@ pub struct VerifyBody {
     /// The token that came with the lease.
     #[serde(deserialize_with = "whole")]
     pub fencing_token: i64,
+    /// The user who saves: must be the lease's holder.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    pub user_id: Option<UserId>,
 }
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(

@@ -55,6 +55,8 @@ struct Shared {
     max_per_address: usize,
     silence: Duration,
     proxies: Proxies,
+    /// Whether what is closed is counted: only of clients.
+    counted: bool,
     /// A std mutex: held for a few look-ups, never across an await.
     table: Mutex<Table>,
 }
@@ -174,7 +176,7 @@ impl ConnectionLimit {
     #[must_use]
     pub fn of_watchers() -> Self {
         let none = Proxies::default();
-        Self::new(WATCHERS, WATCHERS, Duration::from_secs(5), none)
+        Self::with(WATCHERS, WATCHERS, Duration::from_secs(5), none, false)
     }
 
     pub(super) fn new(
@@ -183,17 +185,35 @@ impl ConnectionLimit {
         silence: Duration,
         proxies: Proxies,
     ) -> Self {
+        Self::with(max, max_per_address, silence, proxies, true)
+    }
+
+    fn with(
+        max: usize,
+        max_per_address: usize,
+        silence: Duration,
+        proxies: Proxies,
+        counted: bool,
+    ) -> Self {
         Self(Arc::new(Shared {
             max,
             max_per_address,
             silence,
             proxies,
+            counted,
             table: Mutex::default(),
         }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a connection that was closed or refused here.
+    pub(super) fn count(&self, reason: &'static str) {
+        if self.0.counted {
+            count_closed(reason);
+        }
     }
 
     /// How long a connection may stay without having asked anything.
@@ -250,11 +270,11 @@ impl ConnectionLimit {
         };
         drop(table);
         for handle in evicted {
-            count_closed("idle");
+            self.count("idle");
             handle.abort();
         }
         if let Err(full) = admitted {
-            count_closed(match full {
+            self.count(match full {
                 Full::Replica => "full",
                 Full::Address => "address",
             });

@@ -69,6 +69,11 @@ impl ConnectionHandle {
         self.0.aborted.is_cancelled()
     }
 
+    /// Resolves when it was ended, or has ended.
+    pub fn aborted(&self) -> WaitForCancellationFutureOwned {
+        self.0.aborted.clone().cancelled_owned()
+    }
+
     /// It carries a socket with an identity of its own, and no longer counts for its address.
     pub fn leave_address(&self) {
         if let Some(permit) = &self.0.permit {

@@ -38,7 +38,7 @@ pub(super) struct Ack {
     socket: Arc<Socket<LocalAdapter>>,
     id: Option<i64>,
     /// Counts while the event is not answered.
-    pending: Option<Pending>,
+    _pending: Option<Pending>,
 }
 
 impl FromMessageParts<LocalAdapter> for Ack {
@@ -53,7 +53,7 @@ impl FromMessageParts<LocalAdapter> for Ack {
         Ok(Self {
             socket: socket.clone(),
             id: *id,
-            pending: session.map(|session| session.frames.begin()),
+            _pending: session.map(|session| session.frames.begin()),
         })
     }
 }

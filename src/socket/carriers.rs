@@ -29,14 +29,26 @@ impl Carriers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether that session goes on on a connection already: a second one would hide the first.
+    pub(super) fn is_upgraded(&self, name: &str) -> bool {
+        self.connection(name).is_some_and(|it| !it.is_aborted())
+    }
+
     /// That session goes on on this connection. Returns its budget: the one that it has joined with, else `new`.
+    /// `None` where it goes on on another one.
     pub(super) fn upgrade(
         &self,
         name: &str,
         connection: &ConnectionHandle,
         new: Arc<FrameBudget>,
-    ) -> Arc<FrameBudget> {
+    ) -> Option<Arc<FrameBudget>> {
         let mut all = self.all();
+        let before = all
+            .get(name)
+            .and_then(|it| it.connection.as_ref()?.upgrade());
+        if before.is_some_and(|it| !it.is_aborted()) {
+            return None;
+        }
         if all.len() >= FORGET && all.len() == all.capacity() {
             let there = |it: &WeakHandle| it.upgrade().is_some_and(|it| !it.is_aborted());
             all.retain(|_, it| it.joined || it.connection.as_ref().is_some_and(there));
@@ -50,7 +62,7 @@ impl Carriers {
         if carrier.joined {
             connection.leave_address();
         }
-        carrier.budget.clone()
+        Some(carrier.budget.clone())
     }
 
     /// That session joins. Returns its budget: that of the connection which it was upgraded to, else `new`.
@@ -103,11 +115,13 @@ mod tests {
         let carriers = Carriers::default();
         let connection = ConnectionHandle::default();
         let first = carriers.join("a", budget());
-        assert!(Arc::ptr_eq(
-            &first,
-            &carriers.upgrade("a", &connection, budget())
-        ));
-        let first = carriers.upgrade("b", &connection, budget());
+        let upgraded = carriers.upgrade("a", &connection, budget()).unwrap();
+        assert!(Arc::ptr_eq(&first, &upgraded));
+        let second = ConnectionHandle::default();
+        assert!(carriers.upgrade("a", &second, budget()).is_none());
+        connection.abort();
+        assert!(carriers.upgrade("a", &second, budget()).is_some());
+        let first = carriers.upgrade("b", &second, budget()).unwrap();
         assert!(carriers.budget("b").is_none(), "not joined yet");
         assert!(Arc::ptr_eq(&first, &carriers.join("b", budget())));
         assert!(Arc::ptr_eq(&first, &carriers.budget("b").unwrap()));

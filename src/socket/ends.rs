@@ -14,7 +14,7 @@ use tracing::warn;
 use super::Hub;
 use super::session::Session;
 use crate::protocol::{Restarting, TokenExpired};
-use crate::server::{ConnectionHandle, count_closed};
+use crate::server::count_closed;
 
 /// Between two sockets that are closed at a stop, at most: a few need not take long.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
@@ -44,29 +44,22 @@ pub(super) async fn close_when_it_runs_out(
     let Some(session) = socket.extensions.get::<Arc<Session>>() else {
         return;
     };
-    let connection = session.connection();
     let _ = socket.disconnect();
-    match connection {
-        Some(connection) => {
-            tokio::time::sleep(LAST_WORD).await;
-            connection.abort();
-        }
-        None => session.hang_up(),
-    }
+    tokio::time::sleep(LAST_WORD).await;
+    session.hang_up();
 }
 
 /// A socket that left the only namespace there is has nothing more to do here: its client closes the connection, or
-/// it is closed. Else it would be past every limit of sockets, and past its token's end. A session that polls ends
-/// with the packet itself.
-pub(super) async fn end_when_it_left(connection: Option<ConnectionHandle>) {
-    let Some(connection) = connection else {
-        return;
-    };
-    tokio::time::sleep(LEAVING).await;
-    if !connection.is_aborted() {
-        count_closed("left");
-        connection.abort();
+/// it is closed. Else it would be past every limit of sockets, and past its token's end.
+pub(super) async fn end_when_it_left(session: Arc<Session>) {
+    let connection = session.connection();
+    if connection.is_some() {
+        tokio::time::sleep(LEAVING).await;
     }
+    if connection.is_some_and(|connection| !connection.is_aborted()) {
+        count_closed("left");
+    }
+    session.hang_up();
 }
 
 /// Tells every socket that this replica goes and closes it, one after the other over at most that time: so

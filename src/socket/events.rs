@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::Hub;
 use super::ack::Ack;
 use super::session::{Entry, Session};
+use crate::auth::shown_by_id;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::http;
@@ -95,7 +96,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
 fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Result<T, Refusal> {
     from_value(data.unwrap_or(Value::Null)).map_err(|fault| {
         metrics::counter!(telemetry::BAD_PAYLOADS, "event" => event).increment(1);
-        fault.into()
+        fault.of_a("payload").into()
     })
 }
 
@@ -242,6 +243,14 @@ fn cursor_position(
             known.clone()
         }
         (None, Some(known)) => known.clone(),
+        // As an admin who takes over is shown: by the id.
+        (Some(named), _) if session.who.principal.identity.is_none() && user_info.is_none() => {
+            let user_info = shown_by_id(&named);
+            Person {
+                user_id: named,
+                user_info,
+            }
+        }
         (named, _) => session
             .who
             .principal

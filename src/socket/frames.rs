@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 use crate::limits::{FrameBudget, Verdict};
 use crate::server::{ConnectionHandle, count_closed};
@@ -105,7 +105,7 @@ pub(super) struct Frames<S> {
     connection: Option<ConnectionHandle>,
     /// Frames that were handed on and are not paid for.
     owed: u32,
-    waiting: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     ended: bool,
 }
 
@@ -134,27 +134,54 @@ impl<S> Frames<S> {
         }
     }
 
-    /// Waits until what is owed is paid.
+    /// Waits so long, or until the connection is ended.
+    fn wait(&mut self, time: Duration) {
+        let aborted = self.connection.as_ref().map(ConnectionHandle::aborted);
+        self.waiting = Some(Box::pin(async move {
+            match aborted {
+                Some(aborted) => tokio::select! {
+                    () = sleep(time) => {}
+                    () = aborted => {}
+                },
+                None => sleep(time).await,
+            }
+        }));
+    }
+
+    /// Ready when nothing is waited for; `true` where something was.
+    fn waited(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(waiting) = &mut self.waiting else {
+            return Poll::Ready(false);
+        };
+        ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        self.ended |= self
+            .connection
+            .as_ref()
+            .is_some_and(ConnectionHandle::is_aborted);
+        Poll::Ready(true)
+    }
+
+    /// Waits until what is owed is paid, and enough of what was asked is answered.
     fn pay(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.owed > 0 {
-            let again = match &mut self.waiting {
-                Some(waiting) => {
-                    ready!(waiting.as_mut().poll(cx));
-                    self.waiting = None;
-                    true
+        loop {
+            let again = ready!(self.waited(cx));
+            if self.ended {
+                return Poll::Ready(());
+            }
+            if self.owed == 0 {
+                if !self.budget.is_behind() {
+                    return Poll::Ready(());
                 }
-                None => false,
-            };
+                self.wait(CATCHING_UP);
+                continue;
+            }
             match self.budget.spend(self.owed, again) {
                 Verdict::Admit => self.owed = 0,
-                Verdict::Wait(time) => self.waiting = Some(Box::pin(sleep(time))),
-                Verdict::End => {
-                    self.end("flood");
-                    break;
-                }
+                Verdict::Wait(time) => self.wait(time),
+                Verdict::End => self.end("flood"),
             }
         }
-        Poll::Ready(())
     }
 }
 
@@ -165,13 +192,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.pay(cx));
-        while self.budget.is_behind() && !self.ended {
-            let waiting = self
-                .waiting
-                .get_or_insert_with(|| Box::pin(sleep(CATCHING_UP)));
-            ready!(waiting.as_mut().poll(cx));
-            self.waiting = None;
-        }
         if self.ended {
             return Poll::Ready(Ok(()));
         }

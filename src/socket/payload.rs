@@ -42,7 +42,11 @@ impl Payload {
     /// leaves.
     pub(super) fn parts(self, body: &Bytes, packets: usize) -> Vec<Bytes> {
         let (mut parts, mut begin, mut count) = (Vec::new(), 0, 0);
-        for (at, _) in body.iter().enumerate().filter(|(_, byte)| **byte == SEPARATOR) {
+        for (at, _) in body
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == SEPARATOR)
+        {
             count += 1;
             if count == packets {
                 parts.push(body.slice(begin..at));
@@ -91,6 +95,9 @@ mod tests {
         };
         assert_eq!(parts("a", 2), ["a"]);
         assert_eq!(parts("a\u{1e}b", 2), ["a\u{1e}b"]);
-        assert_eq!(parts("a\u{1e}b\u{1e}c\u{1e}d\u{1e}e", 2), ["a\u{1e}b", "c\u{1e}d", "e"]);
+        assert_eq!(
+            parts("a\u{1e}b\u{1e}c\u{1e}d\u{1e}e", 2),
+            ["a\u{1e}b", "c\u{1e}d", "e"]
+        );
     }
 }

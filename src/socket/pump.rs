@@ -27,6 +27,8 @@ use crate::telemetry::{self, TRACE};
 
 /// The event that there are many of.
 const UPDATE: &str = "cursor-update";
+/// Between two sockets of a room that connect anew.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// Between two attempts to hand a late socket what it missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -107,6 +109,8 @@ async fn connect_anew(sockets: Vec<SocketRef>) {
         if let Some(session) = socket.extensions.get::<Arc<Session>>() {
             session.hang_up();
         }
+        // Not all at once.
+        tokio::time::sleep(BETWEEN).await;
     }
 }
 

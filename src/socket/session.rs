@@ -210,11 +210,13 @@ impl Session {
         self.hang_up();
     }
 
-    /// Ends what carries it.
+    /// Ends what carries it: its connection, where it has one of its own, and its session of Engine.IO.
     pub(super) fn hang_up(&self) {
         if let Some(connection) = self.connection() {
             connection.abort();
-        } else if let Some(engine) = self.engine.get().cloned() {
+        }
+        // A session that polls has no connection to end; one that does not is left alone by this.
+        if let Some(engine) = self.engine.get().cloned() {
             let name = self.socket.clone();
             tokio::spawn(async move {
                 // So that a poll under way gets what was said last.
@@ -336,5 +338,12 @@ impl Session {
                 cursors.leave(&room, &user);
             }
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A session of Engine.IO that ends while its socket joins is told to nobody.
+        self.carriers.forget(&self.socket);
     }
 }

@@ -57,6 +57,9 @@ const CATCHING_UP: Duration = Duration::from_millis(5);
 /// How long the packets of a POST may wait for their budget.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The longest name of a session, in bytes; they have fewer.
+const LONGEST_NAME: usize = 64;
+
 /// Where a session's client is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
@@ -108,6 +111,22 @@ impl Engine {
         if let Ok(uri) = uri.parse() {
             *request.uri_mut() = uri;
             self.answer(request).await;
+        }
+    }
+}
+
+/// A poll that waits. A client that gives it up gives its session up: what is sent with an answer that nobody takes
+/// would be lost.
+struct Waiting<'a> {
+    engine: &'a Engine,
+    session: Option<String>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let engine = self.engine.clone();
+            tokio::spawn(async move { engine.end(&session).await });
         }
     }
 }
@@ -175,6 +194,8 @@ impl Transport {
             if hub.closing.load(Ordering::Relaxed) {
                 return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
             }
+        }
+        if query.session.is_none() || query.websocket {
             hub.limits.connect(address)?;
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -188,6 +209,15 @@ impl Transport {
                 self.post(request, &session, address).await
             }
             (&Method::GET, None) => Ok(self.engine.answer(self.fresh(&request, address)).await),
+            (&Method::GET, Some(session)) if !query.websocket => {
+                let mut poll = Waiting {
+                    engine: &self.engine,
+                    session: Some(session.to_owned()),
+                };
+                let answer = self.engine.answer(request).await;
+                poll.session = None;
+                Ok(answer)
+            }
             _ => Ok(self.engine.answer(request).await),
         }
     }
@@ -232,6 +262,12 @@ impl Transport {
             .map_err(|_| Refusal::new(Code::Malformed, "Sec-WebSocket-Key: is not a key"))?;
         let connection = request.extensions().get::<ConnectionHandle>().cloned();
         let session = Query::of(request.uri()).session.map(str::to_owned);
+        if let Some(name) = &session
+            && (name.len() > LONGEST_NAME || self.hub.carriers.is_upgraded(name))
+        {
+            let fault = "sid: is no session that can be upgraded";
+            return Err(Refusal::new(Code::Malformed, fault));
+        }
         let fresh = self.fresh(request, address);
         let (mut parts, _) = fresh.into_parts();
         // Where the session began here, this is what carries it.
@@ -255,7 +291,10 @@ impl Transport {
                 .cloned()
                 .unwrap_or_else(|| Arc::new(FrameBudget::new(transport.hub.limits.clone())));
             if let (Some(name), Some(connection)) = (&session, &connection) {
-                budget = transport.hub.carriers.upgrade(name, connection, budget);
+                match transport.hub.carriers.upgrade(name, connection, budget) {
+                    Some(joined) => budget = joined,
+                    None => return,
+                }
             }
             let frames = Frames::new(upgraded, budget, connection);
             let fresh = axum::http::Request::from_parts(parts, ());

@@ -435,3 +435,126 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
     save.commit().await.unwrap();
     assert_eq!(replica.release(&id, "ann").await.status, 200);
 }
+
+/// PostgreSQL checks a tuple that it made of the statement's own snapshot, before it looks at the row again.
+#[tokio::test]
+async fn a_move_that_races_the_same_users_acquire_is_answered() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("races");
+    replica.acquire(&id, "ann").await;
+    replica.release(&id, "ann").await;
+    let mut acquire = stack.pool.begin().await.unwrap();
+    sqlx::query(
+        "update appointment_lock set version = version + 1, fencing_token = fencing_token + 1, reason = 'acquired',
+            user_id = 'ann', user_info = '{\"name\":\"Ann\",\"email\":\"\"}', granted_at = clock_timestamp(),
+            expires_at = clock_timestamp() + interval '1 minute' where appointment_id = $1",
+    )
+    .bind(&id)
+    .execute(&mut *acquire)
+    .await
+    .unwrap();
+    let body = json!({ "userId": "ann", "position": { "x": 1, "y": 2 } });
+    let moving = replica.ask("POST", &id, "update-position", &body);
+    let commit = async {
+        let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* renew */%'
+            and datname = current_database()";
+        while sqlx::query_scalar::<_, i64>(waits)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap()
+            == 0
+        {}
+        acquire.commit().await.unwrap();
+    };
+    let (moved, ()) = tokio::join!(moving, commit);
+    assert_eq!(moved.status, 200, "{moved:?}");
+    assert_eq!(moved.body["lock"]["userInfo"]["position"]["x"], 1.0);
+}
+
+#[tokio::test]
+async fn the_save_check_says_whose_lease_it_is() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("whose");
+    let token = replica.acquire(&id, "ann").await.token();
+    let verify = async |body: Value| replica.ask("POST", &id, "verify", &body).await;
+    assert_eq!(verify(json!({ "fencingToken": token })).await.status, 200);
+    let ann = verify(json!({ "fencingToken": token, "userId": "ann" })).await;
+    assert_eq!(ann.status, 200);
+    let eve = verify(json!({ "fencingToken": token, "userId": "eve" })).await;
+    assert_eq!((eve.status, eve.code()), (403, "NOT_HOLDER"));
+    let stale = verify(json!({ "fencingToken": token + 1, "userId": "eve" })).await;
+    assert_eq!((stale.status, stale.code()), (409, "STALE_TOKEN"));
+}
+
+/// One decision answers a crowd: nobody waits in vain for a lock that another one got meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_row_while_another_gets_the_lock_is_told_at_once() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let id = fresh("crowd");
+    replica.acquire(&id, "first").await;
+    replica.release(&id, "first").await;
+    let mut held = stack.pool.begin().await.unwrap();
+    sqlx::query("select from appointment_lock where appointment_id = $1 for update")
+        .bind(&id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
+    let crowd = futures_util::future::join_all(users.iter().map(|user| replica.acquire(&id, user)));
+    let let_go = async {
+        while replica.metric("apptlock_row_waiting").await < 47.0 {}
+        held.commit().await.unwrap();
+    };
+    let (replies, ()) = tokio::join!(crowd, let_go);
+    let with = |status| {
+        replies
+            .iter()
+            .filter(|reply| reply.status == status)
+            .count()
+    };
+    assert_eq!((with(201), with(409)), (1, 49), "{replies:?}");
+    for reply in replies.iter().filter(|reply| reply.status == 409) {
+        assert!(
+            reply
+                .message()
+                .starts_with("Appointment is currently locked by "),
+            "{reply:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_encoded_or_no_utf_8_is_415() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let body = r#"{"userId":"ann","userInfo":{"name":"A","email":""}}"#;
+    for (kind, status) in [
+        ("application/json; charset=UTF-8", 201),
+        ("application/json;charset=\"utf-8\"", 201),
+        ("application/json; charset=iso-8859-1", 415),
+        ("application/json; charset=utf-16", 415),
+    ] {
+        let path = format!("/api/appointments/{}/acquire-lock", fresh("charset"));
+        let reply = replica.raw("POST", &path, Some(kind), body).await;
+        assert_eq!(reply.status, status, "{kind}: {reply:?}");
+    }
+    let url = format!(
+        "{}/api/appointments/{}/acquire-lock",
+        replica.url,
+        fresh("a")
+    );
+    let request = replica
+        .client
+        .post(url)
+        .header("content-type", "application/json");
+    let reply = request
+        .header("content-encoding", "gzip")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(reply.status(), 415);
+}

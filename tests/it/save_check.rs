@@ -129,8 +129,9 @@ async fn it_checks_the_user_where_one_is_named() {
 async fn a_migration_keeps_who_may_call_it() {
     let stack = Stack::empty(&[]).await;
     let mut admin = PgConnection::connect(&stack.database).await.unwrap();
-    let role = format!("saver_{}", uuid::Uuid::new_v4().simple());
-    run(&mut admin, &format!("create role {role}")).await;
+    // A name that needs quotes.
+    let role = format!("back-end_{}", uuid::Uuid::new_v4().simple());
+    run(&mut admin, &format!("create role \"{role}\"")).await;
     // As the release before left it, and an operator after that.
     run(&mut admin, "drop function apptlock_assert_lease(text, bigint, text, text);
         create function apptlock_assert_lease(text, bigint, text default '') returns void language sql as 'select';
@@ -139,7 +140,7 @@ async fn a_migration_keeps_who_may_call_it() {
         &mut admin,
         &format!(
             "revoke all on function apptlock_assert_lease(text, bigint, text) from public;
-        grant execute on function apptlock_assert_lease(text, bigint, text) to {role};
+        grant execute on function apptlock_assert_lease(text, bigint, text) to \"{role}\" with grant option;
         delete from _sqlx_migrations where version = 4"
         ),
     )
@@ -162,7 +163,7 @@ async fn a_migration_keeps_who_may_call_it() {
     .await
     .unwrap();
     assert!(!public);
-    let may: bool = sqlx::query_scalar("select has_function_privilege($1, 'apptlock_assert_lease(text, bigint, text, text)', 'execute')")
+    let may: bool = sqlx::query_scalar("select has_function_privilege($1, 'apptlock_assert_lease(text, bigint, text, text)', 'execute with grant option')")
         .bind(&role).fetch_one(&stack.pool).await.unwrap();
     assert!(may);
 }

@@ -208,12 +208,12 @@ impl World {
                     .release(id.clone(), person, None, stale)
                     .await;
                 assert!(done.is_err(), "an old token released: {done:?}");
-                let checked = self.replicas[at].locks.verify(&id, model.token).await;
+                let checked = self.replicas[at].locks.verify(&id, model.token, None).await;
                 assert_eq!(checked.is_ok(), model.live().is_some(), "{checked:?}");
                 assert!(
                     self.replicas[at]
                         .locks
-                        .verify(&id, model.token - 1)
+                        .verify(&id, model.token - 1, None)
                         .await
                         .is_err()
                 );
