@@ -7,6 +7,7 @@ mod answer;
 mod audit;
 mod deadline;
 mod document;
+mod examples;
 mod files;
 mod hosts;
 mod input;

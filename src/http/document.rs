@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, RefOr, Required, Schema};
 
-use super::JSON;
+use super::{JSON, examples};
 
 /// The document, without routes.
 #[derive(OpenApi)]
@@ -80,6 +80,7 @@ pub(super) fn of(trusted: bool) -> String {
         .merge(super::releasing());
     let mut document = routes.into_openapi();
     mark_bodies(&mut document);
+    examples::put_in(&mut document);
     if trusted {
         document.security = None;
         if let Some(components) = &mut document.components {

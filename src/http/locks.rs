@@ -106,7 +106,8 @@ pub(super) async fn release_lock(
     release(state, who, room, body).await
 }
 
-/// Give one's own lease up as the page goes away: the body may be `text/plain` that holds the JSON.
+/// Give one's own lease up as the page goes away: the body may be `text/plain` that holds the JSON, as
+/// `navigator.sendBeacon` sends a string. Text that is not that JSON is 400, as it is for `application/json`.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/release-lock", tag = "locks",
     request_body(content((ReleaseBody = "application/json"), (String = "text/plain"))),

@@ -149,7 +149,7 @@ pub struct PositionBody {
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
-    /// The token that came with the lease.
+    /// The token that came with the lease: a whole number, which may be written as 1.0.
     #[serde(deserialize_with = "whole")]
     pub fencing_token: i64,
     /// The user who saves: must be the lease's holder.

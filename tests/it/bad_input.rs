@@ -289,11 +289,11 @@ async fn a_bad_payload_is_answered_and_the_socket_lives() {
     let mut socket = Socket::connect(replica, auth("ann")).await;
 
     for (event, payload, message) in [
-        ("subscribe", json!(null), "body: invalid type: null"),
+        ("subscribe", json!(null), "payload: invalid type: null"),
         (
             "subscribe",
             json!(""),
-            "body: appointmentId must not be empty",
+            "payload: appointmentId must not be empty",
         ),
         ("subscribe", json!({}), "appointmentId: is missing"),
         (
@@ -301,7 +301,7 @@ async fn a_bad_payload_is_answered_and_the_socket_lives() {
             json!({ "appointmentId": "a\u{1}" }),
             "appointmentId: must not contain control characters",
         ),
-        ("subscribe", json!(["a"]), "body: invalid type: sequence"),
+        ("subscribe", json!(["a"]), "payload: invalid type: sequence"),
         (
             "subscribe",
             json!({ "appointmentId": "a", "cursors": "sideways" }),
@@ -317,7 +317,11 @@ async fn a_bad_payload_is_answered_and_the_socket_lives() {
             json!({ "appointmentId": "a", "presence": true }),
             "presence: is not available",
         ),
-        ("unsubscribe", json!(7), "body: invalid type: integer `7`"),
+        (
+            "unsubscribe",
+            json!(7),
+            "payload: invalid type: integer `7`",
+        ),
         ("cursor-position", json!({}), "appointmentId: is missing"),
         (
             "cursor-position",
