@@ -121,9 +121,9 @@ impl Origins {
         let host = origin
             .strip_prefix("http://")
             .or_else(|| origin.strip_prefix("https://"));
-        let name = host.and_then(|host| match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(name),
-            _ => Some(host),
+        let name = host.map(|host| match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
         });
         matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
     }
