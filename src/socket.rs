@@ -225,7 +225,8 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
     let h = hub.clone();
     socket.on_disconnect(move |reason: DisconnectReason| {
         if reason == DisconnectReason::ClientNSDisconnect {
-            tokio::spawn(end_when_it_left(session.clone()));
+            let connection = session.connection();
+            tokio::spawn(end_when_it_left(session.clone(), connection));
         }
         session.close(&h.rooms, &h.cursors);
         std::future::ready(())

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::Hub;
 use super::session::Session;
 use crate::protocol::{Restarting, TokenExpired};
-use crate::server::count_closed;
+use crate::server::{ConnectionHandle, count_closed};
 
 /// Between two sockets that are closed at a stop, at most: a few need not take long.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
@@ -51,13 +51,14 @@ pub(super) async fn close_when_it_runs_out(
 
 /// A socket that left the only namespace there is has nothing more to do here: its client closes the connection, or
 /// it is closed. Else it would be past every limit of sockets, and past its token's end.
-pub(super) async fn end_when_it_left(session: Arc<Session>) {
-    let connection = session.connection();
-    if connection.is_some() {
+/// `connection` is its own, where it has one: what carries a session is forgotten when its socket is gone.
+pub(super) async fn end_when_it_left(session: Arc<Session>, connection: Option<ConnectionHandle>) {
+    if let Some(connection) = connection {
         tokio::time::sleep(LEAVING).await;
-    }
-    if connection.is_some_and(|connection| !connection.is_aborted()) {
-        count_closed("left");
+        if !connection.is_aborted() {
+            count_closed("left");
+            connection.abort();
+        }
     }
     session.hang_up();
 }

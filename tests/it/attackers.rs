@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -340,20 +341,21 @@ async fn forged_tokens_cost_their_address_and_not_those_who_are_known() {
         ask(&format!("Bearer {forged}"), "203.0.113.1").await
     };
     assert_eq!(forge(0).await, 401);
+    // While it goes on a token that was never seen may have to wait, and one that was verified never does.
     let flood = futures_util::future::join_all((1..150).map(forge));
-    flood.await;
+    let others = async {
+        for _ in 0..10 {
+            assert_eq!(ask(&known, "203.0.113.1").await, 200, "verified before");
+            assert_eq!(
+                ask(&good("new"), "203.0.113.2").await,
+                200,
+                "from elsewhere"
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::join!(flood, others);
     assert!(counted(replica, "rate_limited_total{kind=\"token\"}").await >= 20.0);
-    assert_eq!(ask(&known, "203.0.113.1").await, 200, "verified before");
-    assert_eq!(
-        ask(&good("new"), "203.0.113.1").await,
-        429,
-        "a token that was never seen"
-    );
-    assert_eq!(
-        ask(&good("new"), "203.0.113.2").await,
-        200,
-        "from elsewhere"
-    );
     // In a handshake too, without a way around by another connection.
     let refused = Socket::refused(replica, json!({ "token": "a.b.c" })).await;
     assert!(refused.starts_with("auth.token: "), "{refused}");
@@ -582,5 +584,63 @@ async fn the_document_of_a_replica_that_trusts_identities_demands_no_token() {
         assert_eq!(document["security"].is_array(), demands);
         let schemes = &document["components"]["securitySchemes"];
         assert_eq!(schemes.is_object(), demands, "{schemes}");
+    }
+}
+
+/// A WebSocket that a session which began by polling goes on with.
+async fn upgraded(poller: &Poller<'_>) -> Option<Raw> {
+    let url = poller.url.replace("http", "ws");
+    let url = url.replace("transport=polling", "transport=websocket");
+    let (stream, _) = tokio_tungstenite::connect_async(url).await.ok()?;
+    Some(stream)
+}
+
+type Raw = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
+
+async fn heard(stream: &mut Raw) -> Option<String> {
+    let next = tokio::time::timeout(Duration::from_secs(5), stream.next());
+    let message = next.await.expect("heard nothing")?.ok()?;
+    message.into_text().ok().map(|text| text.to_string())
+}
+
+/// Else the first one would be past all that ends connections: leaving, a token's end, abuse.
+#[tokio::test]
+async fn a_second_upgrade_hides_no_connection() {
+    let stack = Stack::start(1, &JWT).await;
+    let replica = &stack.replicas[0];
+    let poller = Poller::joined(replica, &json!({ "token": token("ann") })).await;
+    let mut first = upgraded(&poller).await.unwrap();
+    first.send(Message::text("2probe")).await.unwrap();
+    assert_eq!(heard(&mut first).await.as_deref(), Some("3probe"));
+    first.send(Message::text("5")).await.unwrap();
+    assert!(upgraded(&poller).await.is_none(), "a second connection");
+    first.send(Message::text("41")).await.unwrap();
+    while heard(&mut first).await.is_some() {}
+    let left = "connections_closed_total{reason=\"left\"}";
+    assert_eq!(counted(replica, left).await, 1.0);
+    // What is no name of a session is not kept.
+    let url = format!(
+        "{}/socket.io/?EIO=4&transport=websocket&sid={}",
+        replica.url.replace("http", "ws"),
+        "x".repeat(3000)
+    );
+    assert!(tokio_tungstenite::connect_async(url).await.is_err());
+}
+
+/// socketioxide ignores what follows the packet's type.
+#[tokio::test]
+async fn however_a_session_that_polls_leaves_it_ends() {
+    let stack = Stack::start(1, &JWT).await;
+    let replica = &stack.replicas[0];
+    for leaving in ["41x", "410", "41[]"] {
+        let poller = Poller::joined(replica, &json!({ "token": token("ann") })).await;
+        poller.say(leaving).await;
+        let since = Instant::now();
+        while poller.poll().await.0 == 200 {
+            assert!(
+                since.elapsed() < Duration::from_secs(5),
+                "{leaving}: it polls on"
+            );
+        }
     }
 }
