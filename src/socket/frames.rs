@@ -1,6 +1,7 @@
 //! The frames of one WebSocket (RFC 6455, 5.2), counted where bytes become frames: below Socket.IO, and before
 //! anything is parsed. Owns that every frame has its price, whatever it turns out to be, that a client over its
-//! budget is not read, and that a binary frame ends the connection: nothing here is binary.
+//! budget is not read, and that a binary frame ends the connection: nothing here is binary. A long
+//! name of a namespace ends it too: the refusal would repeat it, for a client that reads nothing.
 //!
 //! ```text
 //!   bytes ──▶ headers of frames ──▶ spend ──▶ within the budget: handed on
@@ -26,20 +27,39 @@ use crate::server::{ConnectionHandle, count_closed};
 
 /// A frame's first byte has its opcode in the low bits.
 const OPCODE: u8 = 0x0f;
+const CONTINUATION: u8 = 0x0;
 const BINARY: u8 = 0x2;
 /// Between two looks whether a client has taken some of its answers.
 const CATCHING_UP: Duration = Duration::from_millis(5);
 /// Two bytes, eight of a long length, four of a mask.
 const LONGEST_HEADER: usize = 14;
 
-/// Finds the headers of frames in a stream of bytes.
+/// Maximum of a packet for another namespace than the root, in bytes: there is none, and the refusal repeats its name.
+pub(super) const FOREIGN: u64 = 512;
+/// Bytes of a message that tell what it is: an Engine.IO message, its Socket.IO type, a namespace.
+const HEAD: usize = 3;
+
+/// Whether a packet begins as one for another namespace does.
+pub(super) fn is_foreign(head: &[u8]) -> bool {
+    matches!(head, [b'4', b'0'..=b'6', b'/', ..])
+}
+
+/// Finds the headers of frames in a stream of bytes, and the beginnings of messages.
 #[derive(Debug, Default)]
 struct Scanner {
     header: [u8; LONGEST_HEADER],
     /// Bytes of the header that are there.
     have: usize,
-    /// Bytes of the payload that are still to come.
+    /// Bytes of the payload that are still to come, and that were there.
     payload: u64,
+    seen: usize,
+    mask: [u8; 4],
+    /// Whether this frame is a part of a message, and no control frame between two.
+    data: bool,
+    /// The beginning of the message, over all its frames, and its length so far.
+    head: [u8; HEAD],
+    known: usize,
+    message: u64,
 }
 
 /// What was found.
@@ -47,6 +67,8 @@ struct Scanner {
 struct Found {
     frames: u32,
     binary: bool,
+    /// A long packet for another namespace.
+    foreign: bool,
 }
 
 impl Scanner {
@@ -54,11 +76,13 @@ impl Scanner {
         let mut found = Found::default();
         while !bytes.is_empty() {
             if self.payload > 0 {
-                let skipped = bytes
+                let some = bytes
                     .len()
                     .min(usize::try_from(self.payload).unwrap_or(usize::MAX));
-                self.payload -= skipped as u64;
-                bytes = &bytes[skipped..];
+                self.look_at(&bytes[..some]);
+                found.foreign |= self.message > FOREIGN && is_foreign(&self.head[..self.known]);
+                self.payload -= some as u64;
+                bytes = &bytes[some..];
                 continue;
             }
             self.header[self.have] = bytes[0];
@@ -66,12 +90,36 @@ impl Scanner {
             bytes = &bytes[1..];
             if let Some(length) = self.length() {
                 found.frames += 1;
-                found.binary |= self.header[0] & OPCODE == BINARY;
-                self.payload = length;
+                let opcode = self.header[0] & OPCODE;
+                found.binary |= opcode == BINARY;
+                self.data = opcode <= BINARY;
+                if self.data && opcode != CONTINUATION {
+                    (self.known, self.message) = (0, 0);
+                }
+                let mask = &self.header[self.have.saturating_sub(4)..self.have];
+                self.mask.copy_from_slice(mask);
+                if self.header[1] & 0x80 == 0 {
+                    self.mask = [0; 4];
+                }
+                (self.payload, self.seen) = (length, 0);
+                if self.data {
+                    self.message = self.message.saturating_add(length);
+                }
                 self.have = 0;
             }
         }
         found
+    }
+
+    /// Keeps the beginning of a message.
+    fn look_at(&mut self, payload: &[u8]) {
+        if self.data {
+            for byte in payload.iter().take(HEAD - self.known) {
+                self.head[self.known] = byte ^ self.mask[self.seen % 4];
+                self.known += 1;
+                self.seen += 1;
+            }
+        }
     }
 
     /// The length of the payload, once the header is whole.
@@ -199,9 +247,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let found = self.scanner.scan(&buffer.filled()[before..]);
         self.owed += found.frames;
-        if found.binary {
+        if found.binary || found.foreign {
             buffer.set_filled(before);
-            self.end("binary");
+            self.end(if found.binary { "binary" } else { "flood" });
         }
         Poll::Ready(Ok(()))
     }
@@ -242,9 +290,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A client's frame.
+    /// A client's frame of that length.
     fn frame(opcode: u8, length: usize) -> Vec<u8> {
-        let mut frame = vec![0x80 | opcode];
+        saying(0x80 | opcode, &vec![0x7f; length])
+    }
+
+    fn saying(first: u8, payload: &[u8]) -> Vec<u8> {
+        let length = payload.len();
+        let mut frame = vec![first];
         match u16::try_from(length) {
             Ok(short @ ..=125) => frame.push(0x80 | u8::try_from(short).unwrap()),
             Ok(medium) => {
@@ -256,9 +309,41 @@ mod tests {
                 frame.extend((length as u64).to_be_bytes());
             }
         }
-        frame.extend([1, 2, 3, 4]);
-        frame.extend(vec![0x82; length]);
+        let mask = [1, 2, 3, 4];
+        frame.extend(mask);
+        let masked = payload.iter().zip(mask.iter().cycle());
+        frame.extend(masked.map(|(byte, mask)| byte ^ mask));
         frame
+    }
+
+    #[test]
+    fn a_long_name_of_a_namespace_is_seen_however_it_comes() {
+        let name = "A".repeat(600);
+        let foreign = |frames: &[Vec<u8>], at_once: usize| {
+            let mut scanner = Scanner::default();
+            let bytes = frames.concat();
+            bytes.chunks(at_once).any(|some| scanner.scan(some).foreign)
+        };
+        let long = format!("40/{name},");
+        for at_once in [1, 7, 4096] {
+            assert!(foreign(&[saying(0x81, long.as_bytes())], at_once));
+            // In fragments, with a ping between them.
+            let parts = [
+                saying(0x01, b"4"),
+                frame(9, 3),
+                saying(0x00, b"0/"),
+                saying(0x80, name.as_bytes()),
+            ];
+            assert!(foreign(&parts, at_once));
+            for harmless in [
+                "40/x,",
+                &format!("42[\"{name}\"]"),
+                &format!("40{{\"token\":\"{name}\"}}"),
+            ] {
+                let twice = [saying(0x81, b"40/x,"), saying(0x81, harmless.as_bytes())];
+                assert!(!foreign(&twice, at_once), "{harmless}");
+            }
+        }
     }
 
     proptest! {
@@ -291,7 +376,8 @@ mod tests {
             found,
             Found {
                 frames: 3,
-                binary: true
+                binary: true,
+                foreign: false
             }
         );
     }

@@ -3,6 +3,8 @@
 
 use axum::body::Bytes;
 
+use super::frames::{FOREIGN, is_foreign};
+
 /// Between two packets.
 const SEPARATOR: u8 = 0x1e;
 /// An Engine.IO packet that ends the session.
@@ -15,6 +17,8 @@ pub(super) struct Payload {
     pub(super) packets: u32,
     /// Whether one is binary.
     pub(super) binary: bool,
+    /// Whether one is for another namespace, and long: its refusal would be as long.
+    pub(super) foreign: bool,
     /// Whether the client leaves the namespace, and with it all that there is to this session.
     pub(super) leaves: bool,
 }
@@ -25,11 +29,13 @@ impl Payload {
         let mut seen = Self {
             packets: 0,
             binary: false,
+            foreign: false,
             leaves: false,
         };
         for packet in body.split(|byte| *byte == SEPARATOR) {
             seen.packets = seen.packets.saturating_add(1);
             seen.binary |= packet.starts_with(b"b");
+            seen.foreign |= packet.len() as u64 > FOREIGN && is_foreign(packet);
             seen.leaves |= packet == b"41"
                 || packet.starts_with(b"41,")
                 || packet == b"41/"
@@ -74,7 +80,9 @@ mod tests {
                 packets,
                 binary,
                 leaves,
+                foreign,
             } = Payload::of(text.as_bytes());
+            assert!(!foreign, "{text}");
             (packets, binary, leaves)
         };
         assert_eq!(of("40"), (1, false, false));
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(of("3\u{1e}bAAAA"), (2, true, false));
         assert_eq!(of("42[\"b\"]\u{1e}41"), (2, false, true));
         assert_eq!(of("41/x,"), (1, false, false));
+        let long = format!("3\u{1e}40/{},", "A".repeat(600));
+        assert!(Payload::of(long.as_bytes()).foreign);
         let leaves = Bytes::from_static(b"41");
         assert_eq!(Payload::of(&leaves).parts(&leaves, 9), ["41\u{1e}1"]);
     }

@@ -329,7 +329,6 @@ impl Session {
         self.gone.cancel();
         self.budget.free();
         self.late.forget();
-        self.carriers.forget(&self.socket);
         let mut membership = self.membership();
         membership.closed = true;
         for (room, member) in std::mem::take(&mut membership.rooms) {
@@ -343,7 +342,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A session of Engine.IO that ends while its socket joins is told to nobody.
+        // Not before: what carries it is still to be found when it is ended. And a session of Engine.IO that ends while
+        // its socket joins is told to nobody.
         self.carriers.forget(&self.socket);
     }
 }

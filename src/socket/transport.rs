@@ -336,7 +336,7 @@ impl Transport {
             let fault = "Binary packets are not used here; the session was closed";
             return Err(Refusal::new(Code::Malformed, fault));
         }
-        let mut paid = payload.packets <= max;
+        let mut paid = payload.packets <= max && !payload.foreign;
         match &budget {
             _ if !paid => {}
             Some(budget) => paid = pay(budget, payload.packets).await,

@@ -644,3 +644,21 @@ async fn however_a_session_that_polls_leaves_it_ends() {
         }
     }
 }
+
+/// The refusal of a namespace repeats its name, and waits for a client that reads nothing.
+#[tokio::test]
+async fn a_long_name_of_a_namespace_ends_the_connection() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let long = format!("40/{},", "A".repeat(60_000));
+    let mut socket = Socket::open(replica).await;
+    socket.try_send(Message::text(long.clone())).await;
+    assert!(socket.ends_within(Duration::from_secs(2)).await);
+    let poller = Poller::open(replica).await;
+    assert_eq!(poller.say(&long).await, 429);
+    // A short one is refused as such servers do.
+    let mut socket = Socket::open(replica).await;
+    socket.send("40/admin,").await;
+    let refused = socket.frame().await.unwrap();
+    assert!(refused.starts_with("44/admin,"), "{refused}");
+}
