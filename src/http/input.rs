@@ -78,7 +78,7 @@ pub fn unread_body(fault: axum::Error) -> Refusal {
     if over_length(&fault) {
         Refusal::new(
             Code::TooLarge,
-            "The payload is over 64 KiB; send less at once",
+            "The payload is too large: at most 64 KiB, and 16 KiB before the session has joined",
         )
     } else {
         unreadable()

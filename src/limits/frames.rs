@@ -12,7 +12,7 @@
 //! connections of one identity share its budget.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +47,17 @@ pub struct FrameBudget {
     strikes: AtomicU32,
     /// Events that were read and are not answered.
     pending: Arc<AtomicUsize>,
+    /// Whether a body is being read.
+    posting: AtomicBool,
+}
+
+/// A body that is being read, until it is dropped.
+pub struct Posting<'a>(&'a AtomicBool);
+
+impl Drop for Posting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// An event that is not answered yet, until it is dropped.
@@ -68,7 +79,15 @@ impl FrameBudget {
             before: AtomicU32::new(0),
             strikes: AtomicU32::new(0),
             pending: Arc::default(),
+            posting: AtomicBool::new(false),
         }
+    }
+
+    /// A body begins. `None` where one is being read already: clients send one at a time, and each takes memory.
+    #[must_use]
+    pub fn post(&self) -> Option<Posting<'_>> {
+        let first = !self.posting.swap(true, Ordering::Relaxed);
+        first.then(|| Posting(&self.posting))
     }
 
     /// An event was read.

@@ -320,12 +320,32 @@ impl Transport {
         address: IpAddr,
     ) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
-        let body = timeout(http::DEADLINE, to_bytes(body, MAX_MESSAGE))
+        let budget = self.hub.carriers.budget(session);
+        // Before the body is read, which takes memory: of a session that has joined one at a time, and of all others
+        // as many as their address may begin.
+        let _posting = match &budget {
+            Some(budget) => match budget.post() {
+                Some(posting) => Some(posting),
+                None => {
+                    self.engine.end(session).await;
+                    let fault = "Two requests at once for one session; it was closed";
+                    return Err(Refusal::new(Code::Malformed, fault));
+                }
+            },
+            None => {
+                self.hub.limits.connect(address)?;
+                None
+            }
+        };
+        let longest = match budget {
+            Some(_) => MAX_MESSAGE,
+            None => http::MAX_BODY,
+        };
+        let body = timeout(http::DEADLINE, to_bytes(body, longest))
             .await
             .map_err(|_| http::late_body())?
             .map_err(http::unread_body)?;
         let payload = Payload::of(&body);
-        let budget = self.hub.carriers.budget(session);
         let max = match budget {
             Some(_) => PACKETS,
             None => PACKETS_BEFORE_JOINING,
@@ -337,10 +357,8 @@ impl Transport {
             return Err(Refusal::new(Code::Malformed, fault));
         }
         let mut paid = payload.packets <= max && !payload.foreign;
-        match &budget {
-            _ if !paid => {}
-            Some(budget) => paid = pay(budget, payload.packets).await,
-            None => self.hub.limits.connect(address)?,
+        if paid && let Some(budget) = &budget {
+            paid = pay(budget, payload.packets).await;
         }
         if !paid {
             count_closed("flood");

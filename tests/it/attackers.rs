@@ -199,22 +199,25 @@ async fn packets_that_are_no_events_have_a_price_by_polling_too() {
     let stack = Stack::start_limited(1, &JWT).await;
     let replica = &stack.replicas[0];
     let ann = json!({ "token": token("ann") });
-    let many = vec!["40/x,"; 10_900].join("\u{1e}");
+    let many = |count| vec!["40/x,"; count].join("\u{1e}");
     for joined in [false, true] {
         let poller = if joined {
             Poller::joined(replica, &ann).await
         } else {
             Poller::open(replica).await
         };
-        assert_eq!(poller.say(&many).await, 429);
+        let packets = if joined { 10_900 } else { 2500 };
+        assert_eq!(poller.say(&many(packets)).await, 429);
         assert_eq!(poller.poll().await.0, 400, "the session is gone");
     }
     // A binary packet ends it too, and one that is too large is refused.
     let poller = Poller::joined(replica, &ann).await;
     assert_eq!(poller.say("bAAAA").await, 400);
     assert_eq!(poller.poll().await.0, 400, "the session is gone");
-    let poller = Poller::open(replica).await;
+    let poller = Poller::joined(replica, &ann).await;
     assert_eq!(poller.say(&"x".repeat(70_000)).await, 413);
+    let poller = Poller::open(replica).await;
+    assert_eq!(poller.say(&"x".repeat(20_000)).await, 413);
     let closed = counted(replica, "connections_closed_total{reason=\"flood\"}").await;
     assert_eq!(closed, 2.0);
 }
