@@ -49,12 +49,12 @@ export function appointment(label) {
   return `${label} / Zürich #${randomUUID().slice(0, 8)}`;
 }
 
-/** One stack for a group of tests; each test gets a scene on it. */
-export function suite(title, settings, define) {
+/** One stack for a group of tests, started by `start`; each test gets a scene on it. */
+export function suite(title, settings, define, start = startStack) {
   describe(title, () => {
     let stack;
     before(async () => {
-      stack = await startStack(settings);
+      stack = await start(settings);
     });
     after(() => stack?.stop());
 

@@ -70,6 +70,19 @@ export class Service {
     return this.#output.join('').split('\n').slice(-lines).join('\n');
   }
 
+  /** Resolves with what matches, as soon as the service has printed it. */
+  async printed(pattern) {
+    const deadline = Date.now() + START_LIMIT;
+    for (;;) {
+      const found = this.#output.join('').match(pattern);
+      if (found) return found;
+      if (this.#exited || Date.now() > deadline) {
+        throw new Error(`the service did not print ${pattern}:\n${this.output()}`);
+      }
+      await pause(20);
+    }
+  }
+
   async #ready() {
     const deadline = Date.now() + START_LIMIT;
     for (const url of this.managementUrls) {
@@ -112,6 +125,10 @@ export class Service {
     this.#end();
     await this.#exit;
     process.removeListener('exit', this.#abandon);
+  }
+
+  get pid() {
+    return this.#child.pid;
   }
 
   get running() {

@@ -12,10 +12,8 @@ export async function startServing(settings = {}, { replicas = 2 } = {}) {
   const systems = await startStack({}, { replicas: 1 });
   const serving = new Serving(systems);
   try {
-    const printed = systems.output(1_000);
-    const [databaseUrl] = printed.match(/postgres:\/\/apptlock@\S+/) ?? [];
-    const [redisUrl] = printed.match(/redis:\/\/127\S+/) ?? [];
-    if (!databaseUrl || !redisUrl) throw new Error(`apptlock dev did not say where its systems are:\n${printed}`);
+    const [databaseUrl] = await systems.printed(/postgres:\/\/apptlock@\S+(?=\s)/);
+    const [redisUrl] = await systems.printed(/redis:\/\/127\S+(?=\s)/);
     const port = await freePorts(2 * replicas);
     for (let n = 0; n < replicas; n += 1) {
       serving.replicas.push(

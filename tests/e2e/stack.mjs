@@ -56,6 +56,10 @@ class Stack {
     return this.#service.output(lines);
   }
 
+  printed(pattern) {
+    return this.#service.printed(pattern);
+  }
+
   /** Asks the service to stop; it has to do so, and to exit with 0. Its data goes in any case. */
   async stop() {
     try {
