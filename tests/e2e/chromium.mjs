@@ -3,10 +3,11 @@
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { chromium } from 'playwright-core';
 
-const PROGRAMS = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/opt/homebrew/bin/chromium'];
+const NAMES = ['chromium', 'chromium-browser', 'google-chrome'];
+const APPLICATIONS = ['Chromium', 'Google Chrome'].map((name) => `/Applications/${name}.app/Contents/MacOS/${name}`);
 // It asks nobody but the tests, and needs neither a sandbox of its own nor a graphics card.
 const FLAGS = [
   '--no-sandbox',
@@ -24,7 +25,9 @@ const FLAGS = [
  * unless told otherwise, blocks third parties' cookies whatever their attributes.
  */
 export async function startChromium() {
-  const executablePath = PROGRAMS.find((program) => existsSync(program));
+  const folders = (process.env.PATH ?? '').split(delimiter);
+  const programs = NAMES.flatMap((name) => folders.map((folder) => join(folder, name)));
+  const executablePath = [...programs, ...APPLICATIONS].find((program) => existsSync(program));
   if (!executablePath) throw new Error('the tests need chromium: run them with make');
   const profile = await mkdtemp(join(tmpdir(), 'apptlock-chromium-'));
   const remove = () => rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });

@@ -16,16 +16,10 @@ const PYTHON = fileURLToPath(new URL('../../../target/client-tools/bin/python', 
 const PROGRAM = fileURLToPath(new URL('./follow.py', import.meta.url));
 const LIMIT = 20_000;
 
-/** What leads clients to a replica; `leave` makes sure that nothing new goes to one that is about to stop. */
+/** What leads clients to a replica. */
 const FRONTS = {
-  haproxy: async (replicas) => ({ front: await startBalancer('haproxy', replicas), leave: () => {} }),
-  'a relay of bytes': async (replicas) => {
-    const front = await startRelay(replicas);
-    const leave = (n) => {
-      front.to = replicas[1 - n];
-    };
-    return { front, leave };
-  },
+  haproxy: (replicas) => startBalancer('haproxy', replicas),
+  'a relay of bytes': startRelay,
 };
 const WAYS = [
   ['default', 'websocket'],
@@ -35,13 +29,13 @@ const WAYS = [
 
 for (const [through, start] of Object.entries(FRONTS)) {
   describe(`python-socketio, through ${through}`, () => {
-    let [serving, front, leave] = [];
+    let [serving, front] = [];
     before(() => {
       if (!existsSync(PYTHON)) throw new Error(`${PYTHON} is not there: run "make run-clients"`);
     });
     beforeEach(async () => {
       serving = await startServing();
-      ({ front, leave } = await start(serving.replicas));
+      front = await start(serving.replicas);
     });
     afterEach(async () => {
       await front?.stop();
@@ -69,7 +63,6 @@ for (const [through, start] of Object.entries(FRONTS)) {
 
           // Whichever it is at, each of the replicas is stopped once.
           for (const [n, replica] of serving.replicas.entries()) {
-            leave(n);
             await replica.stop();
             const version = await renew(serving.replicas[1 - n], id, anna);
             await follower.knows(version);
