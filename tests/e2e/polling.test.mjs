@@ -38,7 +38,7 @@ async function openSession(url, auth) {
 }
 
 suite('long-polling', {}, (scenario) => {
-  scenario('a poll that is given up ends the session; a connection that closes after its answer does not', async (scene) => {
+  scenario('a poll that is given up ends the session; one that was answered does not', async (scene) => {
     const [anna, id] = [person('Anna'), appointment('polled')];
     const url = scene.stack.urls[0];
     const witness = await scene.connect(person('Walter'), { replica: 1 });

@@ -43,7 +43,6 @@ for (const [title, settings] of Object.entries(RATES)) {
         }
         // UNAVAILABLE would not be true: PostgreSQL is well, and they have only to wait for their turn.
         for (const code of codes.keys()) assert.match(String(code), /^(success|LIMIT_EXCEEDED|RATE_LIMITED)$/);
-        console.log(`${way}, ${title}: ${how} ${answered} of ${count} ${show([...codes])}`);
       });
     }
   });
