@@ -45,7 +45,7 @@ export RUST_TEST_THREADS ?= 6
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos attack openapi clean \
-	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-api-fuzz \
+	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-clients run-api-fuzz \
 	image up down logs migrate check-compose check-image check-stack version check-version sbom chart checksums
 
 help: ## List the targets
@@ -96,14 +96,15 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, end to end, the API at random
-	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus
+test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, end to end, foreign clients, the API at random
+	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus chromium
 	@$(MAKE) test-web
 	@$(MAKE) test-rust ARGS=
 	@$(MAKE) test-chaos
 	@$(MAKE) test-attack
 	@$(MAKE) check-deploy ARGS=
 	@$(MAKE) run-e2e ARGS=
+	@$(MAKE) run-clients
 	@$(MAKE) run-api-fuzz
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
@@ -135,9 +136,24 @@ e2e: build run-e2e ## Run the end-to-end tests against target/debug/apptlock
 # Apart from e2e, because `cargo test` has just built the same binary: building it once more by itself
 # would compile the dependencies a second time, with the features that only the tests do not ask for.
 run-e2e: tests/e2e/node_modules/.package-lock.json
-	@scripts/need node postgres redis
+	@scripts/need node postgres redis haproxy
 	$(call say,Running the end-to-end tests)
 	@cd tests/e2e && node --test --test-reporter=spec $(ARGS)
+
+# A virtual environment for the clients that are written in Python: these very versions, by their sums.
+CLIENT_TOOLS := target/client-tools
+$(CLIENT_TOOLS)/installed: tests/e2e/clients/requirements.txt
+	@scripts/need python
+	$(call say,Installing the clients that are written in Python)
+	@rm -rf $(CLIENT_TOOLS) && python3 -m venv $(CLIENT_TOOLS)
+	@$(CLIENT_TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# Apart from run-e2e because they are slower, and take a browser. Against target/debug/apptlock, as run-e2e.
+run-clients: tests/e2e/node_modules/.package-lock.json $(CLIENT_TOOLS)/installed ## Run the tests with foreign clients and a browser
+	@scripts/need node postgres redis haproxy nginx openssl python chromium
+	$(call say,Running the tests with foreign clients and a browser)
+	@cd tests/e2e && node --test --test-reporter=spec clients/*.mjs
 
 api-fuzz: build run-api-fuzz ## Ask the API at random what its OpenAPI document allows, and what it does not
 

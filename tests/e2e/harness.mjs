@@ -49,12 +49,12 @@ export function appointment(label) {
   return `${label} / Zürich #${randomUUID().slice(0, 8)}`;
 }
 
-/** One stack for a group of tests; each test gets a scene on it. */
-export function suite(title, settings, define) {
+/** One stack for a group of tests, started by `start`; each test gets a scene on it. */
+export function suite(title, settings, define, start = startStack) {
   describe(title, () => {
     let stack;
     before(async () => {
-      stack = await startStack(settings);
+      stack = await start(settings);
     });
     after(() => stack?.stop());
 
@@ -82,9 +82,11 @@ class Scene {
     this.stack = stack;
   }
 
-  /** A connected socket. `auth` null connects without an identity. */
-  async connect(who, { replica = 0, transports = WAYS['websocket only'], auth = who } = {}) {
-    const client = new Client(this.stack.urls[replica], transports, auth, `${who?.userId ?? 'nobody'}@${replica}`);
+  /** A connected socket. `auth` null connects without an identity; `more` is for the client, which `make` makes. */
+  async connect(who, { replica = 0, transports = WAYS['websocket only'], auth = who, url, make = io, more } = {}) {
+    const label = `${who?.userId ?? 'nobody'}@${replica}`;
+    const options = { transports, auth: auth ?? {}, forceNew: true, reconnection: false, ...more };
+    const client = new Client(make(url ?? this.stack.urls[replica], options), options, label);
     this.#clients.push(client);
     await client.connected();
     return client;
@@ -144,9 +146,10 @@ class Client {
   #taken = new Set();
   #waiting = new Set();
 
-  constructor(url, transports, auth, label) {
+  constructor(socket, { transports }, label) {
     this.label = label;
-    this.socket = io(url, { transports, auth: auth ?? {}, forceNew: true, reconnection: false });
+    this.socket = socket;
+    this.transports = transports;
     this.socket.onAny((event, payload) => {
       this.log.push({ event, payload, at: Date.now() });
       for (const look of this.#waiting) look();
@@ -164,7 +167,7 @@ class Client {
   /** The name of the transport once the client has settled on one. */
   async transport() {
     const { engine } = this.socket.io;
-    const upgrades = this.socket.io.opts.transports.includes('websocket');
+    const upgrades = this.transports.includes('websocket');
     if (upgrades && engine.transport.name !== 'websocket') {
       await within(new Promise((done) => engine.once('upgrade', done)), `the upgrade of ${this.label}`);
     }

@@ -43,7 +43,6 @@ suite('bad input', {}, (scenario) => {
           assertRefused(await client.ask(event, ...payload), `${event} with ${what}, ${show(payload)},`);
         await refuse('no payload');
         await refuse('an empty object', {});
-        await refuse('bytes', Buffer.from('bytes'));
         for (const [what, bad] of BAD_IDS) {
           if (event !== 'cursor-position') await refuse(what, bad);
           if (event !== 'unsubscribe') await refuse(`an id that is ${what}`, { appointmentId: bad, position });
@@ -68,6 +67,17 @@ suite('bad input', {}, (scenario) => {
       assert.deepEqual(update.position, { x: 8, y: 9 });
       await client.subscribe(appointment('after'));
       assert.equal(client.socket.id, session, 'the connection was lost on the way');
+    });
+
+    scenario(`${way}: who sends bytes loses the connection, and harms nobody else`, async (scene) => {
+      const id = appointment('bytes');
+      const witness = await scene.connect(person('Walter'), { transports });
+      await witness.subscribe(id);
+      const sender = await scene.connect(person('Nora'), { transports });
+      sender.socket.emit('subscribe', Buffer.from('bytes'));
+      await sender.disconnected();
+      await scene.acquire(id, person('Anna'), { replica: 1 });
+      await witness.next('lock-acquired');
     });
 
     scenario(`${way}: packets that are none harm nobody else`, async (scene) => {

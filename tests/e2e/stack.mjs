@@ -1,180 +1,80 @@
-// The service under test: two replicas of the real binary, as `apptlock dev` starts them, each stack with
-// ports and data of its own. This file owns starting it, what it printed, and stopping it; it knows
-// nothing of locks or sockets.
+// The service under test, as `apptlock dev` starts it: two replicas in one process, each stack with ports and
+// data of its own. This file owns where they are and their data; it knows nothing of locks or sockets.
 
-import { spawn } from 'node:child_process';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { existsSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { setTimeout as pause } from 'node:timers/promises';
-
-// E2E_BINARY runs the same tests against another build, the optimised one for example.
-const BUILT = fileURLToPath(new URL('../../target/debug/apptlock', import.meta.url));
-const BINARY = resolve(process.env.E2E_BINARY ?? BUILT);
-const REPLICAS = 2;
-const START_LIMIT = 60_000;
-const STOP_LIMIT = 60_000;
-
-// An interrupted run takes its stacks along: they are in process groups of their own, which the terminal
-// does not reach.
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
+import { join } from 'node:path';
+import { freePorts, Service } from './service.mjs';
 
 /** Starts a stack, with these environment variables on top, and resolves when every replica is ready. */
-export async function startStack(settings = {}) {
-  if (!existsSync(BINARY)) throw new Error(`${BINARY} is not there: run "make build" first`);
-  const port = await freePorts(2 * REPLICAS);
+export async function startStack(settings = {}, { replicas = 2 } = {}) {
+  const port = await freePorts(2 * replicas);
   // The service keeps its throw-away data under the working directory. A folder of its own keeps the
   // stacks apart, and apart from a `make run` of the same person. PostgreSQL refuses to run as root, so
   // a root's stack runs it as another user, who has to be let through.
   const folder = await mkdtemp(join(tmpdir(), 'apptlock-e2e-'));
   await chmod(folder, 0o755);
-
-  const stack = new Stack(folder, port);
-  // The tests' data is none of a real database's business, whatever the shell has set.
-  const { DATABASE_URL, REDIS_URL, ...environment } = process.env;
-  stack.run(BINARY, ['dev', '--replicas', String(REPLICAS)], {
-    ...environment,
-    LISTEN_ADDR: `127.0.0.1:${port}`,
-    MANAGEMENT_ADDR: `127.0.0.1:${port + REPLICAS}`,
-    // A thousand clients of one address in one second is what these tests are for.
-    RATE_LIMIT_PER_SECOND: '0',
-    ...settings,
-  });
-  try {
-    await stack.ready();
-  } catch (error) {
-    await stack.discard();
-    throw error;
-  }
+  const stack = new Stack(folder, port, replicas, settings);
+  await stack.start();
   return stack;
 }
 
 class Stack {
-  #output = [];
-  #child;
-  #exit;
-  #exited = null;
+  #service;
 
-  constructor(folder, port) {
+  constructor(folder, port, replicas, settings) {
+    const urls = (first) => Array.from({ length: replicas }, (_, n) => `http://127.0.0.1:${first + n}`);
     this.folder = folder;
     /** The public address of each replica. */
-    this.urls = Array.from({ length: REPLICAS }, (_, n) => `http://127.0.0.1:${port + n}`);
-    this.managementUrls = Array.from({ length: REPLICAS }, (_, n) => `http://127.0.0.1:${port + REPLICAS + n}`);
+    this.urls = urls(port);
+    this.managementUrls = urls(port + replicas);
+    this.#service = new Service(['dev', '--replicas', String(replicas)], {
+      folder,
+      managementUrls: this.managementUrls,
+      settings: {
+        LISTEN_ADDR: `127.0.0.1:${port}`,
+        MANAGEMENT_ADDR: `127.0.0.1:${port + replicas}`,
+        // A thousand clients of one address in one second is what these tests are for.
+        RATE_LIMIT_PER_SECOND: '0',
+        ...settings,
+      },
+    });
   }
 
-  run(command, args, env) {
-    // A process group of its own, so that a stack that does not stop can be ended with all its children.
-    this.#child = spawn(command, args, { cwd: this.folder, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
-    for (const stream of [this.#child.stdout, this.#child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text) => {
-        this.#output.push(text);
-        if (this.#output.length > 5_000) this.#output.splice(0, 1_000);
-      });
-    }
-    this.#exit = new Promise((ended) => {
-      this.#child.once('error', (error) => ended({ error }));
-      this.#child.once('exit', (code, signal) => ended({ code, signal }));
-    }).then((how) => (this.#exited = how));
+  async start() {
     process.once('exit', this.#abandon);
-  }
-
-  /** The end of what the service printed: what a person would look at first. */
-  output(lines = 60) {
-    return this.#output.join('').split('\n').slice(-lines).join('\n');
-  }
-
-  async ready() {
-    const deadline = Date.now() + START_LIMIT;
-    for (const url of this.managementUrls) {
-      let last = 'no answer yet';
-      for (;;) {
-        if (this.#exited) throw new Error(`the service ended while starting: ${this.#how()}\n${this.output()}`);
-        try {
-          const response = await fetch(`${url}/readyz`, { signal: AbortSignal.timeout(2_000) });
-          await response.text();
-          if (response.status === 200) break;
-          last = `status ${response.status}`;
-        } catch (error) {
-          last = error.cause?.message ?? error.message;
-        }
-        if (Date.now() > deadline) {
-          throw new Error(`${url}/readyz was not 200 within ${START_LIMIT} ms (${last})\n${this.output()}`);
-        }
-        await pause(50);
-      }
-    }
-  }
-
-  /** Asks the service to stop, as an orchestrator does; it has to do so, and to exit with 0. */
-  async stop() {
-    if (this.#exited) {
+    try {
+      await this.#service.start();
+    } catch (error) {
       await this.discard();
-      throw new Error(`the service had ended before it was stopped: ${this.#how()}\n${this.output()}`);
+      throw error;
     }
-    this.#child.kill('SIGTERM');
-    const limit = new AbortController();
-    await Promise.race([this.#exit, pause(STOP_LIMIT, null, { signal: limit.signal }).catch(() => {})]);
-    limit.abort();
-    const how = this.#exited;
-    await this.discard();
-    if (!how) throw new Error(`the service did not stop within ${STOP_LIMIT} ms of SIGTERM\n${this.output()}`);
-    if (how.code !== 0) throw new Error(`the service did not exit with 0 on SIGTERM: ${this.#how()}\n${this.output()}`);
+  }
+
+  output(lines) {
+    return this.#service.output(lines);
+  }
+
+  printed(pattern) {
+    return this.#service.printed(pattern);
+  }
+
+  /** Asks the service to stop; it has to do so, and to exit with 0. Its data goes in any case. */
+  async stop() {
+    try {
+      await this.#service.stop();
+    } finally {
+      await this.discard();
+    }
   }
 
   /** Ends what still runs and removes the data. */
   async discard() {
-    this.#kill();
-    await this.#exit;
+    await this.#service.kill();
     process.removeListener('exit', this.#abandon);
     await rm(this.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   }
 
-  #how() {
-    const { error, code, signal } = this.#exited;
-    return error ? error.message : signal ? `by ${signal}` : `exit code ${code}`;
-  }
-
-  #kill() {
-    if (this.#exited || !this.#child.pid) return;
-    try {
-      process.kill(-this.#child.pid, 'SIGKILL');
-    } catch {
-      // It has just gone by itself.
-    }
-  }
-
-  // The last thing this process does, where the tests ended before the stack did.
-  #abandon = () => {
-    this.#kill();
-    rmSync(this.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
-  };
-}
-
-/** The first of `count` neighbouring ports that are all free. */
-async function freePorts(count) {
-  for (let attempt = 0; attempt < 100; attempt += 1) {
-    // Below the range that systems take outgoing connections' ports from: those would be in the way.
-    const first = 18_000 + Math.floor(Math.random() * 12_000);
-    const servers = [];
-    try {
-      for (let n = 0; n < count; n += 1) servers.push(await listen(first + n));
-      return first;
-    } catch (error) {
-      if (error.code !== 'EADDRINUSE') throw error;
-    } finally {
-      await Promise.all(servers.map((server) => new Promise((closed) => server.close(closed))));
-    }
-  }
-  throw new Error(`found no ${count} neighbouring free ports`);
-}
-
-function listen(port) {
-  return new Promise((listening, failed) => {
-    const server = createServer();
-    server.once('error', failed);
-    server.listen(port, '127.0.0.1', () => listening(server));
-  });
+  #abandon = () => rmSync(this.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
 }
