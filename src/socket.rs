@@ -18,6 +18,7 @@ mod events;
 mod frames;
 mod payload;
 mod pump;
+mod refusal;
 mod session;
 mod transport;
 
@@ -38,7 +39,7 @@ use crate::config::Origins;
 use crate::cursors::Cursors;
 use crate::limits::{Asker, FrameBudget, Limits};
 use crate::locks::{Activity, Locks};
-use crate::protocol::{Code, Handshake, Object, Refusal, from_value};
+use crate::protocol::{Code, Handshake, InvalidInput, Object, Refusal, from_value};
 use crate::rooms::Rooms;
 use crate::telemetry;
 
@@ -47,6 +48,7 @@ use carriers::Carriers;
 pub use ends::close;
 use ends::{close_when_it_runs_out, end_when_it_left};
 pub use pump::pump;
+use refusal::ConnectError;
 use session::{Session, Who};
 use transport::{ClientAddress, Elsewhere, Engine};
 pub use transport::{Transport, middleware};
@@ -157,31 +159,39 @@ pub fn polling(io: &SocketIo) -> usize {
 /// Reads who connects, and registers what it may ask.
 ///
 /// An `Err` is a `connect_error` for the client: one line that names the field.
-async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Result<(), Refused> {
+async fn connect(
+    hub: &Arc<Hub>,
+    socket: &SocketRef,
+    auth: Option<Value>,
+) -> Result<(), ConnectError> {
     let request = socket.req_parts();
     let ClientAddress(address) = request
         .extensions
         .get()
         .copied()
         .unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
-    let refused = |refusal: Refusal| Refused(refusal.message);
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
         // What it is instead may be a token, and is not repeated.
         Some(auth) if !auth.is_object() => {
             metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
-            return Err(Refused("auth: must be an object".into()));
+            return Err(Refusal::invalid("auth", "must be an object").into());
         }
         Some(auth) => from_value(auth).map(|Object(it)| it).map_err(|fault| {
             metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
-            Refused(format!("auth.{fault}"))
+            match fault {
+                InvalidInput::Invalid { field, fault } if field == "body" => {
+                    Refusal::invalid("auth", fault).into()
+                }
+                other => ConnectError::of_auth(".", other.into()),
+            }
         })?,
     };
     let principal = hub
         .auth
         .principal(handshake.token.as_deref(), &hub.limits, address)
         .await
-        .map_err(|refusal| Refused(format!("auth.token: {}", refusal.message)))?;
+        .map_err(|refusal| ConnectError::of_auth(".token: ", refusal))?;
     let person = match (&principal.identity, handshake.user_id) {
         (None, None) => None,
         (_, named) => Some(
@@ -194,8 +204,8 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
         Some(person) => Asker::user(&principal.tenant, &person.user_id),
         None => Asker::address(address),
     };
-    hub.limits.join(&asker).map_err(refused)?;
-    let place = hub.limits.socket(&asker).map_err(refused)?;
+    hub.limits.join(&asker)?;
+    let place = hub.limits.socket(&asker)?;
     let frames = request.extensions.get::<Arc<FrameBudget>>().cloned();
     let frames = frames.unwrap_or_else(|| Arc::new(FrameBudget::new(hub.limits.clone())));
     let session = Arc::new(Session::new(
@@ -235,19 +245,9 @@ async fn connect(hub: &Arc<Hub>, socket: &SocketRef, auth: Option<Value>) -> Res
 }
 
 /// Why a handshake was refused: a field of it is named as that.
-fn of_the_handshake(refusal: Refusal) -> Refused {
+fn of_the_handshake(refusal: Refusal) -> ConnectError {
     match refusal.code {
-        Code::Invalid => Refused(format!("auth.{}", refusal.message)),
-        _ => Refused(refusal.message),
-    }
-}
-
-/// Why a connection was refused.
-#[derive(Debug)]
-struct Refused(String);
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        Code::Invalid => ConnectError::of_auth(".", refusal),
+        _ => refusal.into(),
     }
 }

@@ -109,6 +109,12 @@ impl FrameBudget {
         let _ = self.asker.set(asker);
     }
 
+    /// Whether it is somebody's.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.asker.get().is_some()
+    }
+
     /// Spends so many frames. `again`: they have waited already.
     pub fn spend(&self, frames: u32, again: bool) -> Verdict {
         let Some(budget) = self.limits.frames() else {

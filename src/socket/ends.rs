@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use socketioxide::SocketIo;
+use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ use crate::server::{ConnectionHandle, count_closed};
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
 /// Between the word that a socket is told and its end, so that the word gets out.
 pub(super) const LAST_WORD: Duration = Duration::from_millis(100);
+/// Between two looks whether connections that were ended are gone.
+const SETTLING: Duration = Duration::from_millis(5);
 /// How long a client that has left may take to close its connection.
 const LEAVING: Duration = Duration::from_secs(1);
 /// How long the last sockets may take to close at a stop.
@@ -93,6 +96,16 @@ pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
         tokio::time::sleep_until(begun + pause * n).await;
     }
     while closing.join_next().await.is_some() {}
+    // Those whose connections were ended go by themselves: a goodbye of Engine.IO that overtook the end would tell
+    // some clients not to come back.
+    let end = Instant::now() + LAST_WORD * 5;
+    let carried = |socket: &SocketRef| {
+        let session = socket.extensions.get::<Arc<Session>>();
+        session.is_some_and(|session| session.connection().is_some())
+    };
+    while io.sockets().iter().any(carried) && Instant::now() < end {
+        tokio::time::sleep(SETTLING).await;
+    }
     close_rest(io, hub).await;
 }
 

@@ -39,6 +39,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::frames::Frames;
 use super::payload::Payload;
+use super::refusal::with_code;
 use super::{Hub, MAX_MESSAGE};
 use crate::auth::Auth;
 use crate::http;
@@ -210,16 +211,28 @@ impl Transport {
             }
             (&Method::GET, None) => Ok(self.engine.answer(self.fresh(&request, address)).await),
             (&Method::GET, Some(session)) if !query.websocket => {
+                let session = &session.to_owned();
                 let mut poll = Waiting {
                     engine: &self.engine,
                     session: Some(session.to_owned()),
                 };
                 let answer = self.engine.answer(request).await;
                 poll.session = None;
-                Ok(answer)
+                Ok(self.with_refusals(session, answer).await)
             }
             _ => Ok(self.engine.answer(request).await),
         }
+    }
+
+    /// What a poll brings to a session that has not joined may be a refusal, whose code is put where clients look.
+    async fn with_refusals(&self, session: &str, answer: Response) -> Response {
+        if self.hub.carriers.budget(session).is_some() {
+            return answer;
+        }
+        let (parts, body) = answer.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
+        let bytes = with_code(&bytes).map_or(bytes, Into::into);
+        Response::from_parts(parts, bytes.into())
     }
 
     /// The first request of a session, made anew: all that its session keeps of it.
