@@ -20,6 +20,7 @@ mod unread;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -66,6 +67,13 @@ const LARGEST_HEAD: usize = 32 * 1024;
 /// Maximum of what the system keeps for a client that has not taken it yet, in bytes; Linux doubles it. Without a
 /// bound it grows to several MiB a connection, which a crowd of clients that do not read turns into all memory.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// Refusals on one connection, less what was granted, after which each further one waits, and how long: a refusal costs
+/// time too, and a client may send as many requests at once as it likes.
+const SLOWED: u32 = 10;
+const SLOW: Duration = Duration::from_millis(250);
+/// And after which the connection ends.
+const ENDED: u32 = 100;
 
 /// Lines about connections that could not be accepted.
 static UNACCEPTED: Muffler = Muffler::new();
@@ -155,6 +163,25 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
+/// Refusals on one connection: requests over a limit. What is refused for another reason costs a budget too.
+#[derive(Default)]
+struct Refusals(AtomicU32);
+
+impl Refusals {
+    /// How many there are more than grants, this answer included.
+    fn count(&self, status: StatusCode) -> u32 {
+        // Requests of one connection are answered one after the other.
+        let before = self.0.load(Ordering::Relaxed);
+        let now = if status == StatusCode::TOO_MANY_REQUESTS {
+            before.saturating_add(1)
+        } else {
+            before.saturating_sub(1)
+        };
+        self.0.store(now, Ordering::Relaxed);
+        if now > before { now } else { 0 }
+    }
+}
+
 async fn answer(
     stream: ConnectionStream,
     peer: SocketAddr,
@@ -165,6 +192,7 @@ async fn answer(
     let handle = stream.handle();
     let stream = TokioIo::new(stream);
     let asked = CancellationToken::new();
+    let refused = Refusals::default();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         asked.cancel();
         handle.begin();
@@ -173,9 +201,18 @@ async fn answer(
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(handle.clone());
         let answered = router.clone().call(request);
-        let (handle, leave) = (&handle, &shutdown.leave);
+        let (handle, leave, refused) = (&handle, &shutdown.leave, &refused);
         async move {
             let mut response = answered.await?;
+            let refusals = refused.count(response.status());
+            if refusals > SLOWED {
+                sleep(SLOW).await;
+            }
+            if refusals > ENDED {
+                count_closed("flood");
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             // A WebSocket is in use for as long as it is open.
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 handle.finish();

@@ -37,6 +37,9 @@ const LONGEST_HEADER: usize = 14;
 
 /// Maximum of a packet for another namespace than the root, in bytes: there is none, and the refusal repeats its name.
 pub(super) const FOREIGN: u64 = 512;
+/// Maximum of a message of a connection that has not joined, in bytes: a token has fewer. What is there of a longer one
+/// would be kept until it is whole.
+const BEFORE_JOINING: u64 = 16 * 1024;
 /// Bytes of a message that tell what it is: an Engine.IO message, its Socket.IO type, a namespace.
 const HEAD: usize = 3;
 
@@ -248,7 +251,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let found = self.scanner.scan(&buffer.filled()[before..]);
         self.owed += found.frames;
-        if found.binary || found.foreign {
+        let too_long = !self.budget.has_joined() && self.scanner.message > BEFORE_JOINING;
+        if found.binary || found.foreign || too_long {
             buffer.set_filled(before);
             self.end(if found.binary { "binary" } else { "flood" });
         }

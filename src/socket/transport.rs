@@ -218,6 +218,10 @@ impl Transport {
                 };
                 let answer = self.engine.answer(request).await;
                 poll.session = None;
+                if answer.status() == StatusCode::BAD_REQUEST {
+                    // Of a session that is not there: anybody can ask for those.
+                    hub.limits.connect(address)?;
+                }
                 Ok(self.with_refusals(session, answer).await)
             }
             _ => Ok(self.engine.answer(request).await),

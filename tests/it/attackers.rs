@@ -658,10 +658,50 @@ async fn a_long_name_of_a_namespace_ends_the_connection() {
     socket.try_send(Message::text(long.clone())).await;
     assert!(socket.ends_within(Duration::from_secs(2)).await);
     let poller = Poller::open(replica).await;
+    let long = format!("40/{},", "A".repeat(10_000));
     assert_eq!(poller.say(&long).await, 429);
     // A short one is refused as such servers do.
     let mut socket = Socket::open(replica).await;
     socket.send("40/admin,").await;
     let refused = socket.frame().await.unwrap();
     assert!(refused.starts_with("44/admin,"), "{refused}");
+}
+
+/// Half a message of somebody who has not joined would be kept until it is whole.
+#[tokio::test]
+async fn before_joining_a_message_is_short() {
+    let stack = Stack::start(1, &[]).await;
+    let replica = &stack.replicas[0];
+    let mut socket = Socket::open(replica).await;
+    let long = format!("40{}", json!({ "token": "x".repeat(20_000) }));
+    socket.try_send(Message::text(long)).await;
+    assert!(socket.ends_within(Duration::from_secs(2)).await);
+    let mut socket = Socket::connect(replica, auth("ann")).await;
+    let long = json!({ "appointmentId": fresh("a"), "more": "x".repeat(20_000) });
+    assert_eq!(socket.ask("subscribe", &long).await["success"], true);
+}
+
+/// A refusal costs time too: whoever goes on in spite of them waits for each, and then loses the connection.
+#[tokio::test]
+async fn refusals_in_a_row_are_slowed_down_and_end_the_connection() {
+    let stack = Stack::start_limited(1, &JWT).await;
+    let replica = &stack.replicas[0];
+    let address = replica.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let ask = "GET /api/appointments/a/lock-status HTTP/1.1\r\nhost: a\r\n\r\n";
+    let since = Instant::now();
+    stream.write_all(ask.repeat(200).as_bytes()).await.unwrap();
+    let (mut answers, mut some) = (String::new(), [0; 4096]);
+    while answers.matches("HTTP/1.1 429").count() < 20 {
+        let read = stream.read(&mut some).await.unwrap();
+        assert_ne!(read, 0, "{answers}");
+        answers += std::str::from_utf8(&some[..read]).unwrap();
+    }
+    assert!(
+        since.elapsed() > Duration::from_secs(2),
+        "{:?}",
+        since.elapsed()
+    );
+    let known = token("ann");
+    assert_eq!(replica.bearing(&known).status_of("a").await.status, 200);
 }
