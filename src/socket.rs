@@ -58,7 +58,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// How long a connection may take to join the namespace.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Packets that wait for one slow socket.
-const SOCKET_QUEUE: usize = 1024;
+const SOCKET_QUEUE: usize = 256;
 
 /// What the handlers need.
 pub struct Hub {

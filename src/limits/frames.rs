@@ -26,7 +26,7 @@ const BEFORE_JOINING: u32 = 32;
 const ABUSE: u32 = 1000;
 
 /// Events of one connection that may be unanswered: half of what its queue holds.
-const PENDING: usize = 512;
+const PENDING: usize = 128;
 
 /// What becomes of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
