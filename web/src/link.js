@@ -16,6 +16,8 @@ export function openLink(appointmentId, person, handlers) {
     auth: (give) => give({ userId: person().userId, userInfo: infoOf(person()) }),
     // WebSocket first: long-polling needs a sticky load balancer, WebSocket does not.
     transports: ["websocket", "polling"],
+    // A balancer's cookie leads the polls of one session to one replica, also where that is another origin.
+    withCredentials: true,
     tryAllTransports: true,
     reconnectionDelay: 500,
     reconnectionDelayMax: 5000,
