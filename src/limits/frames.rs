@@ -20,8 +20,8 @@ use governor::clock::{Clock, QuantaClock};
 
 use super::{Asker, Limits, over};
 
-/// Frames of a connection that has not joined: it needs one, and some tries.
-const BEFORE_JOINING: u32 = 32;
+/// Frames of a connection that has not joined, and KiB of them: it needs one with a token, and some tries.
+const BEFORE_JOINING: u32 = 64;
 /// Frames that had to wait, less those that had not, after which it is no accident any more.
 const ABUSE: u32 = 1000;
 

@@ -24,6 +24,9 @@ pub(super) struct Patience {
     /// What was begun to be sent, an answer for example, is taken within this time, or the connection ends: a
     /// client that takes a byte now and then is no better than one that takes none.
     pub(super) flush: Duration,
+    /// A request's head is whole within this time of its first byte, whatever the connection was before: half a head
+    /// takes memory, an idle connection does not.
+    pub(super) head: Duration,
 }
 
 impl Default for Patience {
@@ -31,6 +34,7 @@ impl Default for Patience {
         Self {
             stalled: Duration::from_secs(20),
             flush: Duration::from_secs(60),
+            head: Duration::from_secs(10),
         }
     }
 }
@@ -40,6 +44,8 @@ struct Inner {
     aborted: CancellationToken,
     /// Requests that are being answered; a WebSocket is one for ever.
     under_way: AtomicUsize,
+    /// Requests that have begun.
+    begun: AtomicUsize,
     /// Whether nothing is asked, as far as the permit knows.
     idle: AtomicBool,
     permit: Option<Permit>,
@@ -89,6 +95,7 @@ impl ConnectionHandle {
     /// A request begins.
     pub(super) fn begin(&self) {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
         if self.0.idle.swap(false, Ordering::Relaxed)
             && let Some(permit) = &self.0.permit
         {
@@ -137,6 +144,10 @@ pub(super) struct ConnectionStream {
     sending: Option<Instant>,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Until when the head that has begun must be whole, and which request it is of.
+    head: Option<(Instant, usize)>,
+    /// Runs while that is awaited.
+    half: Option<Pin<Box<Sleep>>>,
     dead: bool,
 }
 
@@ -166,8 +177,36 @@ impl ConnectionStream {
             patience,
             sending: None,
             stalled: None,
+            head: None,
+            half: None,
             dead: false,
         }
+    }
+
+    /// Bytes came. Where nothing is asked yet they are the beginning of a head.
+    fn a_head_begins(&mut self) {
+        let begun = self.handle.0.begun.load(Ordering::Relaxed);
+        if self.handle.is_busy() {
+            self.head = None;
+        } else if self.head.is_none_or(|(_, of)| of != begun) {
+            self.head = Some((Instant::now() + self.patience.head, begun));
+        }
+    }
+
+    /// Whether the head that has begun is not whole yet, and had its time.
+    fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let begun = self.handle.0.begun.load(Ordering::Relaxed);
+        let Some((until, _)) = self.head.filter(|(_, of)| *of == begun) else {
+            (self.head, self.half) = (None, None);
+            return false;
+        };
+        let half = self
+            .half
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if half.deadline() != until {
+            half.as_mut().reset(until);
+        }
+        half.as_mut().poll(cx).is_ready()
     }
 
     fn write_with<T>(
@@ -217,8 +256,17 @@ impl AsyncRead for ConnectionStream {
         if self.handle.is_aborted() {
             return Poll::Ready(Ok(()));
         }
+        let before = buffer.filled().len();
         if let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            if buffer.filled().len() > before {
+                self.a_head_begins();
+            }
             return Poll::Ready(outcome);
+        }
+        if self.head_is_late(cx) {
+            count_closed("silent");
+            self.handle.abort();
+            return Poll::Ready(Ok(()));
         }
         // Nothing read is the end of the stream.
         self.aborted.as_mut().poll(cx).map(Ok)
@@ -269,10 +317,12 @@ mod tests {
     const STALLED: Patience = Patience {
         stalled: SHORT,
         flush: LONG,
+        head: LONG,
     };
     const SLOW: Patience = Patience {
         stalled: LONG,
         flush: SHORT,
+        head: SHORT,
     };
 
     async fn pair(patience: Patience) -> (ConnectionStream, ConnectionHandle, TcpStream) {
@@ -341,5 +391,22 @@ mod tests {
         assert!(since.elapsed() >= SHORT, "{:?}", since.elapsed());
         drop(stream);
         drop_by_drop.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn half_a_head_ends_the_connection_and_a_whole_one_does_not() {
+        let (mut stream, handle, mut client) = pair(SLOW).await;
+        let mut some = [0; 8];
+        client.write_all(b"GET /").await.unwrap();
+        assert_eq!(stream.read(&mut some).await.unwrap(), 5);
+        // The head was whole: a request begins, and ends.
+        handle.begin();
+        handle.finish();
+        let idle = tokio::time::timeout(SHORT * 3, stream.read(&mut some)).await;
+        assert!(idle.is_err(), "an idle connection was ended");
+        client.write_all(b"GET /").await.unwrap();
+        assert_eq!(stream.read(&mut some).await.unwrap(), 5);
+        assert_eq!(stream.read(&mut some).await.unwrap(), 0);
+        assert!(handle.is_aborted());
     }
 }

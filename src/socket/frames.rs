@@ -43,6 +43,11 @@ const BEFORE_JOINING: u64 = 16 * 1024;
 /// Bytes of a message that tell what it is: an Engine.IO message, its Socket.IO type, a namespace.
 const HEAD: usize = 3;
 
+/// What a frame or a packet of that many bytes costs.
+pub(super) fn price(length: u64) -> u32 {
+    u32::try_from(length / 1024).map_or(u32::MAX, |more| more.saturating_add(1))
+}
+
 /// Whether a packet begins as one for another namespace does.
 pub(super) fn is_foreign(head: &[u8]) -> bool {
     matches!(head, [b'4', b'0'..=b'6', b'/', ..])
@@ -69,7 +74,8 @@ struct Scanner {
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    frames: u32,
+    /// One for each frame, and one more for each KiB of it: what is long takes long to parse.
+    price: u32,
     binary: bool,
     /// A long packet for another namespace.
     foreign: bool,
@@ -93,7 +99,7 @@ impl Scanner {
             self.have += 1;
             bytes = &bytes[1..];
             if let Some(length) = self.length() {
-                found.frames += 1;
+                found.price = found.price.saturating_add(price(length));
                 let opcode = self.header[0] & OPCODE;
                 found.binary |= opcode == BINARY;
                 self.data = opcode <= BINARY;
@@ -250,7 +256,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let found = self.scanner.scan(&buffer.filled()[before..]);
-        self.owed += found.frames;
+        self.owed = self.owed.saturating_add(found.price);
         let too_long = !self.budget.has_joined() && self.scanner.message > BEFORE_JOINING;
         if found.binary || found.foreign || too_long {
             buffer.set_filled(before);
@@ -358,10 +364,11 @@ mod tests {
                 let (some, more) = rest.split_at(cuts.next().unwrap().min(rest.len()));
                 let found = scanner.scan(some);
                 prop_assert!(!found.binary);
-                frames += found.frames as usize;
+                frames += found.price;
                 rest = more;
             }
-            prop_assert_eq!(frames, lengths.len());
+            let whole: u32 = lengths.iter().map(|length| price(*length as u64)).sum();
+            prop_assert_eq!(frames, whole);
         }
     }
 
@@ -373,7 +380,7 @@ mod tests {
         assert_eq!(
             found,
             Found {
-                frames: 3,
+                price: 3,
                 binary: true,
                 foreign: false
             }

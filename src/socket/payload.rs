@@ -3,7 +3,7 @@
 
 use axum::body::Bytes;
 
-use super::frames::{FOREIGN, is_foreign};
+use super::frames::{FOREIGN, is_foreign, price};
 
 /// Between two packets.
 const SEPARATOR: u8 = 0x1e;
@@ -15,6 +15,8 @@ const CLOSE: &[u8] = b"\x1e1";
 pub(super) struct Payload {
     /// Packets, empty ones too.
     pub(super) packets: u32,
+    /// What they cost: as frames of the same lengths.
+    pub(super) price: u32,
     /// Whether one is binary.
     pub(super) binary: bool,
     /// Whether one is for another namespace, and long: its refusal would be as long.
@@ -28,12 +30,14 @@ impl Payload {
     pub(super) fn of(body: &[u8]) -> Self {
         let mut seen = Self {
             packets: 0,
+            price: 0,
             binary: false,
             foreign: false,
             leaves: false,
         };
         for packet in body.split(|byte| *byte == SEPARATOR) {
             seen.packets = seen.packets.saturating_add(1);
+            seen.price = seen.price.saturating_add(price(packet.len() as u64));
             seen.binary |= packet.starts_with(b"b");
             seen.foreign |= packet.len() as u64 > FOREIGN && is_foreign(packet);
             seen.leaves |= packet == b"41"
@@ -81,6 +85,7 @@ mod tests {
                 binary,
                 leaves,
                 foreign,
+                price: _,
             } = Payload::of(text.as_bytes());
             assert!(!foreign, "{text}");
             (packets, binary, leaves)

@@ -375,7 +375,7 @@ impl Transport {
         }
         let mut paid = payload.packets <= max && !payload.foreign;
         if paid && let Some(budget) = &budget {
-            paid = pay(budget, payload.packets).await;
+            paid = pay(budget, payload.price).await;
         }
         if !paid {
             count_closed("flood");
