@@ -29,6 +29,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # CI builds what the lock file says; a person who edits Cargo.toml gets it updated.
 LOCKED := $(if $(CI),--locked)
 
+# Python leaves no compiled files beside the sources.
+export PYTHONDONTWRITEBYTECODE := 1
+
 # Colours only where make writes to a terminal (make itself says so), and NO_COLOR is respected.
 ifneq ($(and $(MAKE_TERMOUT),$(if $(NO_COLOR),,yes)),)
   BOLD := $(shell printf '\033[1m')
@@ -63,7 +66,7 @@ help: ## List the targets
 		REDIS_URL '`make run` uses this Redis instead of one of its own'
 
 run: ## Build and start everything on this machine, with throw-away data under .run/
-	@scripts/need rust cc node $(if $(DATABASE_URL),,postgres) $(if $(REDIS_URL),,redis)
+	@scripts/need rust cc ps node $(if $(DATABASE_URL),,postgres) $(if $(REDIS_URL),,redis)
 	@$(MAKE) build
 	$(call say,Starting apptlock with $(REPLICAS) replicas; Ctrl-C stops it)
 	@exec target/debug/apptlock dev --replicas $(REPLICAS) $(ARGS)
@@ -97,20 +100,17 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@touch $@
 
 test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, end to end, foreign clients, the API at random
-	@scripts/need rust cc node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus chromium
-	@$(MAKE) test-web
-	@$(MAKE) test-rust ARGS=
-	@$(MAKE) test-chaos
-	@$(MAKE) test-attack
-	@$(MAKE) check-deploy ARGS=
-	@$(MAKE) run-e2e ARGS=
-	@$(MAKE) run-clients
-	@$(MAKE) run-api-fuzz
+	@scripts/need rust cc ps node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus chromium
+	@failed=; \
+	for step in test-web test-rust test-chaos test-attack check-deploy run-e2e run-clients run-api-fuzz; do \
+		$(MAKE) $$step ARGS= || failed="$$failed $$step"; \
+	done; \
+	if [ -n "$$failed" ]; then printf '%s\n' "$(BOLD)==> Failed:$$failed$(PLAIN)"; exit 1; fi
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy nginx pgbouncer faketime openssl prometheus
 	$(call say,Building and running the Rust tests; the first time takes minutes)
-	@cargo test $(LOCKED) --workspace $(ARGS)
+	@cargo test $(LOCKED) --workspace --no-fail-fast $(ARGS)
 	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
 
 # All binaries with all tests: what `cargo test` has built, and so it builds one binary more. Alone that one

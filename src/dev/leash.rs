@@ -150,7 +150,9 @@ fn pairs() -> Vec<(u32, u32)> {
 
 /// Sends a signal by name. A process that has just ended by itself is no failure.
 pub(super) fn signal(name: &str, pids: &[u32]) -> io::Result<()> {
-    Command::new("kill")
+    // The shell's own: the program is missing in slim containers.
+    Command::new("sh")
+        .args(["-c", "kill \"$@\"", "sh"])
         .arg(format!("-{name}"))
         .args(pids.iter().map(u32::to_string))
         .stderr(Stdio::null())

@@ -168,7 +168,8 @@ impl Replica {
     /// A signal by name.
     pub(crate) fn signal(&self, name: &str) -> Result<(), Failure> {
         if let Some(child) = &self.child {
-            let sent = Command::new("kill")
+            let sent = Command::new("sh")
+                .args(["-c", "kill \"$@\"", "sh"])
                 .args([format!("-{name}"), child.id().to_string()])
                 .status()?;
             if !sent.success() {

@@ -82,7 +82,9 @@ impl Drop for Balancer {
     fn drop(&mut self) {
         // SIGTERM first: nginx's master takes its workers with it.
         let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = Command::new("sh")
+            .args(["-c", "kill \"$@\"", "sh", "-TERM", &pid])
+            .status();
         let since = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < PATIENCE {
             std::thread::yield_now();

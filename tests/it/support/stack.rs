@@ -296,7 +296,9 @@ impl Replica {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
+        // The shell's own: the program is missing in slim containers.
+        let sent = Command::new("sh")
+            .args(["-c", "kill \"$@\"", "sh"])
             .args([&format!("-{name}"), &self.pid().to_string()])
             .status()
             .unwrap();
@@ -309,7 +311,8 @@ impl Replica {
         let pid = self.pid();
         std::thread::spawn(move || {
             if ended.recv_timeout(limit).is_err() {
-                let _ = Command::new("kill")
+                let _ = Command::new("sh")
+                    .args(["-c", "kill \"$@\"", "sh"])
                     .args(["-KILL", &pid.to_string()])
                     .status();
             }
