@@ -124,8 +124,8 @@ test-chaos: web
 # After test-chaos, which builds the binaries. A debug build is slower: what is borne is more than in `make attack`.
 test-attack:
 	@scripts/need postgres redis openssl
-	$(call say,Attacking a replica for 3 s in each of six ways)
-	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 3 --p99 1000 --binary target/debug/apptlock
+	$(call say,Attacking a replica for 6 s in each of six ways)
+	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 6 --p99 1000 --binary target/debug/apptlock
 
 test-web: web
 	$(call say,Running the tests of the web pages)

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
@@ -49,7 +48,7 @@ use deadline::deadline;
 pub use deadline::late_body;
 use document::Document;
 pub use hosts::allowed_hosts;
-pub use input::{client_of, unread_body};
+pub use input::{client_of, collect, unread_body};
 use limits::Forget;
 use witness::{named, witness};
 
@@ -165,7 +164,6 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
             "This route has no such method; /api/openapi.json lists them",
         ))
     })
-    .layer(DefaultBodyLimit::max(MAX_BODY))
     .layer(CatchPanicLayer::custom(answer::panicked))
     .layer(middleware::from_fn(deadline))
     .layer(middleware::from_fn_with_state(web.clone(), witness))

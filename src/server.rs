@@ -200,10 +200,15 @@ async fn answer(
         let mut request = request.map(|body| Body::new(Unread::new(body, expects)));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(handle.clone());
-        let answered = router.clone().call(request);
+        let mut router = router.clone();
         let (handle, leave, refused) = (&handle, &shutdown.leave, &refused);
+        let further = handle.has_asked_before();
         async move {
-            let mut response = answered.await?;
+            if further {
+                // hyper answers many requests that came at once in one go, which keeps all others waiting.
+                tokio::task::yield_now().await;
+            }
+            let mut response = router.call(request).await?;
             let refusals = refused.count(response.status());
             if refusals > SLOWED {
                 sleep(SLOW).await;

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap};
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body_util::LengthLimitError;
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
@@ -61,27 +62,53 @@ pub(super) async fn identify(
 }
 
 async fn whole(body: Body) -> Result<Bytes, Failure> {
-    axum::body::to_bytes(body, super::MAX_BODY)
+    collect(body, super::MAX_BODY)
         .await
-        .map_err(|fault| match over_length(&fault) {
-            true => too_large().into(),
-            false => unreadable().into(),
+        .map_err(|fault| match fault {
+            Unread::TooLarge => too_large().into(),
+            Unread::Broken => unreadable().into(),
         })
 }
 
-fn over_length(fault: &axum::Error) -> bool {
-    std::error::Error::source(fault).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
+/// Why a body was not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is longer than it may be.
+    TooLarge,
+    /// It ended before its end.
+    Broken,
+}
+
+/// Reads a body into one piece of memory. A list of its chunks would take many times its length where each is a byte.
+///
+/// # Errors
+/// [`Unread`].
+pub async fn collect(mut body: Body, max: usize) -> Result<Bytes, Unread> {
+    let announced = HttpBody::size_hint(&body).lower();
+    if usize::try_from(announced).is_ok_and(|length| length > max) {
+        return Err(Unread::TooLarge);
+    }
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        if whole.len() + data.len() > max {
+            return Err(Unread::TooLarge);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
 }
 
 /// Why the body of a Socket.IO request was not read.
-pub fn unread_body(fault: axum::Error) -> Refusal {
-    if over_length(&fault) {
-        Refusal::new(
+pub fn unread_body(fault: Unread) -> Refusal {
+    match fault {
+        Unread::TooLarge => Refusal::new(
             Code::TooLarge,
             "The payload is too large: at most 64 KiB, and 16 KiB before the session has joined",
-        )
-    } else {
-        unreadable()
+        ),
+        Unread::Broken => unreadable(),
     }
 }
 
@@ -244,10 +271,10 @@ pub(super) struct JsonBody<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let kind = content_type(request.headers());
         let json = kind.as_deref().is_some_and(is_json);
-        read(request, state, json, kind.is_none()).await.map(Self)
+        read(request, json, kind.is_none()).await.map(Self)
     }
 }
 
@@ -257,18 +284,17 @@ pub(super) struct BeaconBody<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
         let kind = content_type(request.headers());
         let json = kind
             .as_deref()
             .is_some_and(|kind| is_json(kind) || kind == "text/plain");
-        read(request, state, json, kind.is_none()).await.map(Self)
+        read(request, json, kind.is_none()).await.map(Self)
     }
 }
 
-async fn read<S: Send + Sync, T: DeserializeOwned>(
+async fn read<T: DeserializeOwned>(
     request: Request,
-    state: &S,
     json: bool,
     untyped: bool,
 ) -> Result<T, Failure> {
@@ -297,15 +323,7 @@ async fn read<S: Send + Sync, T: DeserializeOwned>(
         )
         .into());
     }
-    let bytes = Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                too_large()
-            } else {
-                unreadable()
-            }
-        })?;
+    let bytes = whole(request.into_body()).await?;
     if bytes.is_empty() {
         return Ok(from_slice(b"{}")?);
     }

@@ -176,7 +176,7 @@ impl ConnectionLimit {
     #[must_use]
     pub fn of_watchers() -> Self {
         let none = Proxies::default();
-        Self::with(WATCHERS, WATCHERS, Duration::from_secs(5), none, false)
+        Self::with(WATCHERS, WATCHERS / 2, Duration::from_secs(5), none, false)
     }
 
     pub(super) fn new(

@@ -108,6 +108,11 @@ impl ConnectionHandle {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether this is not its first request.
+    pub(super) fn has_asked_before(&self) -> bool {
+        self.0.begun.load(Ordering::Relaxed) > 1
+    }
+
     /// Whether requests are under way.
     pub(super) fn is_busy(&self) -> bool {
         self.0.under_way.load(Ordering::Relaxed) > 0

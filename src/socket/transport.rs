@@ -358,7 +358,7 @@ impl Transport {
             Some(_) => MAX_MESSAGE,
             None => http::MAX_BODY,
         };
-        let body = timeout(http::DEADLINE, to_bytes(body, longest))
+        let body = timeout(http::DEADLINE, http::collect(body, longest))
             .await
             .map_err(|_| http::late_body())?
             .map_err(http::unread_body)?;
