@@ -166,7 +166,7 @@ async fn a_polled_message_whose_body_never_ends_is_let_go() {
     let sid = hello["sid"].as_str().unwrap();
     let mut stream = narrow(replica);
     let head = format!(
-        "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n\r\n4x"
+        "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: a\r\ncontent-length: 6000\r\n\r\n4x"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut heard = [0; 64];
