@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::middleware;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socketioxide::SocketIo;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -96,8 +96,8 @@ impl App {
             config.database.max_connections,
             config.allowance.proxies.clone(),
         );
-        let listener = bind("LISTEN_ADDR", config.listen).await?;
-        let managing = bind("MANAGEMENT_ADDR", config.management).await?;
+        let listener = bind("LISTEN_ADDR", config.listen)?;
+        let managing = bind("MANAGEMENT_ADDR", config.management)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
                 let (bus, events) = RedisBus::start(redis, &name, installation(store.clone()))?;
@@ -379,8 +379,20 @@ impl Look {
     }
 }
 
-async fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadSetting> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// Listens, with room for a burst of clients that connect at once: whoever finds none waits a second before the system
+/// tries again.
+fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadSetting> {
+    let listen = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(server::BACKLOG)
+    };
+    listen().map_err(|error| {
         BadSetting::new(
             variable,
             format!("cannot listen on {address}: {error}"),

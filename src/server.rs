@@ -54,8 +54,8 @@ use unread::Unread;
 const HEAD: Duration = Duration::from_secs(75);
 /// After an accept that failed, for want of file descriptors for example.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How many may wait at the listener: no system lets more of them by default.
-const BACKLOG: usize = 4096;
+/// Connections that may wait at the listener; Linux allows no more of them by default.
+pub const BACKLOG: u32 = 4096;
 /// What a connection that was made as the listener closed may take for the head of its first request.
 const FIRST: Duration = Duration::from_secs(1);
 /// After the end, a connection that takes longer than this, and on which nothing is being answered, is closed: its
@@ -147,7 +147,7 @@ fn still_waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
         return Vec::new();
     };
     std::iter::from_fn(|| listener.accept().ok())
-        .take(BACKLOG)
+        .take(BACKLOG as usize)
         .filter_map(|(stream, peer)| {
             stream.set_nonblocking(true).ok()?;
             Some((TcpStream::from_std(stream).ok()?, peer))
