@@ -125,7 +125,7 @@ impl App {
 
         let (rooms, outlet) = Rooms::new(bus.clone());
         let rooms = Arc::new(rooms);
-        let locks = Locks::new(
+        let (locks, reader) = Locks::new(
             store.clone(),
             rooms.clone(),
             bus.clone(),
@@ -179,6 +179,7 @@ impl App {
         background.spawn(pump);
         let (interval, stop) = (config.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
+        background.spawn(reader.run(quit.clone()));
         let replication = Arc::new(Replication {
             rooms: rooms.clone(),
             store: store.clone(),
@@ -367,6 +368,7 @@ impl Look {
         set(telemetry::BUS_SUBSCRIPTIONS, load.subscriptions);
         set(telemetry::BUS_QUEUE_DEPTH, load.queued);
         set(telemetry::ROWS_WAITING, self.locks.waiting());
+        set(telemetry::READS_WAITING, self.locks.reads_waiting());
         let pool = self.store.pool();
         for (state, count) in [("busy", pool.busy), ("idle", pool.idle)] {
             metrics::gauge!(telemetry::DATABASE_CONNECTIONS, "state" => state).set(count as f64);

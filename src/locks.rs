@@ -16,6 +16,7 @@ mod carry;
 mod error;
 mod queue;
 mod quota;
+mod reads;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub use error::LockError;
 use error::refuse;
 use queue::Queues;
 use quota::Quota;
+pub use reads::Reader;
+use reads::Reads;
 
 /// How many leases one sweep ends at most, so that no statement holds many rows for long.
 const SWEEP_BATCH: i64 = 200;
@@ -58,6 +61,7 @@ struct Shared {
     tasks: TaskTracker,
     queues: Queues,
     quota: Quota,
+    reads: Reads,
 }
 
 /// The lock operations of one replica.
@@ -66,7 +70,7 @@ pub struct Locks(Arc<Shared>);
 
 impl Locks {
     /// Over that store, telling those rooms and that bus. `replica` signs what is sent; `max_leases` is how many one
-    /// identity may have, 0 for as many as it likes.
+    /// identity may have, 0 for as many as it likes. The reader is to be run: without it [`Locks::status_in_turn`] waits.
     pub fn new(
         store: Store,
         rooms: Arc<Rooms>,
@@ -74,8 +78,9 @@ impl Locks {
         replica: String,
         ttl: Duration,
         max_leases: usize,
-    ) -> Self {
-        Self(Arc::new(Shared {
+    ) -> (Self, Reader) {
+        let (reads, reader) = Reads::new(store.clone());
+        let locks = Self(Arc::new(Shared {
             store,
             rooms,
             bus,
@@ -84,7 +89,9 @@ impl Locks {
             tasks: TaskTracker::new(),
             queues: Queues::default(),
             quota: Quota::new(max_leases),
-        }))
+            reads,
+        }));
+        (locks, reader)
     }
 
     /// How long a lease lasts without activity.
@@ -111,6 +118,20 @@ impl Locks {
     /// [`LockError::Store`].
     pub async fn status(&self, room: &RoomId) -> Result<LockState, LockError> {
         Ok(self.0.store.status(room).await?)
+    }
+
+    /// The same, with one statement for all who wait: a crowd that subscribes at once waits for its turn.
+    ///
+    /// # Errors
+    /// [`LockError::Read`].
+    pub async fn status_in_turn(&self, room: &RoomId) -> Result<LockState, LockError> {
+        self.0.reads.read(room.clone()).await
+    }
+
+    /// Calls of [`Locks::status_in_turn`] that wait in the queue.
+    #[must_use]
+    pub fn reads_waiting(&self) -> usize {
+        self.0.reads.waiting()
     }
 
     /// Takes a free lock, or renews the same holder's lease.

@@ -75,7 +75,11 @@ pub(super) fn count<T>(
             | LockError::TooMany(_),
         ) => "refused",
         Err(
-            LockError::Store(_) | LockError::Queued | LockError::Fault(_) | LockError::Stopping,
+            LockError::Store(_)
+            | LockError::Read(_)
+            | LockError::Queued
+            | LockError::Fault(_)
+            | LockError::Stopping,
         ) => "failed",
     };
     metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)

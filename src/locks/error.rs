@@ -1,6 +1,8 @@
 //! Why a wish was not granted, and how that is told. Owns how a refusal is read off the state that stood in the
 //! way.
 
+use std::sync::Arc;
+
 use crate::domain::ids::UserId;
 use crate::domain::lease::LockState;
 use crate::limits::over;
@@ -31,6 +33,9 @@ pub enum LockError {
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same, of a statement that many waited for.
+    #[error(transparent)]
+    Read(Arc<StoreError>),
     /// Others wait for this appointment's row, and the turn did not come in time.
     #[error("others wait for this appointment's row, which somebody holds")]
     Queued,
@@ -83,17 +88,12 @@ impl From<LockError> for Refusal {
                 "The fencing token is not that of the lease in force; acquire again before you save",
                 Lock::of(&state),
             ),
-            LockError::Store(StoreError::RowHeld) | LockError::Queued => Self::new(
-                Code::Unavailable,
-                "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
-            ),
-            LockError::Store(StoreError::Refused(_)) | LockError::Fault(_) => {
+            LockError::Store(error) => of_store(&error),
+            LockError::Read(error) => of_store(&error),
+            LockError::Queued => of_store(&StoreError::RowHeld),
+            LockError::Fault(_) => {
                 Self::new(Code::Internal, "Something went wrong here; it was logged")
             }
-            LockError::Store(_) => Self::new(
-                Code::Unavailable,
-                "The database is not available; try again shortly",
-            ),
             LockError::TooMany(max) => {
                 over("lease");
                 Self::new(
@@ -105,6 +105,23 @@ impl From<LockError> for Refusal {
                 Self::new(Code::Unavailable, "This replica is stopping; try again")
             }
         }
+    }
+}
+
+/// A failure of the store as a refusal.
+fn of_store(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::RowHeld => Refusal::new(
+            Code::Unavailable,
+            "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
+        ),
+        StoreError::Refused(_) => {
+            Refusal::new(Code::Internal, "Something went wrong here; it was logged")
+        }
+        _ => Refusal::new(
+            Code::Unavailable,
+            "The database is not available; try again shortly",
+        ),
     }
 }
 

@@ -18,13 +18,10 @@ use super::session::{Entry, Session};
 use crate::auth::shown_by_id;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
-use crate::http;
-use crate::locks::LockError;
 use crate::protocol::{
     CursorChoice, CursorPosition, Object, RefreshToken, Refusal, Room, Subscribed, ack, from_value,
 };
 use crate::rooms::Ticket;
-use crate::store::StoreError;
 use crate::telemetry::{self, Muffler};
 
 /// Lines about subscriptions that were not answered.
@@ -162,15 +159,18 @@ async fn finish_subscribe(
         Ok(begun) => begun,
         Err(refusal) => return answer("subscribe", &session, ack, Err(refusal)),
     };
-    // First the channel, then the state: a change between the two would be seen by neither.
+    // First the channel, then the state: a change between the two would be seen by neither. A burst waits for its
+    // turn, as long as PostgreSQL answers at all.
     let read = async {
         if let Some(subscribing) = entry.subscribing {
             subscribing.await;
         }
-        hub.locks.status(&room).await
+        hub.locks.status_in_turn(&room).await
     };
-    let read = tokio::time::timeout(http::DEADLINE, read).await;
-    match read.unwrap_or(Err(LockError::Store(StoreError::NoAnswer))) {
+    let Some(read) = session.gone.run_until_cancelled(read).await else {
+        return;
+    };
+    match read {
         Ok(state) => {
             let ticket = Ticket {
                 socket: session.socket.clone(),

@@ -61,6 +61,26 @@ impl Store {
         state(room, only(&self.requests.rows(query).await?)?)
     }
 
+    /// The states of these appointments, in their order, by one statement. It is a duty: it does not wait behind
+    /// requests, and no crowd of requests is refused for it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn statuses(&self, rooms: &[&RoomId]) -> Result<Vec<LockState>, StoreError> {
+        let tenants: Vec<&str> = rooms.iter().map(|room| room.tenant.as_str()).collect();
+        let appointments: Vec<&str> = rooms.iter().map(|room| room.appointment.as_str()).collect();
+        let query = ask(sql::STATUSES).bind(tenants).bind(appointments);
+        let rows = self.duties.rows(query).await?;
+        if rows.len() != rooms.len() {
+            return Err(sqlx::Error::RowNotFound.into());
+        }
+        rooms
+            .iter()
+            .zip(&rows)
+            .map(|(room, row)| state(room, row))
+            .collect()
+    }
+
     /// Takes a free lock, or renews the same holder's lease.
     ///
     /// # Errors

@@ -44,6 +44,14 @@ select clock_timestamp() as now, s.version, s.reason, s.user_id, s.user_info, s.
     s.granted_at, s.expires_at, s.fencing_token
 from (select 1) as one left join seen s on true";
 
+/// The same for many appointments, in the order asked: `$1` tenants, `$2` ids.
+pub const STATUSES: &str = "/* statuses */
+select asked.tenant_id, asked.appointment_id, clock_timestamp() as now, l.version, l.reason, l.user_id, l.user_info,
+    l.session_id, l.granted_at, l.expires_at, l.fencing_token
+from unnest($1::text[], $2::text[]) with ordinality as asked (tenant_id, appointment_id, place)
+left join appointment_lock l on l.tenant_id = asked.tenant_id and l.appointment_id = asked.appointment_id
+order by asked.place";
+
 /// Acquire or renew: `$3` user, `$4` user_info, `$5` session or NULL, `$6` seconds to live, `$7` transfer.
 ///
 /// `blocked` is a plain read: where it sees the lock held by somebody else, the answer is no as of that

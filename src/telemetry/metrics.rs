@@ -167,6 +167,8 @@ metrics! {
         "Statements that got no connection in time";
     DATABASE_DURATION: Histogram(BRIEF) "apptlock_database_statement_duration_seconds", Seconds,
         "How long PostgreSQL took, by statement";
+    READS_WAITING: Gauge "apptlock_subscription_reads_waiting", Count,
+        "Subscriptions that wait for the statement that reads their appointments' states";
     ROWS_HELD: Counter "apptlock_row_waits_timed_out_total", Count,
         "Requests that gave up waiting for an appointment's row, which another transaction holds, by where they waited",
         "where" in ["postgres", "queue"];

@@ -403,3 +403,45 @@ async fn a_row_that_is_held_takes_no_connections_from_others() {
     let after = replica.ask("POST", &id, "update-position", &of_ann).await;
     assert_eq!(after.status, 200);
 }
+
+/// Every statement takes a tenth of a second: PostgreSQL is well, and a thousand subscriptions are answered all the
+/// same, since one statement reads for all that wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_subscriptions_waits_for_its_turn_at_a_slow_postgresql() {
+    let mut stack = Stack::empty(&[]).await;
+    let proxy = before(servers().postgres.port).await;
+    let url = stack.database.replace(
+        &format!(":{}/", servers().postgres.port),
+        &format!(":{}/", proxy.port()),
+    );
+    let replica = stack.add_with(&[("DATABASE_URL", &url)]).await;
+    let mut sockets = Vec::new();
+    for n in 0..10 {
+        sockets.push(Socket::connect(replica, auth(&format!("user{n}"))).await);
+    }
+    proxy.delay(Duration::from_millis(50));
+    let since = Instant::now();
+    let burst = sockets.into_iter().map(|mut socket| async move {
+        for n in 0..100 {
+            let asked = json!(["subscribe", fresh("burst")]);
+            socket.send(format!("42{n}{asked}")).await;
+        }
+        let mut answered = 0;
+        while answered < 100 {
+            let frame = socket.frame().await.expect("an answer");
+            if frame.starts_with("43") {
+                assert!(frame.contains(r#""success":true"#), "{frame}");
+                answered += 1;
+            }
+        }
+    });
+    futures_util::future::join_all(burst).await;
+    println!("a thousand subscriptions took {:?}", since.elapsed());
+    let statements = replica
+        .metric(r#"apptlock_database_statement_duration_seconds_count{statement="statuses"}"#)
+        .await;
+    assert!(
+        (1.0..=100.0).contains(&statements),
+        "{statements} statements"
+    );
+}

@@ -47,7 +47,7 @@ impl Replica {
         let bus: Arc<dyn Bus> = Arc::new(net.join());
         let (rooms, outlet) = Rooms::with_outlet(bus.clone(), OUTLET);
         let rooms = Arc::new(rooms);
-        let locks = Locks::new(
+        let (locks, _) = Locks::new(
             store.clone(),
             rooms.clone(),
             bus.clone(),
