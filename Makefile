@@ -111,6 +111,7 @@ test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy nginx pgbouncer faketime openssl prometheus
 	$(call say,Building and running the Rust tests; the first time takes minutes)
 	@cargo test $(LOCKED) --workspace --no-fail-fast $(ARGS)
+	$(if $(ARGS),,$(call say,Running the tests that measure time one at a time; about two minutes))
 	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
 
 # All binaries with all tests: what `cargo test` has built, and so it builds one binary more. Alone that one

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Socket, Stack, auth, fresh};
 
 #[tokio::test]
+#[ignore = "it measures time: make test-rust runs it alone"]
 async fn an_acquire_here_is_seen_there_in_under_fifty_milliseconds_at_the_median() {
     let stack = Stack::start(2, &[]).await;
     let (here, there) = (&stack.replicas[0], &stack.replicas[1]);

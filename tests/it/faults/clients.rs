@@ -36,6 +36,7 @@ async fn churn(replica: &Replica, id: &str, times: usize) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures time: make test-rust runs it alone"]
 async fn a_client_that_paused_sees_versions_rise_and_ends_at_the_newest() {
     let stack = Stack::start(1, &[]).await;
     let replica = &stack.replicas[0];
@@ -96,6 +97,7 @@ async fn a_client_that_paused_sees_versions_rise_and_ends_at_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures time: make test-rust runs it alone"]
 async fn a_client_that_stops_reading_is_dropped_within_a_minute_and_delays_nobody() {
     let stack = Stack::start(1, &[]).await;
     let replica = &stack.replicas[0];
