@@ -14,7 +14,7 @@ use axum::middleware;
 use metrics_exporter_prometheus::PrometheusHandle;
 use socketioxide::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use crate::auth::{Auth, Jwks};
 use crate::bus::memory::Hub as MemoryHub;
 use crate::bus::redis::RedisBus;
-use crate::bus::{Bus, BusEvent, Installation};
+use crate::bus::{Announcer, Bus, BusEvent, Installation};
 use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::health::{Health, Status};
@@ -123,17 +123,17 @@ impl App {
             local(&managing, config.management),
         );
 
-        let (rooms, outlet) = Rooms::new(bus.clone());
+        let announcer = Announcer::new(bus.clone(), &name);
+        let (rooms, outbound) = Rooms::new(announcer.clone());
         let rooms = Arc::new(rooms);
         let (locks, reader) = Locks::new(
             store.clone(),
             rooms.clone(),
-            bus.clone(),
-            name.clone(),
+            announcer.clone(),
             config.lock_ttl,
             config.max_leases,
         );
-        let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
+        let cursors = Arc::new(Cursors::new(rooms.clone(), announcer.clone()));
         let limits = Limits::new(config.allowance.clone());
         let activity = Activity::new(locks.clone(), rooms.clone());
         let hub = Arc::new(Hub::new(
@@ -175,18 +175,12 @@ impl App {
         duty.close();
 
         let background = TaskTracker::new();
-        let pump = socket::pump(io.clone(), store.clock(), outlet, quit.clone());
-        background.spawn(pump);
+        let dispatcher = socket::dispatch(store.clock(), outbound, quit.clone());
+        background.spawn(dispatcher);
         let (interval, stop) = (config.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         background.spawn(reader.run(quit.clone()));
-        let replication = Arc::new(Replication {
-            rooms: rooms.clone(),
-            store: store.clone(),
-            bus: bus.clone(),
-            replica: name.clone(),
-            gap: Notify::new(),
-        });
+        let replication = Arc::new(Replication::new(rooms.clone(), store.clone(), announcer));
         let (receiver, stop) = (replication.clone(), quit.clone());
         background.spawn(async move { receiver.receive(events, stop).await });
         let (watcher, stop) = (replication.clone(), quit.clone());
@@ -361,7 +355,7 @@ impl Look {
             metrics::gauge!(telemetry::JWKS_AGE).set(age.as_secs_f64());
         }
         set(telemetry::ROOMS, self.rooms.count());
-        let (depth, capacity) = self.rooms.outlet();
+        let (depth, capacity) = self.rooms.outbound();
         set(telemetry::OUTLET_DEPTH, depth);
         set(telemetry::OUTLET_CAPACITY, capacity);
         let load = self.bus.load();

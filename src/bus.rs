@@ -16,12 +16,16 @@
 pub mod memory;
 pub mod redis;
 
+mod announcer;
+
 use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
 
 use crate::domain::ids::RoomId;
+
+pub use announcer::Announcer;
 
 /// What the bus hands to a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,19 +5,19 @@
 //! position is skipped: a newer one follows.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use metrics::Counter;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::Bus;
+use crate::bus::Announcer;
 use crate::domain::ids::{RoomId, UserId};
 use crate::domain::lease::{Person, Position};
-use crate::protocol::{CursorFrame, CursorUpdate, Envelope, Message};
+use crate::protocol::{CursorFrame, CursorUpdate, Message};
 use crate::rooms::Rooms;
+use crate::sync::{Ordered, Rank};
 use crate::telemetry;
 
 /// Users whose positions are gathered for one room and tick; further ones are skipped until the next.
@@ -37,28 +37,21 @@ struct Counts {
 
 /// Where people point, until the next tick.
 pub struct Cursors {
-    /// A std mutex: held for an insert or a swap, never across an await.
-    gathered: Mutex<HashMap<RoomId, HashMap<UserId, Moved>>>,
-    /// How many local sockets show a user's cursor in a room: it leaves with the last of them. A std mutex:
-    /// held for a count, never across an await.
-    shown: Mutex<HashMap<(RoomId, UserId), usize>>,
-    /// Held while cursors go out, so that none is shown after it was said to be gone. A std mutex: held for
-    /// hand-overs into queues, never across an await.
-    outgoing: Mutex<()>,
+    gathered: Ordered<HashMap<RoomId, HashMap<UserId, Moved>>>,
+    /// Held while cursors go out, so that none is shown after it was said to be gone.
+    outgoing: Ordered<()>,
     something: Notify,
     counts: Counts,
     rooms: Arc<Rooms>,
-    bus: Arc<dyn Bus>,
-    replica: String,
+    announcer: Announcer,
 }
 
 impl Cursors {
-    /// Shows cursors in those rooms, and on that bus. `replica` signs what is sent.
-    pub fn new(rooms: Arc<Rooms>, bus: Arc<dyn Bus>, replica: String) -> Self {
+    /// Shows cursors in those rooms, and to the other replicas.
+    pub fn new(rooms: Arc<Rooms>, announcer: Announcer) -> Self {
         Self {
-            gathered: Mutex::default(),
-            shown: Mutex::default(),
-            outgoing: Mutex::default(),
+            gathered: Ordered::new(Rank::CursorsGathered, HashMap::new()),
+            outgoing: Ordered::new(Rank::CursorsOutgoing, ()),
             something: Notify::new(),
             counts: Counts {
                 received: metrics::counter!(telemetry::CURSORS_RECEIVED),
@@ -66,21 +59,8 @@ impl Cursors {
                 sent: metrics::counter!(telemetry::CURSORS_SENT),
             },
             rooms,
-            bus,
-            replica,
+            announcer,
         }
-    }
-
-    fn gathered(&self) -> MutexGuard<'_, HashMap<RoomId, HashMap<UserId, Moved>>> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn outgoing(&self) -> MutexGuard<'_, ()> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn shown(&self) -> MutexGuard<'_, HashMap<(RoomId, UserId), usize>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody points there now. Calls for one socket come in the order of its events. `by` is that
@@ -101,7 +81,7 @@ impl Cursors {
             },
             by: by.clone(),
         };
-        let mut gathered = self.gathered();
+        let mut gathered = self.gathered.lock();
         let quiet = gathered.is_empty();
         let users = gathered.entry(room.clone()).or_default();
         self.counts.received.increment(1);
@@ -114,38 +94,19 @@ impl Cursors {
         }
     }
 
-    /// One more socket shows that user's cursor. Each call is answered by one [`Cursors::leave`].
-    pub fn appear(&self, room: &RoomId, user_id: &UserId) {
-        *self
-            .shown()
-            .entry((room.clone(), user_id.clone()))
-            .or_default() += 1;
-    }
-
-    /// A socket no longer shows that user's cursor. With the last one it is taken off the screens, here and
-    /// there. A user whose other socket is on another replica comes back with its next move.
+    /// No socket here shows that user's cursor any more: it is taken off the screens, here and on other replicas. A
+    /// user whose other socket is on another replica comes back with its next move.
     pub fn leave(&self, room: &RoomId, user_id: &UserId) {
-        let key = (room.clone(), user_id.clone());
-        {
-            let mut shown = self.shown();
-            if let Some(count) = shown.get_mut(&key).filter(|count| **count > 1) {
-                *count -= 1;
-                return;
-            }
-            shown.remove(&key);
-        }
-        let _order = self.outgoing();
-        if let Some(users) = self.gathered().get_mut(room) {
+        let _order = self.outgoing.lock();
+        if let Some(users) = self.gathered.lock().get_mut(room) {
             users.remove(user_id);
         }
         self.rooms.show_cursor_left(room, user_id);
-        self.tell(
-            room,
-            Message::CursorLeft {
-                room: room.clone(),
-                user_id: user_id.clone(),
-            },
-        );
+        let message = Message::CursorLeft {
+            room: room.clone(),
+            user_id: user_id.clone(),
+        };
+        self.announcer.announce(room, message);
     }
 
     /// The tick. Sleeps while nobody moves.
@@ -163,8 +124,8 @@ impl Cursors {
     }
 
     fn flush(&self) {
-        let _order = self.outgoing();
-        let gathered = std::mem::take(&mut *self.gathered());
+        let _order = self.outgoing.lock();
+        let gathered = std::mem::take(&mut *self.gathered.lock());
         for (room, users) in gathered {
             if users.is_empty() {
                 continue;
@@ -173,26 +134,13 @@ impl Cursors {
             let frames = users.values().map(|moved| moved.frame.clone()).collect();
             self.rooms.show_cursors(
                 &room,
-                users
-                    .into_values()
-                    .map(|moved| (moved.frame, Some(moved.by))),
+                users.into_values().map(|moved| (moved.frame, moved.by)),
             );
-            self.tell(
-                &room,
-                Message::Cursors {
-                    room: room.clone(),
-                    frames,
-                },
-            );
+            let message = Message::Cursors {
+                room: room.clone(),
+                frames,
+            };
+            self.announcer.announce(&room, message);
         }
-    }
-
-    fn tell(&self, room: &RoomId, message: Message) {
-        let envelope = Envelope {
-            from: self.replica.clone(),
-            traceparent: None,
-            message,
-        };
-        self.bus.publish(room, Bytes::from(envelope.encode()));
     }
 }

@@ -52,4 +52,5 @@ pub mod server;
 pub mod socket;
 pub mod store;
 pub mod sweeper;
+pub mod sync;
 pub mod telemetry;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   acquire · renew · release · force_release · take_over · sweep
-//!        └──▶ Store: one statement, committed ──▶ announce ──▶ Rooms::observe   (here, first)
-//!                                                        └──▶ Bus::publish     (there)
+//!        └──▶ Store: one statement, committed ──▶ announce ──▶ Rooms::apply_local   (here, first)
+//!                                                        └──▶ Announcer::announce  (there)
 //! ```
 //!
 //! Layer 3. Each transition runs in a task of its own: a client that hangs up cannot come between the commit
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::seen_as;
-use crate::bus::Bus;
+use crate::bus::Announcer;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, Change, LockState, Person, Position};
 use crate::rooms::Rooms;
@@ -55,8 +55,7 @@ pub struct Granted {
 struct Shared {
     store: Store,
     rooms: Arc<Rooms>,
-    bus: Arc<dyn Bus>,
-    replica: String,
+    announcer: Announcer,
     ttl: Duration,
     tasks: TaskTracker,
     queues: Queues,
@@ -69,13 +68,12 @@ struct Shared {
 pub struct Locks(Arc<Shared>);
 
 impl Locks {
-    /// Over that store, telling those rooms and that bus. `replica` signs what is sent; `max_leases` is how many one
+    /// Over that store, telling those rooms and the other replicas. `max_leases` is how many one
     /// identity may have, 0 for as many as it likes. The reader is to be run: without it [`Locks::status_in_turn`] waits.
     pub fn new(
         store: Store,
         rooms: Arc<Rooms>,
-        bus: Arc<dyn Bus>,
-        replica: String,
+        announcer: Announcer,
         ttl: Duration,
         max_leases: usize,
     ) -> (Self, Reader) {
@@ -83,8 +81,7 @@ impl Locks {
         let locks = Self(Arc::new(Shared {
             store,
             rooms,
-            bus,
-            replica,
+            announcer,
             ttl,
             tasks: TaskTracker::new(),
             queues: Queues::default(),

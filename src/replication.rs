@@ -12,26 +12,22 @@
 //!
 //! On failure each tries again at its next turn.
 
-mod peers;
-
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, info_span, warn};
 
-use crate::bus::{Bus, BusEvent};
+use crate::bus::{Announcer, Bus, BusEvent};
 use crate::domain::ids::RoomId;
 use crate::domain::lease::{Change, LockState};
 use crate::protocol::{Envelope, Message};
 use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Muffler, TRACE};
-
-use peers::Peers;
 
 /// Between two passes while the bus is healthy.
 const CALM: Duration = Duration::from_secs(30);
@@ -47,47 +43,91 @@ const LOOK: Duration = Duration::from_millis(250);
 const NOTES: Duration = Duration::from_millis(500);
 /// Between two looks for cursors and rooms that are no longer there.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Between two times that other replicas are asked for their members.
+const ASK: Duration = Duration::from_millis(250);
+/// Rooms for which they are asked at once.
+const ASKED: usize = 200;
+/// Rooms that wait to be compared alone; beyond that, all rooms are compared.
+const SUSPECTS: usize = 1000;
 
 /// What this replica hears from others, and what it may have missed.
 pub struct Replication {
-    /// Where changes are shown.
-    pub rooms: Arc<Rooms>,
-    /// What was missed.
-    pub store: Store,
-    /// Whether messages flow.
-    pub bus: Arc<dyn Bus>,
+    rooms: Arc<Rooms>,
+    store: Store,
+    bus: Arc<dyn Bus>,
     /// The name of this replica, to know its own echo.
-    pub replica: String,
-    /// Rung by a gap.
-    pub gap: Notify,
+    replica: String,
+    /// Rung when messages may have been lost: all rooms are compared with PostgreSQL.
+    gap: Notify,
+    /// Rooms of messages that could not be read. A std mutex: held for an insert or a swap, never across an await.
+    suspects: Mutex<HashSet<RoomId>>,
+    /// Rung when there is one more.
+    suspected: Notify,
 }
 
 impl Replication {
+    /// Applies to those rooms what other replicas announce, and what PostgreSQL says.
+    pub fn new(rooms: Arc<Rooms>, store: Store, announcer: Announcer) -> Self {
+        Self {
+            rooms,
+            store,
+            bus: announcer.bus().clone(),
+            replica: announcer.replica().to_owned(),
+            gap: Notify::new(),
+            suspects: Mutex::default(),
+            suspected: Notify::new(),
+        }
+    }
+
+    /// Messages may have been lost.
+    fn missed(&self) {
+        self.rooms.unsure();
+        self.gap.notify_one();
+    }
+
+    /// A message could not be read: its room is compared at once, or all if it does not name one.
+    fn suspect(&self, room: Option<RoomId>) {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        match room {
+            Some(room) if suspects.len() < SUSPECTS => {
+                suspects.insert(room);
+                self.suspected.notify_one();
+            }
+            _ => self.gap.notify_one(),
+        }
+    }
+
     /// Shows what the bus brings, until it ends.
     pub async fn receive(&self, mut events: mpsc::Receiver<BusEvent>, stop: CancellationToken) {
-        let mut peers = Peers::default();
         // Kept at hand, because there are so many.
         let shown = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "shown");
         let echo = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "echo");
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut ask = tokio::time::interval(ASK);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return,
                 event = events.recv() => event,
                 _ = sweep.tick() => {
-                    if peers.sweep(&self.rooms) {
+                    if self.rooms.sweep() {
                         // It may have died between a change and its announcement.
                         self.gap.notify_one();
                     }
-                    self.rooms.prune();
+                    continue;
+                }
+                _ = ask.tick() => {
+                    if self.bus.healthy() {
+                        self.rooms.ask_rosters(ASKED);
+                    }
                     continue;
                 }
             };
             match event {
                 None => return,
-                Some(BusEvent::Gap) => self.gap.notify_one(),
-                Some(BusEvent::Alive(replica)) => peers.heard(&replica),
-                Some(BusEvent::Message(bytes)) => match self.show(&bytes, &mut peers) {
+                Some(BusEvent::Gap) => self.missed(),
+                Some(BusEvent::Alive(replica)) => self.rooms.heard(&replica),
+                Some(BusEvent::Message(bytes)) => match self.show(&bytes) {
                     "shown" => shown.increment(1),
                     "echo" => echo.increment(1),
                     rare => {
@@ -98,11 +138,12 @@ impl Replication {
         }
     }
 
-    fn show(&self, bytes: &[u8], peers: &mut Peers) -> &'static str {
+    fn show(&self, bytes: &[u8]) -> &'static str {
         let envelope = match Envelope::decode(bytes) {
             Ok(envelope) => envelope,
             Err(error) => {
-                debug!(%error, "a message that this release cannot read; reconcile will show what it changed");
+                debug!(%error, "a message is no envelope; all rooms are compared");
+                self.suspect(None);
                 return "unreadable";
             }
         };
@@ -122,7 +163,7 @@ impl Replication {
                         span
                     }
                 };
-                return match span.in_scope(|| self.rooms.hear(&change)) {
+                return match span.in_scope(|| self.rooms.apply_remote(&change)) {
                     Outcome::Shown => "shown",
                     Outcome::Stale => "stale",
                     Outcome::NoRoom => "no_room",
@@ -130,13 +171,31 @@ impl Replication {
                 };
             }
             Message::Cursors { room, frames } => {
-                peers.point(&envelope.from, &room, &frames);
                 self.rooms
-                    .show_cursors(&room, frames.into_iter().map(|frame| (frame, None)));
+                    .show_remote_cursors(&envelope.from, &room, frames);
             }
             Message::CursorLeft { room, user_id } => {
-                peers.left(&envelope.from, &room, &user_id);
-                self.rooms.show_cursor_left(&room, &user_id);
+                self.rooms
+                    .show_remote_cursor_left(&envelope.from, &room, &user_id);
+            }
+            Message::Joined { room, member } => {
+                self.rooms.member_joined(&envelope.from, &room, member);
+            }
+            Message::Left { room, member } => {
+                self.rooms.member_left(&envelope.from, &room, &member);
+            }
+            Message::Roster { room, members } => {
+                self.rooms.members_are(&envelope.from, &room, members);
+            }
+            Message::RosterWanted { room } => self.rooms.tell_members(&room),
+            Message::Unknown { room } => {
+                debug!(
+                    ?room,
+                    from = envelope.from,
+                    "a message of another release; its room is compared"
+                );
+                self.suspect(room);
+                return "unreadable";
             }
         }
         "shown"
@@ -153,7 +212,7 @@ impl Replication {
                 tokio::time::sleep(LOOK).await;
                 let well = self.bus.healthy();
                 if was_well && !well {
-                    self.gap.notify_one();
+                    self.missed();
                 }
                 was_well = well;
                 owed |= self.bus.take_unsent();
@@ -210,14 +269,21 @@ impl Replication {
                 } else {
                     ALERT
                 };
-                let in_time = tokio::select! {
-                    () = tokio::time::sleep_until(begun + pause) => self.bus.healthy(),
-                    () = self.gap.notified() => false,
-                    () = self.rooms.behind() => false,
+                let due = tokio::select! {
+                    () = tokio::time::sleep_until(begun + pause) => Due::All { no_hurry: self.bus.healthy() },
+                    () = self.gap.notified() => Due::All { no_hurry: false },
+                    () = self.rooms.behind() => Due::All { no_hurry: false },
+                    () = self.suspected.notified() => Due::Suspects,
                 };
-                begun = Instant::now();
-                metrics::counter!(telemetry::RECONCILES).increment(1);
-                match self.pass(in_time).await {
+                let done = match due {
+                    Due::All { no_hurry } => {
+                        begun = Instant::now();
+                        metrics::counter!(telemetry::RECONCILES).increment(1);
+                        self.pass(no_hurry).await
+                    }
+                    Due::Suspects => self.pass_suspects().await,
+                };
+                match done {
                     Ok(()) => warned = false,
                     Err(error) => {
                         if !warned {
@@ -240,11 +306,25 @@ impl Replication {
     /// # Errors
     /// The store's: rooms after the failing chunk were not looked at.
     pub async fn pass(&self, no_hurry: bool) -> Result<(), StoreError> {
-        let seen = self.rooms.seen_versions();
+        self.compare(self.rooms.seen_versions(), no_hurry).await
+    }
+
+    /// The same over the rooms of messages that could not be read.
+    async fn pass_suspects(&self) -> Result<(), StoreError> {
+        let suspects = {
+            let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *suspects)
+        };
+        let suspects: Vec<RoomId> = suspects.into_iter().collect();
+        self.compare(self.rooms.seen_versions_of(&suspects), false)
+            .await
+    }
+
+    async fn compare(&self, seen: Vec<(RoomId, i64)>, no_hurry: bool) -> Result<(), StoreError> {
         for chunk in seen.chunks(CHUNK) {
             let mut ahead = None;
             for state in self.store.differing(chunk).await? {
-                match self.rooms.observe(&Change::from(state.clone())) {
+                match self.rooms.apply_local(&Change::from(state.clone())) {
                     Outcome::Shown => metrics::counter!(telemetry::REPAIRS).increment(1),
                     // The room was ahead before PostgreSQL was asked: what it saw is not there any more.
                     Outcome::Stale => {
@@ -280,6 +360,17 @@ impl Replication {
 
 /// Lines about rooms that were ahead.
 static RESET: Muffler = Muffler::new();
+
+/// What a pass of reconcile is over.
+enum Due {
+    /// All rooms.
+    All {
+        /// Whether chunks may be spread in time.
+        no_hurry: bool,
+    },
+    /// The rooms of messages that could not be read.
+    Suspects,
+}
 
 /// Transitions of which nobody knows what became.
 #[derive(Default)]

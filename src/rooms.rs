@@ -1,78 +1,54 @@
-//! The local rooms: who on this replica watches which appointment, what each room last saw of its lock, and
-//! the ONE door to the sockets.
+//! The local rooms: the subscriptions of this replica's sockets, the last state of each lock that they were shown, and
+//! the ONE way to the sockets.
 //!
 //! ```text
-//!            enter                  admit (snapshot)
+//!            subscribe               admit (snapshot)
 //!   nobody ─────────▶ subscribing ───────────────────▶ watching ◀──┐
-//!      ▲                                                │   observe: compare, hand over, advance
-//!      └── empty for a while ◀── leave (the last one) ──┘
+//!      ▲                                                │   apply: compare, put into the queue, advance
+//!      └── empty for a while ◀── unsubscribe, disconnect┘
 //! ```
 //!
-//! Layer 2. PostgreSQL decides what a version is; a room only compares. `observe` compares, hands over and
-//! only then advances the version it has seen, under one short mutex: so the order of the outlet is the
-//! order of versions, and a snapshot handed out through it lies between what came before and what follows.
-//! On failure: where the outlet is full the version does not advance, and reconcile finds the room behind.
+//! Layer 2. PostgreSQL decides what a version is; a room only compares. Applying a change compares, puts it into the
+//! queue and only then advances the version that was seen, under one short mutex: so the order of the queue is the
+//! order of versions, and a snapshot that goes through it lies between what came before and what follows. Each entry of
+//! the queue carries the subscriptions that it is for.
+//!
+//! On failure: if the queue is full the version does not advance, and reconcile finds the room behind.
+//!
+//! A room also keeps its [`Roster`]: members here, and members that other replicas told of. Members are announced over
+//! the bus as they come and go; after a gap the others are asked for all of theirs.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod events;
+mod members;
+pub mod roster;
+pub mod subscription;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
-use crate::bus::{Bus, Subscribing};
+use crate::bus::{Announcer, Subscribing};
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::{Change, LockState, Reason};
-use crate::domain::sighting::{Turn, turn};
-use crate::protocol::{
-    AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate,
-};
+use crate::domain::transition::{Transition, classify};
+use crate::protocol::{CursorFrame, Message};
+use crate::sync::{Guard, Ordered, Rank};
 use crate::telemetry;
 
-/// What waits for the pump; beyond that, changes are repaired later and cursors are dropped.
-const OUTLET: usize = 8192;
+pub use events::{Event, Join, OutboundItem, Recipients, RoomUpdate};
+use roster::{Departure, PointRefused, Replicas, Roster};
+use subscription::{Audience, Subscription};
+
+/// Entries that wait for the dispatcher; beyond that, changes are repaired later and cursors are dropped.
+const OUTBOUND_QUEUE: usize = 8192;
 /// How long a room without audience keeps its channel: a reloaded page comes back within it.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// One event for the sockets of a room, encoded once.
-#[derive(Debug, Clone)]
-pub struct Event {
-    /// Its name.
-    pub name: &'static str,
-    /// Its payload.
-    pub payload: Box<RawValue>,
-    /// The socket that caused it and does not hear it.
-    pub except: Option<Arc<str>>,
-}
-
-impl Event {
-    fn new(name: &'static str, payload: &impl Serialize) -> Self {
-        let payload = serde_json::value::to_raw_value(payload)
-            .expect("our payloads are structs of strings and finite numbers, which JSON can say");
-        Self {
-            name,
-            payload,
-            except: None,
-        }
-    }
-}
-
-/// The events of one change of a lock.
-pub struct Showing {
-    /// Where.
-    pub room: RoomId,
-    /// What.
-    pub events: Vec<Event>,
-    /// What it is a part of.
-    pub span: Span,
-    /// When PostgreSQL decided it, by its own clock, where it was another replica that asked.
-    pub decided_afar: Option<OffsetDateTime>,
-    /// Whether the room's sockets connect anew after it: their clients have seen versions that are no more.
-    pub anew: bool,
-}
+/// Appointments that one socket may subscribe to.
+pub const MAX_SUBSCRIPTIONS: usize = 100;
 
 /// What became of a change in the rooms here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,36 +59,35 @@ pub enum Outcome {
     Stale,
     /// This replica does not keep the room, or no longer: the bus may bring a last message late.
     NoRoom,
-    /// It was news, and the outlet full: reconcile will show it.
+    /// It was news, and the queue full: reconcile will show it.
     Full,
 }
 
-/// What the pump hands to the sockets, in this order.
-pub enum Outlet {
-    /// A change of a lock: no socket of the room may miss the newest.
-    Change(Showing),
-    /// Cursors in a room: who does not keep up misses them.
-    Cursors(RoomId, Vec<Event>),
-    /// A socket joins: it gets this state, and every later event of its room.
-    Admit(Ticket, LockState),
+/// Why a socket cannot subscribe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeRefused {
+    /// The socket is gone.
+    Closed,
+    /// It has [`MAX_SUBSCRIPTIONS`].
+    TooMany,
 }
 
-/// What lets one socket in, once.
-pub struct Ticket {
-    /// The socket's name.
-    pub socket: Arc<str>,
-    /// Joins the room, and tells the state.
-    pub let_in: Box<dyn FnOnce(&LockState) + Send>,
+/// A subscription on its way.
+pub struct Subscribed {
+    /// The subscription; the one that there is, if the socket was in the room already.
+    pub subscription: Arc<Subscription>,
+    /// To be awaited before the state is read, so that no change falls between the two.
+    pub subscribing: Option<Subscribing>,
 }
 
-/// Whose lease a room sees in force.
+/// The holder of the lease that a room saw last.
 #[derive(Debug, Clone)]
 pub struct SeenHolder {
-    /// Who.
+    /// The user.
     pub user_id: UserId,
-    /// In which tab, where it was taken for one.
+    /// The tab, if the lease was taken for one.
     pub session_id: Option<SessionId>,
-    /// When it runs out by what this room saw, on this replica's monotonic clock.
+    /// The end of the lease by what this room saw, on this replica's monotonic clock.
     pub ends_at: Instant,
 }
 
@@ -123,127 +98,231 @@ struct Seen {
 
 #[derive(Default)]
 struct Room {
-    members: usize,
+    roster: Roster,
     emptied: Option<Instant>,
     seen: Option<Seen>,
+    /// Whether the other replicas' members are to be asked for.
+    unsure: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    rooms: HashMap<RoomId, Room>,
+    /// The rooms of each socket that is connected.
+    sockets: HashMap<Arc<str>, HashSet<RoomId>>,
+    replicas: Replicas,
 }
 
 /// The local rooms of one replica.
 pub struct Rooms {
-    /// A std mutex: held for a comparison and a hand-over, never across an await.
-    rooms: Mutex<HashMap<RoomId, Room>>,
-    outlet: mpsc::Sender<Outlet>,
-    bus: Arc<dyn Bus>,
+    inner: Ordered<Inner>,
+    outbound: mpsc::Sender<OutboundItem>,
+    announcer: Announcer,
     /// Rung when a room could not be shown a change.
     behind: Notify,
 }
 
 impl Rooms {
-    /// No rooms yet, and the outlet that the pump empties.
-    pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<Outlet>) {
-        Self::with_outlet(bus, OUTLET)
+    /// No rooms yet, and the queue that the dispatcher empties.
+    pub fn new(announcer: Announcer) -> (Self, mpsc::Receiver<OutboundItem>) {
+        Self::with_queue(announcer, OUTBOUND_QUEUE)
     }
 
-    /// The same, with an outlet that holds this much.
-    pub fn with_outlet(bus: Arc<dyn Bus>, size: usize) -> (Self, mpsc::Receiver<Outlet>) {
-        let (outlet, pumped) = mpsc::channel(size);
+    /// The same, with a queue of that length.
+    pub fn with_queue(announcer: Announcer, length: usize) -> (Self, mpsc::Receiver<OutboundItem>) {
+        let (outbound, dispatched) = mpsc::channel(length);
         (
             Self {
-                rooms: Mutex::default(),
-                outlet,
-                bus,
+                inner: Ordered::new(Rank::Rooms, Inner::default()),
+                outbound,
+                announcer,
                 behind: Notify::new(),
             },
-            pumped,
+            dispatched,
         )
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomId, Room>> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> Guard<'_, Inner> {
+        self.inner.lock()
     }
 
-    /// One more member. Await the result before reading the state, so that no change falls between the two.
-    /// Each `enter` is answered by one [`Rooms::leave`].
-    pub fn enter(&self, id: &RoomId) -> Subscribing {
-        let mut rooms = self.rooms();
-        let room = rooms.entry(id.clone()).or_default();
-        room.members += 1;
+    /// A socket is connected, and may subscribe. Answered by one [`Rooms::disconnect`].
+    pub fn connect(&self, socket: &Arc<str>) {
+        self.inner().sockets.entry(socket.clone()).or_default();
+    }
+
+    /// A socket subscribes. It is a member at once, and hears nothing before [`Rooms::admit`]. Each success is answered
+    /// by one `admit` or [`Rooms::abandon`].
+    ///
+    /// # Errors
+    /// [`SubscribeRefused`].
+    pub fn subscribe(
+        &self,
+        id: &RoomId,
+        subscription: Subscription,
+    ) -> Result<Subscribed, SubscribeRefused> {
+        let mut inner = self.inner();
+        let Inner { rooms, sockets, .. } = &mut *inner;
+        let Some(of_socket) = sockets.get_mut(&subscription.socket) else {
+            return Err(SubscribeRefused::Closed);
+        };
+        let known = rooms.get_mut(id);
+        if let Some(known) = known.and_then(|room| room.roster.ask_again(&subscription.socket)) {
+            return Ok(Subscribed {
+                subscription: known,
+                subscribing: None,
+            });
+        }
+        if of_socket.len() >= MAX_SUBSCRIPTIONS {
+            return Err(SubscribeRefused::TooMany);
+        }
+        of_socket.insert(id.clone());
+        let room = rooms.entry(id.clone()).or_insert_with(|| Room {
+            unsure: true,
+            ..Room::default()
+        });
         room.emptied = None;
+        let subscription = Arc::new(subscription);
+        let arrival = room.roster.enter(subscription.clone());
         // Under the mutex, so that it cannot be overtaken by the unsubscribe of a room that is dropped now.
-        self.bus.subscribe(id)
+        let subscribing = self.announcer.bus().subscribe(id);
+        if let Some(member) = arrival.first_here {
+            let room = id.clone();
+            self.announcer
+                .announce(id, Message::Joined { room, member });
+        }
+        Ok(Subscribed {
+            subscription,
+            subscribing: Some(subscribing),
+        })
     }
 
-    /// One member less. The channel is kept for a while.
-    pub fn leave(&self, id: &RoomId) {
-        if let Some(room) = self.rooms().get_mut(id) {
-            room.members = room.members.saturating_sub(1);
-            if room.members == 0 {
-                room.emptied = Some(Instant::now());
-            }
+    /// Lets a socket in: through the queue, with the newest state that this room knows. `read` is what PostgreSQL said
+    /// after [`Subscribed::subscribing`] was awaited.
+    pub async fn admit(&self, read: LockState, join: Join) {
+        let Ok(permit) = self.outbound.reserve().await else {
+            return;
+        };
+        self.apply_local(&Change::from(read.clone()));
+        let mut inner = self.inner();
+        let mut room = inner.rooms.get_mut(&read.room);
+        let seen = room.as_ref().and_then(|room| room.seen.as_ref());
+        // At the same version the fresh reading knows better whether the lease has run out. If the room is behind
+        // the reading, the queue was full: what the room knows is handed out, since the newer one will follow as an
+        // event, and would be a repeat otherwise.
+        let state = match seen {
+            Some(seen) if seen.state.version != read.version => seen.state.clone(),
+            _ => read,
+        };
+        if let Some(room) = &mut room {
+            room.roster.admit(&join.subscription);
+            self.ask_others(&state.room, room, Instant::now());
+        }
+        permit.send(OutboundItem::Admit(join, state));
+    }
+
+    /// A request to subscribe failed. Returns the users whose cursors no socket here shows any more.
+    pub fn abandon(&self, id: &RoomId, subscription: &Arc<Subscription>) -> Vec<UserId> {
+        let mut inner = self.inner();
+        let Some(room) = inner.rooms.get_mut(id) else {
+            return Vec::new();
+        };
+        let Some(departure) = room.roster.fail(subscription) else {
+            return Vec::new();
+        };
+        let pointers = self.departed(id, room, departure);
+        if let Some(of_socket) = inner.sockets.get_mut(&subscription.socket) {
+            of_socket.remove(id);
+        }
+        pointers
+    }
+
+    /// A socket leaves a room. Returns the users whose cursors no socket here shows any more.
+    pub fn unsubscribe(&self, id: &RoomId, socket: &str) -> Vec<UserId> {
+        let mut inner = self.inner();
+        if let Some(of_socket) = inner.sockets.get_mut(socket) {
+            of_socket.remove(id);
+        }
+        self.leave(&mut inner, id, socket)
+    }
+
+    /// A socket is gone: it leaves every room, and enters none any more. Returns the users whose cursors no socket here
+    /// shows any more, by room.
+    pub fn disconnect(&self, socket: &str) -> Vec<(RoomId, Vec<UserId>)> {
+        let mut inner = self.inner();
+        let ids = inner.sockets.remove(socket).unwrap_or_default();
+        ids.into_iter()
+            .map(|id| {
+                let pointers = self.leave(&mut inner, &id, socket);
+                (id, pointers)
+            })
+            .collect()
+    }
+
+    fn leave(&self, inner: &mut Inner, id: &RoomId, socket: &str) -> Vec<UserId> {
+        let Some(room) = inner.rooms.get_mut(id) else {
+            return Vec::new();
+        };
+        match room.roster.leave(socket) {
+            Some(departure) => self.departed(id, room, departure),
+            None => Vec::new(),
         }
     }
 
-    /// Whether this replica keeps the room.
-    pub fn has(&self, id: &RoomId) -> bool {
-        self.rooms().contains_key(id)
+    fn departed(&self, id: &RoomId, room: &mut Room, departure: Departure) -> Vec<UserId> {
+        if room.roster.is_empty() {
+            room.emptied = Some(Instant::now());
+        }
+        if let Some(member) = departure.last_here {
+            let room = id.clone();
+            self.announcer.announce(id, Message::Left { room, member });
+        }
+        departure.pointers
     }
 
-    /// Drops rooms that have been empty for a while.
-    pub fn prune(&self) {
-        let mut rooms = self.rooms();
-        rooms.retain(|id, room| {
-            let keep = room.emptied.is_none_or(|since| since.elapsed() < LINGER);
-            if !keep {
-                self.bus.unsubscribe(id);
-            }
-            keep
-        });
+    /// Notes that a socket shows that user's cursor.
+    ///
+    /// # Errors
+    /// [`PointRefused`].
+    pub fn point(&self, id: &RoomId, socket: &str, user_id: &UserId) -> Result<(), PointRefused> {
+        let mut inner = self.inner();
+        let room = inner.rooms.get_mut(id).ok_or(PointRefused::NotSubscribed)?;
+        room.roster.point(socket, user_id)
     }
 
-    /// How many rooms there are.
+    /// Number of rooms.
     pub fn count(&self) -> usize {
-        self.rooms().len()
+        self.inner().rooms.len()
     }
 
-    /// How much waits for the pump, and how much may.
-    pub fn outlet(&self) -> (usize, usize) {
-        let most = self.outlet.max_capacity();
-        (most - self.outlet.capacity(), most)
+    /// Entries that wait for the dispatcher, and the most that may.
+    pub fn outbound(&self) -> (usize, usize) {
+        let capacity = self.outbound.max_capacity();
+        (capacity - self.outbound.capacity(), capacity)
     }
 
-    /// A change was committed: shows it, if it is news.
-    pub fn observe(&self, change: &Change) -> Outcome {
-        self.show(change, None)
+    /// A change was committed here: shows it, if it is news.
+    pub fn apply_local(&self, change: &Change) -> Outcome {
+        self.apply(change, None)
     }
 
-    /// The same of a change that another replica told of.
-    pub fn hear(&self, change: &Change) -> Outcome {
-        self.show(change, Some(change.state.now))
+    /// The same for a change that another replica announced.
+    pub fn apply_remote(&self, change: &Change) -> Outcome {
+        self.apply(change, Some(change.state.now))
     }
 
-    fn show(&self, change: &Change, decided_afar: Option<OffsetDateTime>) -> Outcome {
+    fn apply(&self, change: &Change, decided_remotely: Option<OffsetDateTime>) -> Outcome {
         let state = &change.state;
-        let mut rooms = self.rooms();
-        let Some(room) = rooms.get_mut(&state.room) else {
+        let mut inner = self.inner();
+        let Some(room) = inner.rooms.get_mut(&state.room) else {
             return Outcome::NoRoom;
         };
         if let Some(seen) = &room.seen {
-            let Some(turn) = turn(&seen.state, state) else {
+            let Some(transition) = classify(&seen.state, state) else {
                 return Outcome::Stale;
             };
-            if room.members > 0 {
-                let showing = Showing {
-                    room: state.room.clone(),
-                    events: events(change, turn),
-                    span: Span::current(),
-                    decided_afar,
-                    anew: false,
-                };
-                if self.outlet.try_send(Outlet::Change(showing)).is_err() {
-                    metrics::counter!(telemetry::OUTLET_FULL).increment(1);
-                    self.behind.notify_one();
-                    return Outcome::Full;
-                }
+            if !self.show(room, change, transition, decided_remotely, false) {
+                return Outcome::Full;
             }
         }
         room.seen = Some(Seen {
@@ -253,39 +332,55 @@ impl Rooms {
         Outcome::Shown
     }
 
+    /// Puts a change into the queue. False if it is full.
+    fn show(
+        &self,
+        room: &Room,
+        change: &Change,
+        transition: Transition,
+        decided_remotely: Option<OffsetDateTime>,
+        reconnect: bool,
+    ) -> bool {
+        let recipients = room.roster.audience();
+        if recipients.is_empty() {
+            return true;
+        }
+        let update = RoomUpdate {
+            room: change.state.room.clone(),
+            recipients,
+            events: events::of_change(change, transition),
+            span: Span::current(),
+            decided_remotely,
+            reconnect,
+        };
+        let sent = self.outbound.try_send(OutboundItem::Change(update)).is_ok();
+        if !sent {
+            metrics::counter!(telemetry::OUTLET_FULL).increment(1);
+            self.behind.notify_one();
+        }
+        sent
+    }
+
     /// PostgreSQL has an older version than the one that this room saw, so that one is no more. Shows what is there,
-    /// and has the room's sockets connect anew: a client that only takes what is newer gets a snapshot so. False where
-    /// the room has seen something else meanwhile, or the outlet is full: the next pass looks again.
+    /// and has the room's sockets reconnect: a client that only takes what is newer gets a snapshot so. False if the
+    /// room has seen something else meanwhile, or the queue is full: the next pass looks again.
     pub fn reset(&self, state: &LockState, ahead: i64) -> bool {
-        let mut rooms = self.rooms();
-        let Some(room) = rooms.get_mut(&state.room) else {
+        let mut inner = self.inner();
+        let Some(room) = inner.rooms.get_mut(&state.room) else {
             return false;
         };
-        let Some(seen) = room
-            .seen
-            .as_ref()
-            .filter(|seen| seen.state.version == ahead)
-        else {
+        let seen = room.seen.as_ref();
+        let Some(seen) = seen.filter(|seen| seen.state.version == ahead) else {
             return false;
         };
-        if room.members > 0 {
-            let turn = match (&seen.state.lease, &state.lease) {
-                (_, Some(_)) => Turn::Granted,
-                (Some(_), None) => Turn::Ended(Reason::Released),
-                (None, None) => Turn::Same,
-            };
-            let showing = Showing {
-                room: state.room.clone(),
-                events: events(&Change::from(state.clone()), turn),
-                span: Span::current(),
-                decided_afar: None,
-                anew: true,
-            };
-            if self.outlet.try_send(Outlet::Change(showing)).is_err() {
-                metrics::counter!(telemetry::OUTLET_FULL).increment(1);
-                self.behind.notify_one();
-                return false;
-            }
+        let transition = match (&seen.state.lease, &state.lease) {
+            (_, Some(_)) => Transition::Granted,
+            (Some(_), None) => Transition::Ended(Reason::Released),
+            (None, None) => Transition::Same,
+        };
+        let change = Change::from(state.clone());
+        if !self.show(room, &change, transition, None, true) {
+            return false;
         }
         room.seen = Some(Seen {
             state: state.clone(),
@@ -294,70 +389,72 @@ impl Rooms {
         true
     }
 
-    /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what
-    /// PostgreSQL said after [`Rooms::enter`] was awaited.
-    pub async fn admit(&self, read: LockState, ticket: Ticket) {
-        let Ok(place) = self.outlet.reserve().await else {
+    /// Cursors that moved here, encoded once for all replicas. Each frame comes with the socket that sent it, which
+    /// does not hear it.
+    pub fn show_cursors(&self, id: &RoomId, frames: impl Iterator<Item = (CursorFrame, Arc<str>)>) {
+        let inner = self.inner();
+        let Some(room) = inner.rooms.get(id) else {
             return;
         };
-        self.observe(&Change::from(read.clone()));
-        let rooms = self.rooms();
-        let seen = rooms.get(&read.room).and_then(|room| room.seen.as_ref());
-        // At the same version the fresh reading knows better whether the lease has run out. Where the room is
-        // behind the reading, the outlet was full: what the room knows is handed out, since the newer one will
-        // follow as an event, and would be a repeat otherwise.
-        let state = match seen {
-            Some(seen) if seen.state.version != read.version => seen.state.clone(),
-            _ => read,
-        };
-        place.send(Outlet::Admit(ticket, state));
-    }
-
-    /// Cursors that moved, as they were encoded by the replica that heard them.
-    pub fn show_cursors(
-        &self,
-        id: &RoomId,
-        frames: impl Iterator<Item = (CursorFrame, Option<Arc<str>>)>,
-    ) {
-        // Nobody hears oneself: alone in the room there is nothing to show.
-        let members = self.rooms().get(id).map_or(0, |room| room.members);
-        let events: Vec<Event> = frames
-            .filter(|(_, except)| members > usize::from(except.is_some()))
-            .map(|(frame, except)| Event {
-                name: "cursor-update",
-                payload: frame.update,
-                except,
-            })
-            .collect();
-        self.hand_over(id, events);
-    }
-
-    /// A cursor to take off the screens.
-    pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
-        if self.rooms().get(id).is_some_and(|room| room.members > 0) {
-            let left = CursorLeft {
-                appointment_id: &id.appointment,
-                user_id,
-            };
-            self.hand_over(id, vec![Event::new("cursor-left", &left)]);
+        let recipients = room.roster.audience();
+        // A socket that is alone in the room has nobody to show it to.
+        if recipients.len() > 1 {
+            let events = frames
+                .map(|(frame, by)| Event::cursor(frame, Audience::AllBut(by)))
+                .collect();
+            self.put_cursors(recipients, events);
         }
     }
 
-    fn hand_over(&self, id: &RoomId, events: Vec<Event>) {
-        if !events.is_empty()
-            && self
-                .outlet
-                .try_send(Outlet::Cursors(id.clone(), events))
-                .is_err()
-        {
+    /// Cursors that moved on another replica.
+    pub fn show_remote_cursors(&self, replica: &str, id: &RoomId, frames: Vec<CursorFrame>) {
+        let mut inner = self.inner();
+        inner.replicas.heard(replica, Instant::now());
+        let Some(room) = inner.rooms.get_mut(id) else {
+            return;
+        };
+        let users = frames.iter().map(|frame| &frame.user_id);
+        room.roster.pointed(replica, users);
+        let events = frames
+            .into_iter()
+            .map(|frame| Event::cursor(frame, Audience::Room))
+            .collect();
+        self.put_cursors(room.roster.audience(), events);
+    }
+
+    /// A cursor to take off the screens here.
+    pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
+        if let Some(room) = self.inner().rooms.get(id) {
+            let left = Event::cursor_left(&id.appointment, user_id);
+            self.put_cursors(room.roster.audience(), vec![left]);
+        }
+    }
+
+    /// The same, told by another replica.
+    pub fn show_remote_cursor_left(&self, replica: &str, id: &RoomId, user_id: &UserId) {
+        let mut inner = self.inner();
+        inner.replicas.heard(replica, Instant::now());
+        if let Some(room) = inner.rooms.get_mut(id) {
+            room.roster.pointer_left(replica, user_id);
+            let left = Event::cursor_left(&id.appointment, user_id);
+            self.put_cursors(room.roster.audience(), vec![left]);
+        }
+    }
+
+    fn put_cursors(&self, recipients: Recipients, events: Vec<Event>) {
+        if recipients.is_empty() || events.is_empty() {
+            return;
+        }
+        let item = OutboundItem::Cursors(recipients, events);
+        if self.outbound.try_send(item).is_err() {
             metrics::counter!(telemetry::OUTLET_FULL).increment(1);
         }
     }
 
-    /// Whose lease the room saw last, whether or not it has run out since.
+    /// The holder of the lease that the room saw last, whether or not it has run out since.
     pub fn holder(&self, id: &RoomId) -> Option<SeenHolder> {
-        let rooms = self.rooms();
-        let seen = rooms.get(id)?.seen.as_ref()?;
+        let inner = self.inner();
+        let seen = inner.rooms.get(id)?.seen.as_ref()?;
         let lease = seen.state.lease.as_ref()?;
         Some(SeenHolder {
             user_id: lease.user_id.clone(),
@@ -371,9 +468,19 @@ impl Rooms {
 
     /// The versions that the rooms saw last, for reconcile.
     pub fn seen_versions(&self) -> Vec<(RoomId, i64)> {
-        self.rooms()
+        self.inner()
+            .rooms
             .iter()
             .filter_map(|(id, room)| Some((id.clone(), room.seen.as_ref()?.state.version)))
+            .collect()
+    }
+
+    /// The same for some rooms.
+    pub fn seen_versions_of(&self, ids: &[RoomId]) -> Vec<(RoomId, i64)> {
+        let inner = self.inner();
+        let seen = |id: &RoomId| Some(inner.rooms.get(id)?.seen.as_ref()?.state.version);
+        ids.iter()
+            .filter_map(|id| Some((id.clone(), seen(id)?)))
             .collect()
     }
 
@@ -381,58 +488,4 @@ impl Rooms {
     pub async fn behind(&self) {
         self.behind.notified().await;
     }
-}
-
-/// What a change is to the sockets: who stepped in, what happened, what is.
-fn events(change: &Change, turn: Turn) -> Vec<Event> {
-    let state = &change.state;
-    let (appointment_id, version) = (&state.room.appointment, state.version);
-    let lock = Lock::of(state);
-    let mut events = Vec::with_capacity(3);
-    if let Some(admin) = &change.admin {
-        let (admin_id, admin_info) = (&admin.admin_id, admin.admin_info.as_ref());
-        events.push(Event::new(
-            "admin-takeover",
-            &AdminTakeover {
-                appointment_id,
-                admin_id,
-                admin_info,
-                version,
-            },
-        ));
-    }
-    let reason = state.reason.unwrap_or(Reason::Released);
-    events.push(Event::new(
-        "lock-update",
-        &LockUpdate {
-            appointment_id,
-            lock: lock.as_ref(),
-            version,
-            reason,
-        },
-    ));
-    match turn {
-        Turn::Granted => {
-            events.push(Event::new(
-                "lock-acquired",
-                &LockAcquired {
-                    appointment_id,
-                    lock: lock.as_ref(),
-                    version,
-                },
-            ));
-        }
-        Turn::Ended(reason) => {
-            events.push(Event::new(
-                "lock-released",
-                &LockReleased {
-                    appointment_id,
-                    version,
-                    reason,
-                },
-            ));
-        }
-        Turn::Same => {}
-    }
-    events
 }

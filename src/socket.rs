@@ -1,25 +1,26 @@
 //! The Socket.IO interface: who connects, what sockets ask, what they hear.
 //!
 //! ```text
-//!   connect ──▶ Session ── subscribe ──▶ Rooms::enter … read the state … Rooms::admit ─┐
-//!                  │                                                                   ▼
-//!                  ├── cursor-position ──▶ Cursors::move_to, Activity::moved     outlet ──▶ pump ──▶ sockets
-//!                  └── gone ──▶ Rooms::leave, Cursors::leave
+//!   connect ──▶ Session ── subscribe ──▶ Rooms::subscribe … read the state … Rooms::admit ─┐
+//!                  │                                                                       ▼
+//!                  ├── cursor-position ──▶ Cursors::move_to, Activity::moved     queue ──▶ dispatcher ──▶ sockets
+//!                  └── gone ──▶ Rooms::disconnect, Cursors::leave
 //! ```
 //!
-//! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it is
-//! told in `pump`, how it ends in `ends`, and what comes before it is a socket in `transport`.
+//! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it
+//! subscribes in `subscribing`, how it is told in `dispatcher`, how it ends in `ends`, and what comes before it is a socket in `transport`.
 
 mod ack;
 mod budget;
 mod carriers;
+mod dispatcher;
 mod ends;
 mod events;
 mod frames;
 mod payload;
-mod pump;
 mod refusal;
 mod session;
+mod subscribing;
 mod transport;
 
 use std::net::Ipv4Addr;
@@ -45,9 +46,9 @@ use crate::telemetry;
 
 use budget::Budget;
 use carriers::Carriers;
+pub use dispatcher::dispatch;
 pub use ends::close;
 use ends::{close_when_it_runs_out, end_when_it_left};
-pub use pump::pump;
 use refusal::ConnectError;
 use session::{Session, Who};
 use transport::{ClientAddress, Elsewhere, Engine};
@@ -232,13 +233,12 @@ async fn connect(
         let wait = session.runs_out();
         tokio::spawn(close_when_it_runs_out(wait, hub.io.clone(), socket.id));
     }
-    let h = hub.clone();
     socket.on_disconnect(move |reason: DisconnectReason| {
         if reason == DisconnectReason::ClientNSDisconnect {
             let connection = session.connection();
             tokio::spawn(end_when_it_left(session.clone(), connection));
         }
-        session.close(&h.rooms, &h.cursors);
+        session.close();
         std::future::ready(())
     });
     Ok(())

@@ -1,13 +1,14 @@
 //! A bus inside one process: for a replica that works alone, and for several replicas in one process.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Bus, BusEvent, Load, Subscribing};
 use crate::domain::ids::RoomId;
+use crate::sync::{Guard, Ordered, Rank};
 
 /// Messages that wait for one replica; beyond that they are lost, and the replica is told of a gap.
 const QUEUE: usize = 4096;
@@ -25,15 +26,18 @@ struct End {
 }
 
 /// What the replicas of one process share.
-#[derive(Clone, Default)]
-pub struct Hub(
-    /// A std mutex: held for a look-up and a hand-over, never across an await.
-    Arc<Mutex<Members>>,
-);
+#[derive(Clone)]
+pub struct Hub(Arc<Ordered<Members>>);
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self(Arc::new(Ordered::new(Rank::Bus, Members::default())))
+    }
+}
 
 impl Hub {
-    fn members(&self) -> MutexGuard<'_, Members> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> Guard<'_, Members> {
+        self.0.lock()
     }
 
     /// A new end, for one replica, and what it hears.

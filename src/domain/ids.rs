@@ -215,6 +215,16 @@ impl RoomId {
     }
 }
 
+/// A user in one tab, or in none that was named: presence and tab sessions count by it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Member {
+    /// The user.
+    pub user_id: UserId,
+    /// The tab, if the handshake named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

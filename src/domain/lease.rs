@@ -49,7 +49,7 @@ pub struct Person {
 }
 
 /// One holder's time-limited right to edit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// Who holds it.
     pub user_id: UserId,
@@ -58,17 +58,15 @@ pub struct Lease {
     /// The tab that it belongs to, where it was taken for one.
     pub session_id: Option<SessionId>,
     /// When it began, by PostgreSQL's clock.
-    #[serde(with = "time::serde::rfc3339")]
     pub granted_at: OffsetDateTime,
     /// When it runs out, by PostgreSQL's clock.
-    #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
     /// Rises with every grant; a save that carries it can be checked.
     pub fencing_token: i64,
 }
 
 /// What brought a lock to its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// A free lock was taken.
@@ -102,10 +100,11 @@ impl Reason {
         }
     }
 
-    /// The reason that a word stands for; `None` for a word of a newer release.
+    /// The reason that a word stands for. A word of a newer release is the nearest known one: while replicas are being
+    /// updated, its effect is in the rest of the state, which says whether the lock is `held`.
     #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        [
+    pub fn nearest(word: &str, held: bool) -> Self {
+        let known = [
             Self::Acquired,
             Self::Renewed,
             Self::Released,
@@ -113,14 +112,15 @@ impl Reason {
             Self::Forced,
             Self::TakenOver,
             Self::Transferred,
-        ]
-        .into_iter()
-        .find(|reason| reason.as_str() == word)
+        ];
+        let nearest = if held { Self::Renewed } else { Self::Released };
+        let found = known.into_iter().find(|reason| reason.as_str() == word);
+        found.unwrap_or(nearest)
     }
 }
 
 /// A lock at one version, as PostgreSQL showed it at `now`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LockState {
     /// Which appointment.
     pub room: RoomId,
@@ -131,7 +131,6 @@ pub struct LockState {
     /// The lease in the row, which may have run out: ask [`LockState::live`].
     pub lease: Option<Lease>,
     /// PostgreSQL's clock when this was read.
-    #[serde(with = "time::serde::rfc3339")]
     pub now: OffsetDateTime,
 }
 
@@ -146,7 +145,7 @@ impl LockState {
 }
 
 /// The admin behind a forced release or a take-over.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Who.
     pub admin_id: UserId,
@@ -155,7 +154,7 @@ pub struct Admin {
 }
 
 /// A committed change of a lock, as it travels from the replica that made it to every audience.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The whole new state, so that a receiver needs nothing else.
     pub state: LockState,

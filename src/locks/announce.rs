@@ -1,13 +1,10 @@
 //! How a committed change is told. Owns that each is: the rooms here, then the bus, with the trace it is part of.
 
-use bytes::Bytes;
-use tracing::{Span, info_span};
-
 use super::{LockError, Shared};
 use crate::domain::lease::{Admin, Change, LockState};
-use crate::protocol::{Envelope, Message};
+use crate::protocol::Message;
 use crate::store::Acquired;
-use crate::telemetry::{self, TRACE};
+use crate::telemetry;
 
 impl Shared {
     /// Tells of a change, where it was made.
@@ -40,22 +37,8 @@ impl Shared {
 
     /// Local sockets first: they wait for nobody. Then the other replicas.
     pub(super) fn announce(&self, change: &Change) {
-        self.rooms.observe(change);
+        self.rooms.apply_local(change);
         let message = Message::Change(Box::new(change.clone()));
-        let span = if Span::current().is_disabled() {
-            Span::none()
-        } else {
-            info_span!(
-                target: TRACE, "publish", otel.kind = "producer", messaging.system = "redis",
-                apptlock.version = change.state.version,
-            )
-        };
-        let envelope = Envelope {
-            from: self.replica.clone(),
-            traceparent: telemetry::sent_along(&span),
-            message,
-        };
-        let envelope = Bytes::from(envelope.encode());
-        span.in_scope(|| self.bus.publish(&change.state.room, envelope));
+        self.announcer.announce(&change.state.room, message);
     }
 }

@@ -10,22 +10,18 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::Hub;
 use super::ack::Ack;
-use super::session::{Entry, Session};
+use super::session::Session;
+use super::subscribing;
 use crate::auth::shown_by_id;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
-use crate::protocol::{
-    CursorChoice, CursorPosition, Object, RefreshToken, Refusal, Room, Subscribed, ack, from_value,
-};
-use crate::rooms::Ticket;
-use crate::telemetry::{self, Muffler};
-
-/// Lines about subscriptions that were not answered.
-static UNANSWERED: Muffler = Muffler::new();
+use crate::protocol::{Code, CursorPosition, Object, RefreshToken, Refusal, Room, ack, from_value};
+use crate::rooms::roster::{MAX_POINTERS, PointRefused};
+use crate::telemetry;
 
 /// Lets a socket ask.
 pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRef) {
@@ -36,18 +32,18 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
             let begun = s
                 .budget
                 .event(&s)
-                .and_then(|()| begin_subscribe(&h, &s, data.ok()));
-            finish_subscribe(h, s, socket, begun, ack)
+                .and_then(|()| subscribing::begin(&h, &s, socket, data.ok()));
+            subscribing::finish(h, s, begun, ack)
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let s = session.clone();
     socket.on(
         "unsubscribe",
-        move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
+        move |TryData(data): TryData<Value>, ack: Ack| {
             let done = s
                 .budget
                 .trifle(&s)
-                .and_then(|()| unsubscribe(&h, &s, &socket, data.ok()));
+                .and_then(|()| unsubscribe(&s, data.ok()));
             answer("unsubscribe", &s, ack, done);
             std::future::ready(())
         },
@@ -90,14 +86,17 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
 }
 
 /// Reads an event's payload. One that is no JSON, or missing, is null, which no event takes.
-fn payload<T: DeserializeOwned>(event: &'static str, data: Option<Value>) -> Result<T, Refusal> {
+pub(super) fn payload<T: DeserializeOwned>(
+    event: &'static str,
+    data: Option<Value>,
+) -> Result<T, Refusal> {
     from_value(data.unwrap_or(Value::Null)).map_err(|fault| {
         metrics::counter!(telemetry::BAD_PAYLOADS, "event" => event).increment(1);
         fault.of_a("payload").into()
     })
 }
 
-fn answer(
+pub(super) fn answer(
     event: &'static str,
     session: &Arc<Session>,
     sender: Ack,
@@ -116,98 +115,16 @@ fn answer(
     sender.send(session, &ack(outcome));
 }
 
-fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
+pub(super) fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
     RoomId {
         tenant: session.who.principal.tenant.clone(),
         appointment,
     }
 }
 
-fn begin_subscribe(
-    hub: &Hub,
-    session: &Session,
-    data: Option<Value>,
-) -> Result<(RoomId, Entry), Refusal> {
-    let Room {
-        appointment_id,
-        cursors,
-        presence,
-    } = payload("subscribe", data)?;
-    if cursors != CursorChoice::Each {
-        let fault = "only \"each\" is available in this version; leave it out";
-        return Err(Refusal::invalid("cursors", fault));
-    }
-    if presence {
-        return Err(Refusal::invalid(
-            "presence",
-            "is not available in this version; leave it out",
-        ));
-    }
-    let room = room_of(session, appointment_id);
-    let entry = session.enter(&room, &hub.rooms)?;
-    Ok((room, entry))
-}
-
-async fn finish_subscribe(
-    hub: Arc<Hub>,
-    session: Arc<Session>,
-    socket: SocketRef,
-    begun: Result<(RoomId, Entry), Refusal>,
-    ack: Ack,
-) {
-    let (room, entry) = match begun {
-        Ok(begun) => begun,
-        Err(refusal) => return answer("subscribe", &session, ack, Err(refusal)),
-    };
-    // First the channel, then the state: a change between the two would be seen by neither. A burst waits for its
-    // turn, as long as PostgreSQL answers at all.
-    let read = async {
-        if let Some(subscribing) = entry.subscribing {
-            subscribing.await;
-        }
-        hub.locks.status_in_turn(&room).await
-    };
-    let Some(read) = session.gone.run_until_cancelled(read).await else {
-        return;
-    };
-    match read {
-        Ok(state) => {
-            let ticket = Ticket {
-                socket: session.socket.clone(),
-                let_in: Box::new(move |state| {
-                    session.join(&state.room, &socket);
-                    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
-                        .increment(1);
-                    ack.send(&session, &Subscribed::of(state));
-                }),
-            };
-            hub.rooms.admit(state, ticket).await;
-        }
-        Err(error) => {
-            // While PostgreSQL is away all sockets come here, again and again.
-            if let Some(hidden) = UNANSWERED.speak() {
-                let (appointment, socket) = (&room.appointment, &session.socket);
-                warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
-            }
-            session.abandon(&room, entry.number, &hub.rooms);
-            answer("subscribe", &session, ack, Err(error.into()));
-        }
-    }
-}
-
-fn unsubscribe(
-    hub: &Hub,
-    session: &Session,
-    socket: &SocketRef,
-    data: Option<Value>,
-) -> Result<&'static str, Refusal> {
+fn unsubscribe(session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {
     let Room { appointment_id, .. } = payload("unsubscribe", data)?;
-    session.leave(
-        &room_of(session, appointment_id),
-        &hub.rooms,
-        &hub.cursors,
-        socket,
-    );
+    session.leave(&room_of(session, appointment_id));
     Ok("Unsubscribed")
 }
 
@@ -257,7 +174,9 @@ fn cursor_position(
             .person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
-    session.shows(&room, &person.user_id, &hub.cursors)?;
+    hub.rooms
+        .point(&room, &session.socket, &person.user_id)
+        .map_err(not_shown)?;
     hub.cursors
         .move_to(&room, &person, position, &session.socket);
     hub.activity.moved(
@@ -267,4 +186,17 @@ fn cursor_position(
         position,
     );
     Ok("Shown")
+}
+
+/// Why a cursor is not shown, for the client.
+fn not_shown(refused: PointRefused) -> Refusal {
+    match refused {
+        PointRefused::NotSubscribed => {
+            Refusal::new(Code::NotSubscribed, "Subscribe to the appointment first")
+        }
+        PointRefused::TooMany => Refusal::invalid(
+            "userId",
+            format!("is one too many: a socket may speak for {MAX_POINTERS} people in a room"),
+        ),
+    }
 }

@@ -1,11 +1,9 @@
-//! One socket: who it is, which rooms it is in, whose cursors it has shown.
+//! One socket: its identity, its budgets, and how it ends. Its subscriptions are the rooms' own.
 //!
-//! Owns that every `enter` has its `leave`, whatever order subscribe, unsubscribe and disconnect come in. The
-//! mutex also covers joining the socket's room: a socket that has been closed is never joined again.
+//! Owns that the rooms and everybody's screens are rid of it when it is gone, however it went.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use socketioxide::SocketIo;
 use socketioxide::extract::SocketRef;
@@ -19,41 +17,16 @@ use super::ack::LateAcks;
 use super::budget::Budget;
 use super::carriers::Carriers;
 use super::ends::LAST_WORD;
+use super::subscribing::Requests;
 use super::transport::Engine;
 use crate::auth::Principal;
-use crate::bus::Subscribing;
 use crate::cursors::Cursors;
-use crate::domain::ids::{RoomId, SessionId, UserId};
+use crate::domain::ids::{Member, RoomId, SessionId};
 use crate::domain::lease::Person;
-use crate::limits::{Asker, FrameBudget, over};
+use crate::limits::{Asker, FrameBudget};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 use crate::server::ConnectionHandle;
-
-/// Appointments that one socket may subscribe to.
-const MAX_ROOMS: usize = 100;
-/// People that one socket may speak for in one room, where identities are trusted.
-const MAX_SHOWN: usize = 64;
-
-#[derive(Default)]
-struct Membership {
-    closed: bool,
-    entries: u64,
-    rooms: HashMap<RoomId, Member>,
-}
-
-struct Member {
-    number: u64,
-    shown: HashSet<UserId>,
-}
-
-/// A room that was entered, or entered again.
-pub(super) struct Entry {
-    /// Which entering this was.
-    pub(super) number: u64,
-    /// What to await before the state is read.
-    pub(super) subscribing: Option<Subscribing>,
-}
 
 /// Who joined, and from where.
 pub(super) struct Who {
@@ -83,6 +56,10 @@ pub(super) struct Session {
     pub(super) frames: Arc<FrameBudget>,
     /// Answers that did not fit into its queue.
     pub(super) late: LateAcks,
+    /// Requests to subscribe that are not answered yet.
+    pub(super) requests: Requests,
+    rooms: Arc<Rooms>,
+    cursors: Arc<Cursors>,
     /// Its connection, where it began as a WebSocket.
     connection: Option<ConnectionHandle>,
     /// Where its connection is noted, if it began by polling and was upgraded.
@@ -93,8 +70,6 @@ pub(super) struct Session {
     pub(super) lasts: watch::Sender<Option<Instant>>,
     /// Rung when the socket is gone.
     pub(super) gone: CancellationToken,
-    /// A std mutex: held for a change of a map, never across an await.
-    membership: Mutex<Membership>,
 }
 
 impl Session {
@@ -115,11 +90,13 @@ impl Session {
             None => hub.carriers.join(&name, frames.clone()),
         };
         frames.join(asker);
+        let name: Arc<str> = name.into();
+        hub.rooms.connect(&name);
         let lasts = who.principal.lasts().map(|left| Instant::now() + left);
         Self {
             id: socket.id,
             io: hub.io.clone(),
-            socket: name.into(),
+            socket: name,
             connection,
             carriers: hub.carriers.clone(),
             engine: hub.engine.clone(),
@@ -129,68 +106,18 @@ impl Session {
             budget,
             frames,
             late: LateAcks::default(),
-            membership: Mutex::default(),
+            requests: Requests::default(),
+            rooms: hub.rooms.clone(),
+            cursors: hub.cursors.clone(),
         }
     }
 
-    fn membership(&self) -> MutexGuard<'_, Membership> {
-        self.membership
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Is in the room from now on, as far as counting goes; it hears nothing before [`Session::join`].
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` where the socket is closed, `LIMIT_EXCEEDED` where it is in as many rooms as may be.
-    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Result<Entry, Refusal> {
-        let mut membership = self.membership();
-        if membership.closed {
-            return Err(Refusal::new(
-                Code::Unavailable,
-                "This connection is closing",
-            ));
-        }
-        if let Some(member) = membership.rooms.get(room) {
-            return Ok(Entry {
-                number: member.number,
-                subscribing: None,
-            });
-        }
-        if membership.rooms.len() >= MAX_ROOMS {
-            over("subscription");
-            return Err(Refusal::new(
-                Code::LimitExceeded,
-                format!("A socket may subscribe to {MAX_ROOMS} appointments; unsubscribe from one"),
-            ));
-        }
-        membership.entries += 1;
-        let number = membership.entries;
-        membership.rooms.insert(
-            room.clone(),
-            Member {
-                number,
-                shown: HashSet::new(),
-            },
-        );
-        Ok(Entry {
-            number,
-            subscribing: Some(rooms.enter(room)),
+    /// What presence counts it by, if it has an identity.
+    pub(super) fn member(&self) -> Option<Member> {
+        self.who.person.as_ref().map(|person| Member {
+            user_id: person.user_id.clone(),
+            session_id: self.who.session_id.clone(),
         })
-    }
-
-    /// Hears the room from now on, unless it has left meanwhile.
-    pub(super) fn join(&self, room: &RoomId, socket: &SocketRef) {
-        let membership = self.membership();
-        if !membership.closed && membership.rooms.contains_key(room) {
-            socket.join([room.name(), self.socket.to_string()]);
-        }
-    }
-
-    /// Whether it is in the room.
-    pub(super) fn hears(&self, room: &RoomId) -> bool {
-        let membership = self.membership();
-        !membership.closed && membership.rooms.contains_key(room)
     }
 
     /// Its connection, where it has one of its own: a session that polls has none.
@@ -207,11 +134,11 @@ impl Session {
             // Where its queue is full the connection is all that can be ended.
             let _ = socket.disconnect();
         }
-        self.hang_up();
+        self.abort();
     }
 
     /// Ends what carries it: its connection, where it has one of its own, and its session of Engine.IO.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn abort(&self) {
         if let Some(connection) = self.connection() {
             connection.abort();
         }
@@ -263,78 +190,22 @@ impl Session {
         Ok(())
     }
 
-    /// Takes back an entering that failed, unless the room was left and entered anew since.
-    pub(super) fn abandon(&self, room: &RoomId, number: u64, rooms: &Rooms) {
-        let mut membership = self.membership();
-        if membership
-            .rooms
-            .get(room)
-            .is_some_and(|member| member.number == number)
-        {
-            membership.rooms.remove(room);
-            rooms.leave(room);
-        }
-    }
-
     /// Leaves the room, and takes its cursors off the screens.
-    pub(super) fn leave(
-        &self,
-        room: &RoomId,
-        rooms: &Rooms,
-        cursors: &Cursors,
-        socket: &SocketRef,
-    ) {
-        let mut membership = self.membership();
-        socket.leave(room.name());
-        if let Some(member) = membership.rooms.remove(room) {
-            rooms.leave(room);
-            for user in member.shown {
-                cursors.leave(room, &user);
-            }
+    pub(super) fn leave(&self, room: &RoomId) {
+        for user in self.rooms.unsubscribe(room, &self.socket) {
+            self.cursors.leave(room, &user);
         }
-    }
-
-    /// Notes that this socket shows that user's cursor.
-    ///
-    /// # Errors
-    /// It is not in the room, or speaks for too many people there.
-    pub(super) fn shows(
-        &self,
-        room: &RoomId,
-        user: &UserId,
-        cursors: &Cursors,
-    ) -> Result<(), Refusal> {
-        let mut membership = self.membership();
-        let Some(member) = membership.rooms.get_mut(room) else {
-            return Err(Refusal::new(
-                Code::NotSubscribed,
-                "Subscribe to the appointment first",
-            ));
-        };
-        if !member.shown.contains(user) {
-            if member.shown.len() >= MAX_SHOWN {
-                return Err(Refusal::invalid(
-                    "userId",
-                    format!("is one too many: a socket may speak for {MAX_SHOWN} people in a room"),
-                ));
-            }
-            member.shown.insert(user.clone());
-            cursors.appear(room, user);
-        }
-        Ok(())
     }
 
     /// The socket is gone: leaves every room, and enters none any more.
-    pub(super) fn close(&self, rooms: &Rooms, cursors: &Cursors) {
+    pub(super) fn close(&self) {
         self.gone.cancel();
         self.budget.free();
         self.late.forget();
-        let mut membership = self.membership();
-        membership.closed = true;
-        for (room, member) in std::mem::take(&mut membership.rooms) {
-            rooms.leave(&room);
-            for user in member.shown {
-                cursors.leave(&room, &user);
+        self.requests.forget();
+        for (room, users) in self.rooms.disconnect(&self.socket) {
+            for user in users {
+                self.cursors.leave(&room, &user);
             }
         }
     }
@@ -345,5 +216,6 @@ impl Drop for Session {
         // Not before: what carries it is still to be found when it is ended. And a session of Engine.IO that ends while
         // its socket joins is told to nobody.
         self.carriers.forget(&self.socket);
+        self.rooms.disconnect(&self.socket);
     }
 }

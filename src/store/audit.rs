@@ -27,7 +27,7 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
     Ok(Entry {
         version: row.try_get("version")?,
         // A word of a newer release, while replicas are being updated: something that ended or began a lease.
-        reason: Reason::parse(row.try_get("reason")?).unwrap_or(Reason::Released),
+        reason: Reason::nearest(row.try_get("reason")?, false),
         user_id: user("user_id")?.ok_or(sqlx::Error::RowNotFound)?,
         user_info: info("user_info")?.ok_or(sqlx::Error::RowNotFound)?,
         fencing_token: row.try_get("fencing_token")?,

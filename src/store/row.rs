@@ -31,13 +31,7 @@ pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError>
             fencing_token: row.try_get("fencing_token")?,
         }),
     };
-    // A word of a newer release, while replicas are being updated: what it did is in the other columns.
-    let nearest = if lease.is_some() {
-        Reason::Renewed
-    } else {
-        Reason::Released
-    };
-    let reason = reason.map(|word| Reason::parse(word).unwrap_or(nearest));
+    let reason = reason.map(|word| Reason::nearest(word, lease.is_some()));
     Ok(LockState {
         room: room.clone(),
         version: version.unwrap_or(0),

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "domain",
     "secret",
+    "sync",
     "protocol",
     "telemetry",
     "limits",

@@ -11,7 +11,7 @@
 //! is in force.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -28,6 +28,7 @@ use super::channels::{Channels, Known};
 use super::link::Link;
 use crate::bus::BusEvent;
 use crate::domain::ids::RoomId;
+use crate::sync::{Guard, Ordered, Rank};
 use crate::telemetry::{self, Muffler};
 
 /// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
@@ -52,16 +53,23 @@ struct Wishes {
 }
 
 /// The rooms that this end wants.
-#[derive(Default)]
 pub(super) struct Wanted {
-    /// A std mutex: held for a change of a set, never across an await.
-    wishes: Mutex<Wishes>,
+    wishes: Ordered<Wishes>,
     something: Notify,
 }
 
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            wishes: Ordered::new(Rank::Bus, Wishes::default()),
+            something: Notify::new(),
+        }
+    }
+}
+
 impl Wanted {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wishes(&self) -> Guard<'_, Wishes> {
+        self.wishes.lock()
     }
 
     /// How many they are.

@@ -1,0 +1,197 @@
+//! `subscribe`: from the request to the snapshot that answers it, and the room's way to the socket.
+//!
+//! ```text
+//!   begin ──▶ Rooms::subscribe ──▶ the bus's channel ──▶ the state is read ──▶ Rooms::admit ──▶ queue ──▶ the answer
+//!   (in the order of the socket's events)     (waits)         (waits)
+//! ```
+//!
+//! On failure of the database the request is refused, and the client asks again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use socketioxide::extract::SocketRef;
+use socketioxide::{SendError, SocketError};
+use tracing::{debug, warn};
+
+use super::Hub;
+use super::ack::Ack;
+use super::events::{answer, payload, room_of};
+use super::session::Session;
+use crate::domain::ids::RoomId;
+use crate::domain::lease::LockState;
+use crate::limits::over;
+use crate::protocol::{Code, CursorChoice, Refusal, Room, Subscribed as Answer};
+use crate::rooms::subscription::{Options, Sent, Sink, Subscription};
+use crate::rooms::{Event, Join, MAX_SUBSCRIPTIONS, SubscribeRefused, Subscribed};
+use crate::telemetry::{self, Muffler};
+
+/// Lines about subscriptions that were not answered.
+static UNANSWERED: Muffler = Muffler::new();
+
+/// Requests to subscribe that wait for their snapshots. Each one counts as a pending event of its connection, which
+/// bounds them.
+#[derive(Default)]
+pub(super) struct Requests(
+    /// A std mutex: held for a change of a map, never across an await.
+    Mutex<Waiting>,
+);
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    acks: HashMap<u64, Ack>,
+}
+
+impl Requests {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, ack: Ack) -> u64 {
+        let mut waiting = self.waiting();
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.acks.insert(number, ack);
+        number
+    }
+
+    fn take(&self, number: u64) -> Option<Ack> {
+        self.waiting().acks.remove(&number)
+    }
+
+    /// The socket is gone.
+    pub(super) fn forget(&self) {
+        self.waiting().acks.clear();
+    }
+}
+
+/// A room's way to one socket.
+struct SocketSink {
+    socket: SocketRef,
+    session: Arc<Session>,
+}
+
+impl Sink for SocketSink {
+    fn send(&self, event: &Event) -> Sent {
+        match self.socket.emit(event.name, &*event.payload) {
+            Ok(()) => Sent::Queued,
+            Err(SendError::Socket(SocketError::InternalChannelFull)) => Sent::Full,
+            Err(error) => {
+                debug!(event = event.name, %error, "a socket is gone");
+                Sent::Gone
+            }
+        }
+    }
+
+    fn admitted(&self, request: u64, state: &LockState) {
+        metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
+            .increment(1);
+        if let Some(ack) = self.session.requests.take(request) {
+            ack.send(&self.session, &Answer::of(state));
+        }
+    }
+
+    fn reconnect(&self) {
+        self.session.abort();
+    }
+}
+
+/// The part that keeps the order of a socket's events.
+///
+/// # Errors
+/// The refusal for the client.
+pub(super) fn begin(
+    hub: &Hub,
+    session: &Arc<Session>,
+    socket: SocketRef,
+    data: Option<Value>,
+) -> Result<(RoomId, Subscribed), Refusal> {
+    let Room {
+        appointment_id,
+        cursors,
+        presence,
+    } = payload("subscribe", data)?;
+    if cursors != CursorChoice::Each {
+        let fault = "only \"each\" is available in this version; leave it out";
+        return Err(Refusal::invalid("cursors", fault));
+    }
+    if presence {
+        return Err(Refusal::invalid(
+            "presence",
+            "is not available in this version; leave it out",
+        ));
+    }
+    let room = room_of(session, appointment_id);
+    let options = Options {
+        cursors,
+        presence,
+        list: false,
+    };
+    let sink = Box::new(SocketSink {
+        socket,
+        session: session.clone(),
+    });
+    let subscription = Subscription::new(session.socket.clone(), session.member(), options, sink);
+    let subscribed = hub.rooms.subscribe(&room, subscription);
+    let subscribed = subscribed.map_err(|refused| match refused {
+        SubscribeRefused::Closed => Refusal::new(Code::Unavailable, "This connection is closing"),
+        SubscribeRefused::TooMany => {
+            over("subscription");
+            Refusal::new(
+                Code::LimitExceeded,
+                format!(
+                    "A socket may subscribe to {MAX_SUBSCRIPTIONS} appointments; unsubscribe from one"
+                ),
+            )
+        }
+    })?;
+    Ok((room, subscribed))
+}
+
+/// The part that waits.
+pub(super) async fn finish(
+    hub: Arc<Hub>,
+    session: Arc<Session>,
+    begun: Result<(RoomId, Subscribed), Refusal>,
+    ack: Ack,
+) {
+    let (room, subscribed) = match begun {
+        Ok(begun) => begun,
+        Err(refusal) => return answer("subscribe", &session, ack, Err(refusal)),
+    };
+    // First the channel, then the state: a change between the two would be seen by neither. A burst waits for its
+    // turn, as long as PostgreSQL answers at all.
+    let read = async {
+        if let Some(subscribing) = subscribed.subscribing {
+            subscribing.await;
+        }
+        hub.locks.status_in_turn(&room).await
+    };
+    let Some(read) = session.gone.run_until_cancelled(read).await else {
+        return;
+    };
+    let subscription = subscribed.subscription;
+    match read {
+        Ok(state) => {
+            let request = session.requests.add(ack);
+            let join = Join {
+                subscription,
+                request,
+            };
+            hub.rooms.admit(state, join).await;
+        }
+        Err(error) => {
+            // While PostgreSQL is away all sockets come here, again and again.
+            if let Some(hidden) = UNANSWERED.speak() {
+                let (appointment, socket) = (&room.appointment, &session.socket);
+                warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
+            }
+            for user in hub.rooms.abandon(&room, &subscription) {
+                hub.cursors.leave(&room, &user);
+            }
+            answer("subscribe", &session, ack, Err(error.into()));
+        }
+    }
+}
