@@ -34,7 +34,7 @@ use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
 use crate::server::{ConnectionLimit, Shutdown};
-use crate::socket::Hub;
+use crate::socket::SocketContext;
 use crate::store::Store;
 use crate::{audit, http, leadership, server, socket, sweeper, telemetry};
 
@@ -66,7 +66,7 @@ pub struct App {
     drain_time: Duration,
     health: Health,
     io: SocketIo,
-    hub: Arc<Hub>,
+    context: Arc<SocketContext>,
     locks: Locks,
     activity: Activity,
     bus: Arc<dyn Bus>,
@@ -91,10 +91,10 @@ impl App {
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
         let connections = ConnectionLimit::of_clients(
-            config.allowance.sockets,
-            config.allowance.connections_each,
+            config.limits.sockets,
+            config.limits.connections_each,
             config.database.max_connections,
-            config.allowance.proxies.clone(),
+            config.limits.proxies.clone(),
         );
         let listener = bind("LISTEN_ADDR", config.listen)?;
         let managing = bind("MANAGEMENT_ADDR", config.management)?;
@@ -123,7 +123,7 @@ impl App {
             local(&managing, config.management),
         );
 
-        let (rooms, outlet) = Rooms::new(bus.clone());
+        let (rooms, outbound) = Rooms::new(bus.clone());
         let rooms = Arc::new(rooms);
         let locks = Locks::new(
             store.clone(),
@@ -134,9 +134,9 @@ impl App {
             config.max_leases,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), bus.clone(), name.clone()));
-        let limits = Limits::new(config.allowance.clone());
+        let limits = Limits::new(config.limits.clone());
         let activity = Activity::new(locks.clone(), rooms.clone());
-        let hub = Arc::new(Hub::new(
+        let context = Arc::new(SocketContext::new(
             locks.clone(),
             rooms.clone(),
             cursors.clone(),
@@ -145,7 +145,7 @@ impl App {
             limits.clone(),
             config.origins.clone(),
         ));
-        let (transport, io) = socket::start(hub.clone());
+        let (transport, io) = socket::start(context.clone());
         let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
         let shutdown = Shutdown::default();
 
@@ -170,13 +170,13 @@ impl App {
             term.clone(),
             resign.clone(),
         ));
-        let census = sweeper::census(store.clone(), term.clone(), resign.clone());
-        duty.spawn(census);
+        let lease_gauge = sweeper::lease_gauge(store.clone(), term.clone(), resign.clone());
+        duty.spawn(lease_gauge);
         duty.close();
 
         let background = TaskTracker::new();
-        let pump = socket::pump(io.clone(), store.clock(), outlet, quit.clone());
-        background.spawn(pump);
+        let dispatcher = socket::dispatch(io.clone(), store.clock(), outbound, quit.clone());
+        background.spawn(dispatcher);
         let (interval, stop) = (config.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         let replication = Arc::new(Replication {
@@ -204,7 +204,7 @@ impl App {
         background.spawn(health.clone().watch(store.clone(), quit.clone()));
         background.close();
 
-        let look = Look {
+        let gauges = Gauges {
             locks: locks.clone(),
             store: store.clone(),
             rooms,
@@ -218,7 +218,7 @@ impl App {
         let ops = ops::Ops {
             health: health.clone(),
             metrics,
-            look: Arc::new(move || look.look()),
+            set_gauges: Arc::new(move || gauges.set()),
         };
         let web = Web {
             locks: locks.clone(),
@@ -255,7 +255,7 @@ impl App {
             drain_time: config.drain_time,
             health,
             io,
-            hub,
+            context,
             locks,
             activity,
             bus,
@@ -281,7 +281,7 @@ impl App {
         let end = Instant::now() + self.drain_time + FINISH;
         self.resign.cancel();
         within(end, "giving up the duty", self.duty.wait()).await;
-        let close = socket::close(&self.io, &self.hub, self.drain_time);
+        let close = socket::close(&self.io, &self.context, self.drain_time);
         within(end, "closing sockets", close).await;
         self.shutdown.finish.cancel();
         within(end, "finishing requests", self.public).await;
@@ -289,7 +289,7 @@ impl App {
         within(end, "announcing what was committed", self.locks.finish()).await;
         self.bus.close().await;
         if self.bus.take_unsent() {
-            let note = self.store.note_unannounced(&self.name);
+            let note = self.store.note_unpublished(&self.name);
             within(end, "noting what was not announced", note).await;
         }
         self.quit.cancel();
@@ -331,7 +331,7 @@ async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
 }
 
 /// What gauges show that are set when somebody looks.
-struct Look {
+struct Gauges {
     locks: Locks,
     store: Store,
     rooms: Arc<Rooms>,
@@ -343,8 +343,8 @@ struct Look {
     keys: Option<Arc<Jwks>>,
 }
 
-impl Look {
-    fn look(&self) {
+impl Gauges {
+    fn set(&self) {
         let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
         // A place is taken before a socket is quite here: what does not poll, or not yet, counts as the other.
         let (all, polling) = (self.limits.sockets_now(), socket::polling(&self.io));
@@ -352,7 +352,7 @@ impl Look {
         for (transport, count) in [("polling", polling), ("websocket", websocket)] {
             metrics::gauge!(telemetry::SOCKETS, "transport" => transport).set(count as f64);
         }
-        set(telemetry::SOCKETS_LIMIT, self.limits.allowance().sockets);
+        set(telemetry::SOCKETS_LIMIT, self.limits.config().sockets);
         let (open, max) = self.connections.open();
         set(telemetry::CONNECTIONS, open);
         set(telemetry::CONNECTIONS_LIMIT, max);
@@ -360,7 +360,7 @@ impl Look {
             metrics::gauge!(telemetry::JWKS_AGE).set(age.as_secs_f64());
         }
         set(telemetry::ROOMS, self.rooms.count());
-        let (depth, capacity) = self.rooms.outlet();
+        let (depth, capacity) = self.rooms.outbound();
         set(telemetry::OUTLET_DEPTH, depth);
         set(telemetry::OUTLET_CAPACITY, capacity);
         let load = self.bus.load();

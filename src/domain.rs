@@ -6,4 +6,4 @@
 pub mod history;
 pub mod ids;
 pub mod lease;
-pub mod sighting;
+pub mod transition;

@@ -29,16 +29,16 @@ use crate::domain::lease::{Change, LockState};
 use crate::protocol::{Envelope, Message};
 use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{self, Muffler, TRACE};
+use crate::telemetry::{self, LogThrottle, TRACE};
 
 use peers::Peers;
 
 /// Between two passes while the bus is healthy.
-const CALM: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30);
 /// Between two passes while it is not, from start to start: a change is to be seen within two seconds.
-const ALERT: Duration = Duration::from_millis(900);
+const DEGRADED: Duration = Duration::from_millis(900);
 /// Between two passes however often gaps are reported.
-const BREATH: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Rooms in one statement.
 const CHUNK: usize = 2000;
 /// Between two looks at the bus.
@@ -122,7 +122,7 @@ impl Replication {
                         span
                     }
                 };
-                return match span.in_scope(|| self.rooms.hear(&change)) {
+                return match span.in_scope(|| self.rooms.apply_remote(&change)) {
                     Outcome::Shown => "shown",
                     Outcome::Stale => "stale",
                     Outcome::NoRoom => "no_room",
@@ -146,7 +146,7 @@ impl Replication {
     pub async fn watch(&self, stop: CancellationToken) {
         let work = async {
             let mut was_well = self.bus.healthy();
-            let (mut owed, mut doubt) = (false, None);
+            let (mut owed, mut unknown) = (false, None);
             let mut known = None;
             let mut asked: Option<Instant> = None;
             loop {
@@ -157,33 +157,33 @@ impl Replication {
                 }
                 was_well = well;
                 owed |= self.bus.take_unsent();
-                if self.store.take_doubt() {
-                    doubt = Some(Doubt::default());
+                if self.store.take_unknown_outcome() {
+                    unknown = Some(UnknownOutcome::default());
                 }
-                if let Some(doubt) = &doubt {
+                if let Some(unknown) = &unknown {
                     // What PostgreSQL carries out yet, nobody announces: here and there it is looked for.
                     owed = true;
-                    if doubt.answered.is_some() {
+                    if unknown.answered.is_some() {
                         self.gap.notify_one();
                     }
                 }
                 if owed {
-                    match self.store.note_unannounced(&self.replica).await {
+                    match self.store.note_unpublished(&self.replica).await {
                         Ok(()) => {
                             owed = false;
-                            if let Some(doubt) = &mut doubt {
-                                doubt.answered.get_or_insert_with(Instant::now);
+                            if let Some(unknown) = &mut unknown {
+                                unknown.answered.get_or_insert_with(Instant::now);
                             }
                         }
                         // No other replica hears of it from there either; it stays owed.
                         Err(error) => debug!(%error, "could not note what was not announced"),
                     }
                 }
-                doubt = doubt.filter(Doubt::lasts);
+                unknown = unknown.filter(UnknownOutcome::lasts);
                 // While the bus is down here, reconcile looks every second in any case.
                 if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
                     asked = Some(Instant::now());
-                    match self.store.unannounced(&self.replica).await {
+                    match self.store.unpublished(&self.replica).await {
                         Ok(notes) => {
                             // The first ones too: they may be of after a room was read.
                             if known.as_ref() != Some(&notes) {
@@ -206,9 +206,9 @@ impl Replication {
             loop {
                 let pause = if self.bus.healthy() {
                     // Not all replicas at once.
-                    CALM - CALM.mul_f64(jitter() / 4.0)
+                    IDLE - IDLE.mul_f64(jitter() / 4.0)
                 } else {
-                    ALERT
+                    DEGRADED
                 };
                 let in_time = tokio::select! {
                     () = tokio::time::sleep_until(begun + pause) => self.bus.healthy(),
@@ -229,7 +229,7 @@ impl Replication {
                         self.gap.notify_one();
                     }
                 }
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(MIN_INTERVAL).await;
             }
         };
         stop.run_until_cancelled(work).await;
@@ -244,7 +244,7 @@ impl Replication {
         for chunk in seen.chunks(CHUNK) {
             let mut ahead = None;
             for state in self.store.differing(chunk).await? {
-                match self.rooms.observe(&Change::from(state.clone())) {
+                match self.rooms.apply_local(&Change::from(state.clone())) {
                     Outcome::Shown => metrics::counter!(telemetry::REPAIRS).increment(1),
                     // The room was ahead before PostgreSQL was asked: what it saw is not there any more.
                     Outcome::Stale => {
@@ -255,7 +255,7 @@ impl Replication {
                 }
             }
             if no_hurry && chunk.len() == CHUNK {
-                tokio::time::sleep(BREATH.mul_f64(jitter())).await;
+                tokio::time::sleep(MIN_INTERVAL.mul_f64(jitter())).await;
             }
         }
         Ok(())
@@ -269,7 +269,7 @@ impl Replication {
         };
         if self.rooms.reset(state, ahead) {
             metrics::counter!(telemetry::RESETS).increment(1);
-            if let Some(hidden) = RESET.speak() {
+            if let Some(hidden) = RESET.allow() {
                 let (appointment, version) = (&state.room.appointment, state.version);
                 warn!(%appointment, version, ahead, hidden,
                     "a room was ahead of PostgreSQL, which was restored or has lost commits; its sockets connect anew");
@@ -279,16 +279,16 @@ impl Replication {
 }
 
 /// Lines about rooms that were ahead.
-static RESET: Muffler = Muffler::new();
+static RESET: LogThrottle = LogThrottle::new();
 
 /// Transitions of which nobody knows what became.
 #[derive(Default)]
-struct Doubt {
+struct UnknownOutcome {
     /// When PostgreSQL first answered again.
     answered: Option<Instant>,
 }
 
-impl Doubt {
+impl UnknownOutcome {
     /// Whether PostgreSQL may still carry out what it was asked.
     fn lasts(&self) -> bool {
         self.answered.is_none_or(|at| at.elapsed() < Store::SETTLED)

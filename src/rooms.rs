@@ -1,17 +1,17 @@
 //! The local rooms: who on this replica watches which appointment, what each room last saw of its lock, and
-//! the ONE door to the sockets.
+//! the only path to the sockets.
 //!
 //! ```text
 //!            enter                  admit (snapshot)
 //!   nobody ─────────▶ subscribing ───────────────────▶ watching ◀──┐
-//!      ▲                                                │   observe: compare, hand over, advance
+//!      ▲                                                │   apply: compare, hand over, advance
 //!      └── empty for a while ◀── leave (the last one) ──┘
 //! ```
 //!
-//! Layer 2. PostgreSQL decides what a version is; a room only compares. `observe` compares, hands over and
-//! only then advances the version it has seen, under one short mutex: so the order of the outlet is the
+//! Layer 2. PostgreSQL decides what a version is; a room only compares. `apply_local` compares, hands over and
+//! only then advances the version it has seen, under one short mutex: so the order of the outbound queue is the
 //! order of versions, and a snapshot handed out through it lies between what came before and what follows.
-//! On failure: where the outlet is full the version does not advance, and reconcile finds the room behind.
+//! On failure: where the outbound queue is full the version does not advance, and reconcile finds the room behind.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,14 +26,14 @@ use tracing::Span;
 use crate::bus::{Bus, Subscribing};
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::{Change, LockState, Reason};
-use crate::domain::sighting::{Turn, turn};
+use crate::domain::transition::{Transition, classify};
 use crate::protocol::{
     AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate,
 };
 use crate::telemetry;
 
-/// What waits for the pump; beyond that, changes are repaired later and cursors are dropped.
-const OUTLET: usize = 8192;
+/// What waits for the dispatcher; beyond that, changes are repaired later and cursors are dropped.
+const OUTBOUND_QUEUE: usize = 8192;
 /// How long a room without audience keeps its channel: a reloaded page comes back within it.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -61,7 +61,7 @@ impl Event {
 }
 
 /// The events of one change of a lock.
-pub struct Showing {
+pub struct RoomUpdate {
     /// Where.
     pub room: RoomId,
     /// What.
@@ -83,22 +83,22 @@ pub enum Outcome {
     Stale,
     /// This replica does not keep the room, or no longer: the bus may bring a last message late.
     NoRoom,
-    /// It was news, and the outlet full: reconcile will show it.
+    /// It was news, and the outbound queue full: reconcile will show it.
     Full,
 }
 
-/// What the pump hands to the sockets, in this order.
-pub enum Outlet {
+/// What the dispatcher hands to the sockets, in this order.
+pub enum OutboundItem {
     /// A change of a lock: no socket of the room may miss the newest.
-    Change(Showing),
+    Change(RoomUpdate),
     /// Cursors in a room: who does not keep up misses them.
     Cursors(RoomId, Vec<Event>),
     /// A socket joins: it gets this state, and every later event of its room.
-    Admit(Ticket, LockState),
+    Admit(Join, LockState),
 }
 
 /// What lets one socket in, once.
-pub struct Ticket {
+pub struct Join {
     /// The socket's name.
     pub socket: Arc<str>,
     /// Joins the room, and tells the state.
@@ -132,29 +132,29 @@ struct Room {
 pub struct Rooms {
     /// A std mutex: held for a comparison and a hand-over, never across an await.
     rooms: Mutex<HashMap<RoomId, Room>>,
-    outlet: mpsc::Sender<Outlet>,
+    outbound: mpsc::Sender<OutboundItem>,
     bus: Arc<dyn Bus>,
     /// Rung when a room could not be shown a change.
     behind: Notify,
 }
 
 impl Rooms {
-    /// No rooms yet, and the outlet that the pump empties.
-    pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<Outlet>) {
-        Self::with_outlet(bus, OUTLET)
+    /// No rooms yet, and the outbound queue that the dispatcher empties.
+    pub fn new(bus: Arc<dyn Bus>) -> (Self, mpsc::Receiver<OutboundItem>) {
+        Self::with_outbound(bus, OUTBOUND_QUEUE)
     }
 
-    /// The same, with an outlet that holds this much.
-    pub fn with_outlet(bus: Arc<dyn Bus>, size: usize) -> (Self, mpsc::Receiver<Outlet>) {
-        let (outlet, pumped) = mpsc::channel(size);
+    /// The same, with an outbound queue that holds this much.
+    pub fn with_outbound(bus: Arc<dyn Bus>, size: usize) -> (Self, mpsc::Receiver<OutboundItem>) {
+        let (outbound, items) = mpsc::channel(size);
         (
             Self {
                 rooms: Mutex::default(),
-                outlet,
+                outbound,
                 bus,
                 behind: Notify::new(),
             },
-            pumped,
+            items,
         )
     }
 
@@ -205,19 +205,19 @@ impl Rooms {
         self.rooms().len()
     }
 
-    /// How much waits for the pump, and how much may.
-    pub fn outlet(&self) -> (usize, usize) {
-        let most = self.outlet.max_capacity();
-        (most - self.outlet.capacity(), most)
+    /// How much waits for the dispatcher, and how much may.
+    pub fn outbound(&self) -> (usize, usize) {
+        let most = self.outbound.max_capacity();
+        (most - self.outbound.capacity(), most)
     }
 
     /// A change was committed: shows it, if it is news.
-    pub fn observe(&self, change: &Change) -> Outcome {
+    pub fn apply_local(&self, change: &Change) -> Outcome {
         self.show(change, None)
     }
 
     /// The same of a change that another replica told of.
-    pub fn hear(&self, change: &Change) -> Outcome {
+    pub fn apply_remote(&self, change: &Change) -> Outcome {
         self.show(change, Some(change.state.now))
     }
 
@@ -228,18 +228,22 @@ impl Rooms {
             return Outcome::NoRoom;
         };
         if let Some(seen) = &room.seen {
-            let Some(turn) = turn(&seen.state, state) else {
+            let Some(transition) = classify(&seen.state, state) else {
                 return Outcome::Stale;
             };
             if room.members > 0 {
-                let showing = Showing {
+                let update = RoomUpdate {
                     room: state.room.clone(),
-                    events: events(change, turn),
+                    events: events(change, transition),
                     span: Span::current(),
                     decided_afar,
                     anew: false,
                 };
-                if self.outlet.try_send(Outlet::Change(showing)).is_err() {
+                if self
+                    .outbound
+                    .try_send(OutboundItem::Change(update))
+                    .is_err()
+                {
                     metrics::counter!(telemetry::OUTLET_FULL).increment(1);
                     self.behind.notify_one();
                     return Outcome::Full;
@@ -255,7 +259,7 @@ impl Rooms {
 
     /// PostgreSQL has an older version than the one that this room saw, so that one is no more. Shows what is there,
     /// and has the room's sockets connect anew: a client that only takes what is newer gets a snapshot so. False where
-    /// the room has seen something else meanwhile, or the outlet is full: the next pass looks again.
+    /// the room has seen something else meanwhile, or the outbound queue is full: the next pass looks again.
     pub fn reset(&self, state: &LockState, ahead: i64) -> bool {
         let mut rooms = self.rooms();
         let Some(room) = rooms.get_mut(&state.room) else {
@@ -269,19 +273,23 @@ impl Rooms {
             return false;
         };
         if room.members > 0 {
-            let turn = match (&seen.state.lease, &state.lease) {
-                (_, Some(_)) => Turn::Granted,
-                (Some(_), None) => Turn::Ended(Reason::Released),
-                (None, None) => Turn::Same,
+            let transition = match (&seen.state.lease, &state.lease) {
+                (_, Some(_)) => Transition::Granted,
+                (Some(_), None) => Transition::Ended(Reason::Released),
+                (None, None) => Transition::Same,
             };
-            let showing = Showing {
+            let update = RoomUpdate {
                 room: state.room.clone(),
-                events: events(&Change::from(state.clone()), turn),
+                events: events(&Change::from(state.clone()), transition),
                 span: Span::current(),
                 decided_afar: None,
                 anew: true,
             };
-            if self.outlet.try_send(Outlet::Change(showing)).is_err() {
+            if self
+                .outbound
+                .try_send(OutboundItem::Change(update))
+                .is_err()
+            {
                 metrics::counter!(telemetry::OUTLET_FULL).increment(1);
                 self.behind.notify_one();
                 return false;
@@ -294,23 +302,23 @@ impl Rooms {
         true
     }
 
-    /// Lets a socket in: through the outlet, with the newest state that this room knows. `read` is what
+    /// Lets a socket in: through the outbound queue, with the newest state that this room knows. `read` is what
     /// PostgreSQL said after [`Rooms::enter`] was awaited.
-    pub async fn admit(&self, read: LockState, ticket: Ticket) {
-        let Ok(place) = self.outlet.reserve().await else {
+    pub async fn admit(&self, read: LockState, join: Join) {
+        let Ok(permit) = self.outbound.reserve().await else {
             return;
         };
-        self.observe(&Change::from(read.clone()));
+        self.apply_local(&Change::from(read.clone()));
         let rooms = self.rooms();
         let seen = rooms.get(&read.room).and_then(|room| room.seen.as_ref());
         // At the same version the fresh reading knows better whether the lease has run out. Where the room is
-        // behind the reading, the outlet was full: what the room knows is handed out, since the newer one will
+        // behind the reading, the outbound queue was full: what the room knows is handed out, since the newer one will
         // follow as an event, and would be a repeat otherwise.
         let state = match seen {
             Some(seen) if seen.state.version != read.version => seen.state.clone(),
             _ => read,
         };
-        place.send(Outlet::Admit(ticket, state));
+        permit.send(OutboundItem::Admit(join, state));
     }
 
     /// Cursors that moved, as they were encoded by the replica that heard them.
@@ -346,8 +354,8 @@ impl Rooms {
     fn hand_over(&self, id: &RoomId, events: Vec<Event>) {
         if !events.is_empty()
             && self
-                .outlet
-                .try_send(Outlet::Cursors(id.clone(), events))
+                .outbound
+                .try_send(OutboundItem::Cursors(id.clone(), events))
                 .is_err()
         {
             metrics::counter!(telemetry::OUTLET_FULL).increment(1);
@@ -384,7 +392,7 @@ impl Rooms {
 }
 
 /// What a change is to the sockets: who stepped in, what happened, what is.
-fn events(change: &Change, turn: Turn) -> Vec<Event> {
+fn events(change: &Change, transition: Transition) -> Vec<Event> {
     let state = &change.state;
     let (appointment_id, version) = (&state.room.appointment, state.version);
     let lock = Lock::of(state);
@@ -411,8 +419,8 @@ fn events(change: &Change, turn: Turn) -> Vec<Event> {
             reason,
         },
     ));
-    match turn {
-        Turn::Granted => {
+    match transition {
+        Transition::Granted => {
             events.push(Event::new(
                 "lock-acquired",
                 &LockAcquired {
@@ -422,7 +430,7 @@ fn events(change: &Change, turn: Turn) -> Vec<Event> {
                 },
             ));
         }
-        Turn::Ended(reason) => {
+        Transition::Ended(reason) => {
             events.push(Event::new(
                 "lock-released",
                 &LockReleased {
@@ -432,7 +440,7 @@ fn events(change: &Change, turn: Turn) -> Vec<Event> {
                 },
             ));
         }
-        Turn::Same => {}
+        Transition::Same => {}
     }
     events
 }

@@ -3,7 +3,7 @@
 
 use crate::domain::ids::UserId;
 use crate::domain::lease::LockState;
-use crate::limits::over;
+use crate::limits::count_rejection;
 use crate::protocol::{Code, Lock, Refusal, held_by};
 use crate::store::StoreError;
 
@@ -31,7 +31,7 @@ pub enum LockError {
     /// PostgreSQL did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Others wait for this appointment's row, and the turn did not come in time.
+    /// Others wait for this appointment's row, and the permit did not come in time.
     #[error("others wait for this appointment's row, which somebody holds")]
     Queued,
     /// Whoever asks has as many leases as one may have.
@@ -87,7 +87,7 @@ impl From<LockError> for Refusal {
                 Code::Unavailable,
                 "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
             ),
-            LockError::Store(StoreError::Refused(_)) | LockError::Fault(_) => {
+            LockError::Store(StoreError::BadStatement(_)) | LockError::Fault(_) => {
                 Self::new(Code::Internal, "Something went wrong here; it was logged")
             }
             LockError::Store(_) => Self::new(
@@ -95,7 +95,7 @@ impl From<LockError> for Refusal {
                 "The database is not available; try again shortly",
             ),
             LockError::TooMany(max) => {
-                over("lease");
+                count_rejection("lease");
                 Self::new(
                     Code::LimitExceeded,
                     format!("You hold {max} locks already; release one (MAX_LEASES_PER_IDENTITY)"),

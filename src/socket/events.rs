@@ -12,27 +12,28 @@ use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
 use tracing::{debug, warn};
 
-use super::Hub;
+use super::SocketContext;
 use super::ack::Ack;
-use super::session::{Entry, Session};
+use super::session::{RoomEntry, Session};
 use crate::auth::shown_by_id;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
 use crate::http;
 use crate::locks::LockError;
 use crate::protocol::{
-    CursorChoice, CursorPosition, Object, RefreshToken, Refusal, Room, Subscribed, ack, from_value,
+    CursorChoice, CursorPosition, Object, RefreshToken, Refusal, SubscribePayload, Subscribed, ack,
+    from_value,
 };
-use crate::rooms::Ticket;
+use crate::rooms::Join;
 use crate::store::StoreError;
-use crate::telemetry::{self, Muffler};
+use crate::telemetry::{self, LogThrottle};
 
 /// Lines about subscriptions that were not answered.
-static UNANSWERED: Muffler = Muffler::new();
+static UNANSWERED: LogThrottle = LogThrottle::new();
 
 /// Lets a socket ask.
-pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRef) {
-    let (h, s) = (hub.clone(), session.clone());
+pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, socket: &SocketRef) {
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "subscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
@@ -43,19 +44,19 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
             finish_subscribe(h, s, socket, begun, ack)
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "unsubscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
             let done = s
                 .budget
-                .trifle(&s)
+                .cheap(&s)
                 .and_then(|()| unsubscribe(&h, &s, &socket, data.ok()));
             answer("unsubscribe", &s, ack, done);
             std::future::ready(())
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "cursor-position",
         move |TryData(data): TryData<Value>, ack: Ack| {
@@ -73,7 +74,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
             std::future::ready(())
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "refresh-token",
         async move |TryData(data): TryData<Value>, ack: Ack| {
@@ -87,7 +88,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     let s = session.clone();
     socket.on_fallback(move || {
         // No event of ours: not answered, and not for ever.
-        let _ = s.budget.trifle(&s);
+        let _ = s.budget.cheap(&s);
         std::future::ready(())
     });
 }
@@ -127,11 +128,11 @@ fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
 }
 
 fn begin_subscribe(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     data: Option<Value>,
-) -> Result<(RoomId, Entry), Refusal> {
-    let Room {
+) -> Result<(RoomId, RoomEntry), Refusal> {
+    let SubscribePayload {
         appointment_id,
         cursors,
         presence,
@@ -147,15 +148,15 @@ fn begin_subscribe(
         ));
     }
     let room = room_of(session, appointment_id);
-    let entry = session.enter(&room, &hub.rooms)?;
+    let entry = session.enter(&room, &context.rooms)?;
     Ok((room, entry))
 }
 
 async fn finish_subscribe(
-    hub: Arc<Hub>,
+    context: Arc<SocketContext>,
     session: Arc<Session>,
     socket: SocketRef,
-    begun: Result<(RoomId, Entry), Refusal>,
+    begun: Result<(RoomId, RoomEntry), Refusal>,
     ack: Ack,
 ) {
     let (room, entry) = match begun {
@@ -167,12 +168,12 @@ async fn finish_subscribe(
         if let Some(subscribing) = entry.subscribing {
             subscribing.await;
         }
-        hub.locks.status(&room).await
+        context.locks.status(&room).await
     };
     let read = tokio::time::timeout(http::DEADLINE, read).await;
     match read.unwrap_or(Err(LockError::Store(StoreError::NoAnswer))) {
         Ok(state) => {
-            let ticket = Ticket {
+            let join = Join {
                 socket: session.socket.clone(),
                 let_in: Box::new(move |state| {
                     session.join(&state.room, &socket);
@@ -181,54 +182,54 @@ async fn finish_subscribe(
                     ack.send(&session, &Subscribed::of(state));
                 }),
             };
-            hub.rooms.admit(state, ticket).await;
+            context.rooms.admit(state, join).await;
         }
         Err(error) => {
             // While PostgreSQL is away all sockets come here, again and again.
-            if let Some(hidden) = UNANSWERED.speak() {
+            if let Some(hidden) = UNANSWERED.allow() {
                 let (appointment, socket) = (&room.appointment, &session.socket);
                 warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
             }
-            session.abandon(&room, entry.number, &hub.rooms);
+            session.abandon(&room, entry.number, &context.rooms);
             answer("subscribe", &session, ack, Err(error.into()));
         }
     }
 }
 
 fn unsubscribe(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     socket: &SocketRef,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
-    let Room { appointment_id, .. } = payload("unsubscribe", data)?;
+    let SubscribePayload { appointment_id, .. } = payload("unsubscribe", data)?;
     session.leave(
         &room_of(session, appointment_id),
-        &hub.rooms,
-        &hub.cursors,
+        &context.rooms,
+        &context.cursors,
         socket,
     );
     Ok("Unsubscribed")
 }
 
 async fn refresh_token(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
     // What came instead may be a token too, and is not repeated.
     let Object(RefreshToken { token }) = payload("refresh-token", data)
         .map_err(|_| Refusal::invalid("token", "is missing, or is not text"))?;
-    let fresh = hub
+    let fresh = context
         .auth
-        .principal(Some(&token), &hub.limits, session.who.address)
+        .principal(Some(&token), &context.limits, session.who.address)
         .await?;
     session.refresh(&fresh)?;
     Ok("Refreshed")
 }
 
 fn cursor_position(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
@@ -257,10 +258,11 @@ fn cursor_position(
             .person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
-    session.shows(&room, &person.user_id, &hub.cursors)?;
-    hub.cursors
+    session.shows(&room, &person.user_id, &context.cursors)?;
+    context
+        .cursors
         .move_to(&room, &person, position, &session.socket);
-    hub.activity.moved(
+    context.activity.moved(
         &room,
         &person.user_id,
         session.who.session_id.as_ref(),

@@ -14,18 +14,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Hub;
+use super::SocketContext;
 use super::ack::LateAcks;
 use super::budget::Budget;
 use super::carriers::Carriers;
-use super::ends::LAST_WORD;
+use super::close::LAST_WORD;
 use super::transport::Engine;
 use crate::auth::Principal;
 use crate::bus::Subscribing;
 use crate::cursors::Cursors;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Person;
-use crate::limits::{Asker, FrameBudget, over};
+use crate::limits::{FrameBudget, RateLimitKey, count_rejection};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 use crate::server::ConnectionHandle;
@@ -48,7 +48,7 @@ struct Member {
 }
 
 /// A room that was entered, or entered again.
-pub(super) struct Entry {
+pub(super) struct RoomEntry {
     /// Which entering this was.
     pub(super) number: u64,
     /// What to await before the state is read.
@@ -99,12 +99,12 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(
-        hub: &Hub,
+        context: &SocketContext,
         socket: &SocketRef,
         who: Who,
         budget: Budget,
         frames: &Arc<FrameBudget>,
-        asker: Asker,
+        key: RateLimitKey,
     ) -> Self {
         let name = socket.id.to_string();
         // Only the request of a WebSocket has it, if the session began with that.
@@ -112,17 +112,17 @@ impl Session {
         let connection = connection.cloned();
         let frames = match &connection {
             Some(_) => frames.clone(),
-            None => hub.carriers.join(&name, frames.clone()),
+            None => context.carriers.join(&name, frames.clone()),
         };
-        frames.join(asker);
+        frames.join(key);
         let lasts = who.principal.lasts().map(|left| Instant::now() + left);
         Self {
             id: socket.id,
-            io: hub.io.clone(),
+            io: context.io.clone(),
             socket: name.into(),
             connection,
-            carriers: hub.carriers.clone(),
-            engine: hub.engine.clone(),
+            carriers: context.carriers.clone(),
+            engine: context.engine.clone(),
             lasts: watch::Sender::new(lasts),
             gone: CancellationToken::new(),
             who,
@@ -143,7 +143,7 @@ impl Session {
     ///
     /// # Errors
     /// `UNAVAILABLE` where the socket is closed, `LIMIT_EXCEEDED` where it is in as many rooms as may be.
-    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Result<Entry, Refusal> {
+    pub(super) fn enter(&self, room: &RoomId, rooms: &Rooms) -> Result<RoomEntry, Refusal> {
         let mut membership = self.membership();
         if membership.closed {
             return Err(Refusal::new(
@@ -152,13 +152,13 @@ impl Session {
             ));
         }
         if let Some(member) = membership.rooms.get(room) {
-            return Ok(Entry {
+            return Ok(RoomEntry {
                 number: member.number,
                 subscribing: None,
             });
         }
         if membership.rooms.len() >= MAX_ROOMS {
-            over("subscription");
+            count_rejection("subscription");
             return Err(Refusal::new(
                 Code::LimitExceeded,
                 format!("A socket may subscribe to {MAX_ROOMS} appointments; unsubscribe from one"),
@@ -173,7 +173,7 @@ impl Session {
                 shown: HashSet::new(),
             },
         );
-        Ok(Entry {
+        Ok(RoomEntry {
             number,
             subscribing: Some(rooms.enter(room)),
         })
@@ -207,11 +207,11 @@ impl Session {
             // Where its queue is full the connection is all that can be ended.
             let _ = socket.disconnect();
         }
-        self.hang_up();
+        self.abort();
     }
 
     /// Ends what carries it: its connection, where it has one of its own, and its session of Engine.IO.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn abort(&self) {
         if let Some(connection) = self.connection() {
             connection.abort();
         }

@@ -8,8 +8,8 @@ use apptlock::domain::ids::{AppointmentId, Email, Name, Note, SessionId, TenantI
 use apptlock::limits::Proxies;
 use apptlock::protocol::{
     AcquireBody, CursorPosition, Envelope, ForceReleaseBody, Handshake, InvalidInput, Lock,
-    Message, Object, PositionBody, RefreshToken, ReleaseBody, Room, UserInfoBody, VerifyBody,
-    from_slice, from_value,
+    Message, Object, PositionBody, RefreshToken, ReleaseBody, SubscribePayload, UserInfoBody,
+    VerifyBody, from_slice, from_value,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -140,7 +140,7 @@ impl Bounded for RefreshToken {
     }
 }
 
-impl Bounded for Room {
+impl Bounded for SubscribePayload {
     fn bounds(&self) -> Result<(), String> {
         id(self.appointment_id.as_str())
     }
@@ -274,7 +274,7 @@ fn every_payload(value: &Value) -> Result<(), TestCaseError> {
     value_as::<Handshake>(value)?;
     value_as::<CursorPosition>(value)?;
     value_as::<RefreshToken>(value)?;
-    judge(&from_value::<Room>(value.clone()))
+    judge(&from_value::<SubscribePayload>(value.clone()))
 }
 
 /// What came over the bus: whatever is read can be shown to clients and sent on, and says the same there.
@@ -617,7 +617,7 @@ fn every_sample_is_what_it_is_meant_to_be() {
                 from_slice::<AcquireBody>(&bytes).is_ok(),
                 from_slice::<PositionBody>(&bytes).is_ok(),
                 from_slice::<VerifyBody>(&bytes).is_ok(),
-                from_value::<Room>(sample.clone()).is_ok(),
+                from_value::<SubscribePayload>(sample.clone()).is_ok(),
                 from_value::<Object<RefreshToken>>(sample.clone()).is_ok(),
                 Envelope::decode(&bytes).is_ok(),
             ]

@@ -1,4 +1,4 @@
-//! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outlet
+//! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outbound queue
 //! that is emptied when the schedule says so, and one socket in each room that checks what it hears.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use apptlock::bus::{Bus, BusEvent};
 use apptlock::domain::ids::RoomId;
 use apptlock::locks::Locks;
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outlet, Rooms, Showing, Ticket};
+use apptlock::rooms::{Join, OutboundItem, RoomUpdate, Rooms};
 use apptlock::store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::net::Net;
 
 /// Changes that wait for the sockets: few, so that schedules fill it.
-const OUTLET: usize = 3;
+const OUTBOUND_QUEUE: usize = 3;
 pub const TTL: Duration = Duration::from_secs(3600);
 
 /// The versions that the socket in each room was last shown.
@@ -30,7 +30,7 @@ pub struct Replica {
     pub replication: Arc<Replication>,
     pub to: mpsc::Sender<BusEvent>,
     pub term: i64,
-    outlet: mpsc::Receiver<Outlet>,
+    outbound: mpsc::Receiver<OutboundItem>,
     shown: Shown,
     stop: CancellationToken,
 }
@@ -45,7 +45,7 @@ impl Replica {
     pub fn start(n: usize, store: &Store, net: &Net) -> Self {
         let name = format!("replica-{n}");
         let bus: Arc<dyn Bus> = Arc::new(net.join());
-        let (rooms, outlet) = Rooms::with_outlet(bus.clone(), OUTLET);
+        let (rooms, outbound) = Rooms::with_outbound(bus.clone(), OUTBOUND_QUEUE);
         let rooms = Arc::new(rooms);
         let locks = Locks::new(
             store.clone(),
@@ -73,7 +73,7 @@ impl Replica {
             replication,
             to,
             term: 0,
-            outlet,
+            outbound,
             shown: Arc::default(),
             stop,
         }
@@ -87,15 +87,15 @@ impl Replica {
         self.rooms.enter(room).await;
         let state = self.locks.status(room).await.unwrap();
         let (shown, id) = (self.shown.clone(), room.clone());
-        let ticket = Ticket {
+        let join = Join {
             socket: "socket".into(),
             let_in: Box::new(move |state| {
                 shown.lock().unwrap().insert(id, state.version);
             }),
         };
-        // Admission waits for room in the outlet, which the pump makes.
+        // Admission waits for room in the outbound queue, which the dispatcher makes.
         self.drain(usize::MAX);
-        self.rooms.admit(state, ticket).await;
+        self.rooms.admit(state, join).await;
         self.drain(usize::MAX);
     }
 
@@ -108,22 +108,22 @@ impl Replica {
     }
 
     /// What the bus brought is shown before anything else happens.
-    pub async fn hear(&self) {
+    pub async fn receive(&self) {
         while self.to.capacity() < self.to.max_capacity() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// The pump's work, for at most so many items. Versions only rise.
+    /// The dispatcher's work, for at most so many items. Versions only rise.
     pub fn drain(&mut self, most: usize) {
         for _ in 0..most {
-            let Ok(item) = self.outlet.try_recv() else {
+            let Ok(item) = self.outbound.try_recv() else {
                 return;
             };
             match item {
-                Outlet::Admit(ticket, state) => (ticket.let_in)(&state),
-                Outlet::Cursors(..) => {}
-                Outlet::Change(Showing { room, events, .. }) => {
+                OutboundItem::Admit(join, state) => (join.let_in)(&state),
+                OutboundItem::Cursors(..) => {}
+                OutboundItem::Change(RoomUpdate { room, events, .. }) => {
                     let mut shown = self.shown.lock().unwrap();
                     let Some(last) = shown.get_mut(&room) else {
                         continue;
@@ -148,8 +148,8 @@ impl Replica {
 
     /// Reconciles until nothing is behind, and returns what each socket sees then.
     pub async fn settle(&mut self) -> HashMap<RoomId, i64> {
-        self.hear().await;
-        // Each pass shows at least one room that is behind, however small the outlet.
+        self.receive().await;
+        // Each pass shows at least one room that is behind, however small the outbound queue.
         for _ in 0..8 {
             self.drain(usize::MAX);
             self.replication.pass(false).await.unwrap();

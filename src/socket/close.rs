@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Hub;
+use super::SocketContext;
 use super::session::Session;
 use crate::protocol::{Restarting, TokenExpired};
 use crate::server::{ConnectionHandle, count_closed};
@@ -49,7 +49,7 @@ pub(super) async fn close_when_it_runs_out(
     };
     let _ = socket.disconnect();
     tokio::time::sleep(LAST_WORD).await;
-    session.hang_up();
+    session.abort();
 }
 
 /// A socket that left the only namespace there is has nothing more to do here: its client closes the connection, or
@@ -63,13 +63,13 @@ pub(super) async fn end_when_it_left(session: Arc<Session>, connection: Option<C
             connection.abort();
         }
     }
-    session.hang_up();
+    session.abort();
 }
 
 /// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
 /// they do not all come back to the other replicas at once.
-pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
-    hub.closing.store(true, Ordering::Relaxed);
+pub async fn close(io: &SocketIo, context: &SocketContext, over: Duration) {
+    context.closing.store(true, Ordering::Relaxed);
     let sockets = io.sockets();
     let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
     let begun = Instant::now();
@@ -106,18 +106,18 @@ pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
     while io.sockets().iter().any(carried) && Instant::now() < end {
         tokio::time::sleep(SETTLING).await;
     }
-    close_rest(io, hub).await;
+    close_rest(io, context).await;
 }
 
 /// Closes those that are left. socketioxide calls no disconnect handler then, so what they would do is done
 /// here first.
-async fn close_rest(io: &SocketIo, hub: &Hub) {
+async fn close_rest(io: &SocketIo, context: &SocketContext) {
     for session in io
         .sockets()
         .iter()
         .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
     {
-        session.close(&hub.rooms, &hub.cursors);
+        session.close(&context.rooms, &context.cursors);
     }
     if tokio::time::timeout(CLOSING, io.close()).await.is_err() {
         warn!("some sockets did not close in time");

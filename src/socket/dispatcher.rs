@@ -1,4 +1,4 @@
-//! From the rooms' outlet to the sockets. Owns that a socket which does not keep up still ends at the newest
+//! From the rooms' outbound queue to the sockets. Owns that a socket which does not keep up still ends at the newest
 //! state, and that it delays nobody.
 //!
 //! A socket's own queue is bounded. What does not fit there is not waited for: a cursor is dropped, since a
@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{debug, info_span};
 
-use super::ends::LAST_WORD;
+use super::close::LAST_WORD;
 use super::session::Session;
 use crate::domain::ids::RoomId;
-use crate::rooms::{Event, Outlet, Showing};
+use crate::rooms::{Event, OutboundItem, RoomUpdate};
 use crate::store::Clock;
 use crate::telemetry::{self, TRACE};
 
@@ -32,11 +32,11 @@ const BETWEEN: Duration = Duration::from_millis(5);
 /// Between two attempts to hand a late socket what it missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Hands what the rooms put out to the sockets, in order, until it is stopped and the outlet is empty.
-pub async fn pump(
+/// Hands what the rooms put out to the sockets, in order, until it is stopped and the outbound queue is empty.
+pub async fn dispatch(
     io: SocketIo,
     clock: Clock,
-    mut outlet: mpsc::Receiver<Outlet>,
+    mut outbound: mpsc::Receiver<OutboundItem>,
     stop: CancellationToken,
 ) {
     let mut late = Late::default();
@@ -46,23 +46,23 @@ pub async fn pump(
     loop {
         let item = tokio::select! {
             biased;
-            // Before the outlet, which may never be empty.
+            // Before the outbound queue, which may never be empty.
             _ = again.tick(), if !late.0.is_empty() => {
                 late.again();
                 continue;
             }
-            item = outlet.recv() => item,
+            item = outbound.recv() => item,
             () = stop.cancelled() => return,
         };
         match item {
             None => return,
-            Some(Outlet::Admit(ticket, state)) => {
+            Some(OutboundItem::Admit(join, state)) => {
                 // The snapshot is newer than anything that waits.
-                late.forget(&ticket.socket, &state.room);
-                (ticket.let_in)(&state);
+                late.forget(&join.socket, &state.room);
+                (join.let_in)(&state);
             }
-            Some(Outlet::Change(showing)) => emit(&io, &clock, &mut late, showing),
-            Some(Outlet::Cursors(room, events)) => {
+            Some(OutboundItem::Change(update)) => emit(&io, &clock, &mut late, update),
+            Some(OutboundItem::Cursors(room, events)) => {
                 count_cursors(&cursors, &events);
                 show(&io, &room, &events).await;
             }
@@ -71,14 +71,14 @@ pub async fn pump(
 }
 
 /// Hands one change to every socket of its room.
-fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, showing: Showing) {
-    let Showing {
+fn emit(io: &SocketIo, clock: &Clock, late: &mut Late, update: RoomUpdate) {
+    let RoomUpdate {
         room,
         events,
         span,
         decided_afar,
         anew,
-    } = showing;
+    } = update;
     let span = if span.is_disabled() {
         span
     } else {
@@ -107,7 +107,7 @@ async fn connect_anew(sockets: Vec<SocketRef>) {
     tokio::time::sleep(LAST_WORD).await;
     for socket in sockets {
         if let Some(session) = socket.extensions.get::<Arc<Session>>() {
-            session.hang_up();
+            session.abort();
         }
         // Not all at once.
         tokio::time::sleep(BETWEEN).await;

@@ -8,7 +8,7 @@ use super::lease::{LockState, Reason};
 
 /// Which event says what happened, next to the `lock-update` that says what is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum Transition {
     /// A lease began: `lock-acquired`.
     Granted,
     /// A lease ended: `lock-released`, with its reason.
@@ -19,15 +19,15 @@ pub enum Turn {
 
 /// Compares a state with the last one seen. `None`: it is not newer, and nothing is to be shown.
 #[must_use]
-pub fn turn(last: &LockState, new: &LockState) -> Option<Turn> {
+pub fn classify(last: &LockState, new: &LockState) -> Option<Transition> {
     if new.version <= last.version {
         return None;
     }
     let token = |state: &LockState| state.lease.as_ref().map(|lease| lease.fencing_token);
     Some(match (&new.lease, new.reason) {
-        (Some(_), _) if token(new) != token(last) => Turn::Granted,
-        (Some(_), _) => Turn::Same,
-        (None, reason) => Turn::Ended(reason.unwrap_or(Reason::Released)),
+        (Some(_), _) if token(new) != token(last) => Transition::Granted,
+        (Some(_), _) => Transition::Same,
+        (None, reason) => Transition::Ended(reason.unwrap_or(Reason::Released)),
     })
 }
 
@@ -66,24 +66,24 @@ mod tests {
     #[test]
     fn what_is_not_newer_is_nothing() {
         let seen = state(5, Some(2), Reason::Renewed);
-        assert_eq!(turn(&seen, &state(5, Some(2), Reason::Renewed)), None);
-        assert_eq!(turn(&seen, &state(4, None, Reason::Released)), None);
+        assert_eq!(classify(&seen, &state(5, Some(2), Reason::Renewed)), None);
+        assert_eq!(classify(&seen, &state(4, None, Reason::Released)), None);
     }
 
     #[test]
     fn a_new_token_is_a_grant_even_where_the_grant_itself_was_missed() {
         let seen = state(1, Some(1), Reason::Acquired);
         assert_eq!(
-            turn(&seen, &state(2, Some(1), Reason::Renewed)),
-            Some(Turn::Same)
+            classify(&seen, &state(2, Some(1), Reason::Renewed)),
+            Some(Transition::Same)
         );
         assert_eq!(
-            turn(&seen, &state(4, Some(2), Reason::Renewed)),
-            Some(Turn::Granted)
+            classify(&seen, &state(4, Some(2), Reason::Renewed)),
+            Some(Transition::Granted)
         );
         assert_eq!(
-            turn(&seen, &state(2, Some(2), Reason::TakenOver)),
-            Some(Turn::Granted)
+            classify(&seen, &state(2, Some(2), Reason::TakenOver)),
+            Some(Transition::Granted)
         );
     }
 
@@ -91,8 +91,8 @@ mod tests {
     fn an_end_carries_its_reason() {
         let seen = state(1, Some(1), Reason::Acquired);
         assert_eq!(
-            turn(&seen, &state(2, None, Reason::Expired)),
-            Some(Turn::Ended(Reason::Expired))
+            classify(&seen, &state(2, None, Reason::Expired)),
+            Some(Transition::Ended(Reason::Expired))
         );
     }
 }
