@@ -3,7 +3,7 @@
 //! Layer 6. `apptlock serve` is one `App`; `apptlock dev` and tests run several in one process.
 //!
 //! A stop goes: unready → a while for balancers to notice → sweeping and leadership given up → sockets told and
-//! closed, spread over time → requests finished → the last activity written, what was committed announced →
+//! closed, spread over time → requests finished → the last activity written, what was committed published →
 //! bus → loops → connections. Liveness stays green throughout.
 
 use std::net::SocketAddr;
@@ -286,11 +286,11 @@ impl App {
         self.shutdown.finish.cancel();
         within(end, "finishing requests", self.public).await;
         within(end, "writing the last activity", self.activity.finish()).await;
-        within(end, "announcing what was committed", self.locks.finish()).await;
+        within(end, "publishing what was committed", self.locks.finish()).await;
         self.bus.close().await;
         if self.bus.take_unsent() {
             let note = self.store.note_unpublished(&self.name);
-            within(end, "noting what was not announced", note).await;
+            within(end, "noting what was not published", note).await;
         }
         self.quit.cancel();
         within(end, "ending the loops", self.background.wait()).await;

@@ -16,7 +16,7 @@
 //!       limits         who may ask how often
 //!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
 //!       rooms          who watches what; the only path to the sockets
-//!   L3  locks          transitions: commit, then announce
+//!   L3  locks          transitions: commit, then publish
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
 //!       server         clients' TCP connections     health  what probes hear

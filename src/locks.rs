@@ -347,8 +347,8 @@ impl Locks {
 }
 
 impl Shared {
-    /// The row permit of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has lost, and
-    /// one decision answers all of them.
+    /// The row permit of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has
+    /// lost, and one decision answers all of them.
     async fn permit_or_loss<'a>(
         &'a self,
         room: &'a RoomId,
@@ -358,7 +358,7 @@ impl Shared {
         match self.queues.permit_unless(room, lost).await {
             queue::Waited::Permit(permit) => Ok(permit),
             queue::Waited::Decided(state) => Err(LockError::Held(state.into())),
-            queue::Waited::InVain => {
+            queue::Waited::TimedOut => {
                 metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
                 // A look waits for nobody.
                 let state = self.store.status(room).await?;

@@ -1,4 +1,4 @@
-//! How replicas stay of one mind: what others announce is shown here, and what was missed is found.
+//! How replicas stay of one mind: what others publish is shown here, and what was missed is found.
 //!
 //! Layer 4. Three loops; all end in [`Rooms`]:
 //!
@@ -6,7 +6,7 @@
 //! - *watch* looks at the bus several times a second: is it well, and did all get out that was sent? What may
 //!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
 //!   publish cannot say so over the bus; and so is what PostgreSQL may carry out yet of what it was asked
-//!   before it fell silent, which nobody will announce;
+//!   before it fell silent, which nobody will publish;
 //! - *reconcile* asks PostgreSQL for every room that is behind, or ahead: at once after a gap, every second while the
 //!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
 //!
@@ -43,7 +43,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const CHUNK: usize = 2000;
 /// Between two looks at the bus.
 const LOOK: Duration = Duration::from_millis(250);
-/// Between two looks at what others could not announce.
+/// Between two looks at what others could not publish.
 const NOTES: Duration = Duration::from_millis(500);
 /// Between two looks for cursors and rooms that are no longer there.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ impl Replication {
                 event = events.recv() => event,
                 _ = sweep.tick() => {
                     if peers.sweep(&self.rooms) {
-                        // It may have died between a change and its announcement.
+                        // It may have died between a change and its publication.
                         self.gap.notify_one();
                     }
                     self.rooms.prune();
@@ -146,7 +146,7 @@ impl Replication {
     pub async fn watch(&self, stop: CancellationToken) {
         let work = async {
             let mut was_well = self.bus.healthy();
-            let (mut owed, mut unknown) = (false, None);
+            let (mut owed, mut unknown_outcome) = (false, None);
             let mut known = None;
             let mut asked: Option<Instant> = None;
             loop {
@@ -158,12 +158,12 @@ impl Replication {
                 was_well = well;
                 owed |= self.bus.take_unsent();
                 if self.store.take_unknown_outcome() {
-                    unknown = Some(UnknownOutcome::default());
+                    unknown_outcome = Some(UnknownOutcome::default());
                 }
-                if let Some(unknown) = &unknown {
-                    // What PostgreSQL carries out yet, nobody announces: here and there it is looked for.
+                if let Some(unknown_outcome) = &unknown_outcome {
+                    // What PostgreSQL carries out yet, nobody publishes: here and there it is looked for.
                     owed = true;
-                    if unknown.answered.is_some() {
+                    if unknown_outcome.answered.is_some() {
                         self.gap.notify_one();
                     }
                 }
@@ -171,15 +171,15 @@ impl Replication {
                     match self.store.note_unpublished(&self.replica).await {
                         Ok(()) => {
                             owed = false;
-                            if let Some(unknown) = &mut unknown {
-                                unknown.answered.get_or_insert_with(Instant::now);
+                            if let Some(unknown_outcome) = &mut unknown_outcome {
+                                unknown_outcome.answered.get_or_insert_with(Instant::now);
                             }
                         }
                         // No other replica hears of it from there either; it stays owed.
-                        Err(error) => debug!(%error, "could not note what was not announced"),
+                        Err(error) => debug!(%error, "could not note what was not published"),
                     }
                 }
-                unknown = unknown.filter(UnknownOutcome::lasts);
+                unknown_outcome = unknown_outcome.filter(UnknownOutcome::lasts);
                 // While the bus is down here, reconcile looks every second in any case.
                 if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
                     asked = Some(Instant::now());
@@ -191,7 +191,7 @@ impl Replication {
                             }
                             known = Some(notes);
                         }
-                        Err(error) => debug!(%error, "could not read what was not announced"),
+                        Err(error) => debug!(%error, "could not read what was not published"),
                     }
                 }
             }

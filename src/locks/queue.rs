@@ -64,7 +64,7 @@ pub(super) enum Waited<'a> {
     /// Another one's acquire was decided meanwhile, so that there is nothing to wait for.
     Decided(LockState),
     /// The permit did not come in time.
-    InVain,
+    TimedOut,
 }
 
 impl RowPermit<'_> {
@@ -92,7 +92,7 @@ impl Queues {
     pub(super) async fn permit<'a>(&'a self, room: &'a RoomId) -> Option<RowPermit<'a>> {
         match self.permit_unless(room, |_| false).await {
             Waited::Permit(row_permit) => Some(row_permit),
-            Waited::Decided(_) | Waited::InVain => None,
+            Waited::Decided(_) | Waited::TimedOut => None,
         }
     }
 
@@ -151,7 +151,7 @@ impl Queues {
             }
             Ok(Err(state)) => Waited::Decided(state),
             // The semaphore is never closed.
-            Ok(Ok(Err(_))) | Err(_) => Waited::InVain,
+            Ok(Ok(Err(_))) | Err(_) => Waited::TimedOut,
         }
     }
 }

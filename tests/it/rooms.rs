@@ -110,7 +110,7 @@ async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
 }
 
 #[tokio::test]
-async fn what_did_not_fit_the_outlet_is_shown_as_soon_as_it_does() {
+async fn what_did_not_fit_the_outbound_queue_is_shown_as_soon_as_it_does() {
     let store = Stack::empty(&[]).await.store(4);
     let (bus, _heard) = Hub::default().join();
     let bus: Arc<dyn Bus> = Arc::new(bus);
