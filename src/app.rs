@@ -3,7 +3,7 @@
 //! Layer 6. `apptlock serve` is one `App`; `apptlock dev` and tests run several in one process.
 //!
 //! A stop goes: unready → a while for balancers to notice → sweeping and leadership given up → sockets told and
-//! closed, spread over time → requests finished → the last activity written, what was committed announced →
+//! closed, spread over time → requests finished → the last activity written, what was committed published →
 //! bus → loops → connections. Liveness stays green throughout.
 
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
 use crate::server::{ConnectionLimit, Shutdown};
-use crate::socket::Hub;
+use crate::socket::SocketContext;
 use crate::store::Store;
 use crate::{audit, http, leadership, server, socket, sweeper, telemetry};
 
@@ -66,7 +66,7 @@ pub struct App {
     drain_time: Duration,
     health: Health,
     io: SocketIo,
-    hub: Arc<Hub>,
+    context: Arc<SocketContext>,
     locks: Locks,
     activity: Activity,
     bus: Arc<dyn Bus>,
@@ -91,10 +91,10 @@ impl App {
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
         let connections = ConnectionLimit::of_clients(
-            config.allowance.sockets,
-            config.allowance.connections_each,
+            config.limits.sockets,
+            config.limits.connections_each,
             config.database.max_connections,
-            config.allowance.proxies.clone(),
+            config.limits.proxies.clone(),
         );
         let listener = bind("LISTEN_ADDR", config.listen)?;
         let managing = bind("MANAGEMENT_ADDR", config.management)?;
@@ -134,9 +134,9 @@ impl App {
             config.max_leases,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), announcer.clone()));
-        let limits = Limits::new(config.allowance.clone());
+        let limits = Limits::new(config.limits.clone());
         let activity = Activity::new(locks.clone(), rooms.clone());
-        let hub = Arc::new(Hub::new(
+        let context = Arc::new(SocketContext::new(
             locks.clone(),
             rooms.clone(),
             cursors.clone(),
@@ -145,7 +145,7 @@ impl App {
             limits.clone(),
             config.origins.clone(),
         ));
-        let (transport, io) = socket::start(hub.clone());
+        let (transport, io) = socket::start(context.clone());
         let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
         let shutdown = Shutdown::default();
 
@@ -170,8 +170,8 @@ impl App {
             term.clone(),
             resign.clone(),
         ));
-        let census = sweeper::census(store.clone(), term.clone(), resign.clone());
-        duty.spawn(census);
+        let lease_gauge = sweeper::lease_gauge(store.clone(), term.clone(), resign.clone());
+        duty.spawn(lease_gauge);
         duty.close();
 
         let background = TaskTracker::new();
@@ -199,7 +199,7 @@ impl App {
         background.spawn(health.clone().watch(store.clone(), quit.clone()));
         background.close();
 
-        let look = Look {
+        let gauges = Gauges {
             locks: locks.clone(),
             store: store.clone(),
             rooms,
@@ -213,7 +213,7 @@ impl App {
         let ops = ops::Ops {
             health: health.clone(),
             metrics,
-            look: Arc::new(move || look.look()),
+            set_gauges: Arc::new(move || gauges.set()),
         };
         let web = Web {
             locks: locks.clone(),
@@ -250,7 +250,7 @@ impl App {
             drain_time: config.drain_time,
             health,
             io,
-            hub,
+            context,
             locks,
             activity,
             bus,
@@ -276,16 +276,16 @@ impl App {
         let end = Instant::now() + self.drain_time + FINISH;
         self.resign.cancel();
         within(end, "giving up the duty", self.duty.wait()).await;
-        let close = socket::close(&self.io, &self.hub, self.drain_time);
+        let close = socket::close(&self.io, &self.context, self.drain_time);
         within(end, "closing sockets", close).await;
         self.shutdown.finish.cancel();
         within(end, "finishing requests", self.public).await;
         within(end, "writing the last activity", self.activity.finish()).await;
-        within(end, "announcing what was committed", self.locks.finish()).await;
+        within(end, "publishing what was committed", self.locks.finish()).await;
         self.bus.close().await;
         if self.bus.take_unsent() {
-            let note = self.store.note_unannounced(&self.name);
-            within(end, "noting what was not announced", note).await;
+            let note = self.store.note_unpublished(&self.name);
+            within(end, "noting what was not published", note).await;
         }
         self.quit.cancel();
         within(end, "ending the loops", self.background.wait()).await;
@@ -326,7 +326,7 @@ async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
 }
 
 /// What gauges show that are set when somebody looks.
-struct Look {
+struct Gauges {
     locks: Locks,
     store: Store,
     rooms: Arc<Rooms>,
@@ -338,8 +338,8 @@ struct Look {
     keys: Option<Arc<Jwks>>,
 }
 
-impl Look {
-    fn look(&self) {
+impl Gauges {
+    fn set(&self) {
         let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
         // A place is taken before a socket is quite here: what does not poll, or not yet, counts as the other.
         let (all, polling) = (self.limits.sockets_now(), socket::polling(&self.io));
@@ -347,7 +347,7 @@ impl Look {
         for (transport, count) in [("polling", polling), ("websocket", websocket)] {
             metrics::gauge!(telemetry::SOCKETS, "transport" => transport).set(count as f64);
         }
-        set(telemetry::SOCKETS_LIMIT, self.limits.allowance().sockets);
+        set(telemetry::SOCKETS_LIMIT, self.limits.config().sockets);
         let (open, max) = self.connections.open();
         set(telemetry::CONNECTIONS, open);
         set(telemetry::CONNECTIONS_LIMIT, max);

@@ -17,7 +17,7 @@ use crate::telemetry;
 /// Entries that one statement forgets.
 const BATCH: i64 = 500;
 /// Between two batches while there are more.
-const BREATH: Duration = Duration::from_millis(200);
+const MIN_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two looks, at most.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ pub async fn forget(
                 return;
             };
             let Some(term) = term.filter(Term::is_trusted) else {
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(MIN_INTERVAL).await;
                 continue;
             };
             match store.forget(&name, term.number, retention, BATCH).await {
@@ -46,7 +46,7 @@ pub async fn forget(
                     if count > 0 {
                         debug!(count, "old history was forgotten");
                     }
-                    tokio::time::sleep(if count < BATCH { pause } else { BREATH }).await;
+                    tokio::time::sleep(if count < BATCH { pause } else { MIN_INTERVAL }).await;
                 }
                 Err(error) => {
                     warn!(%error, "could not forget old history; trying again");

@@ -204,7 +204,7 @@ fn not_admin(user: &UserId) -> Refusal {
 
 /// How others see an admin who takes a lease: as the request says, else by the id.
 #[must_use]
-pub fn seen_as(admin: &Admin) -> UserInfo {
+pub fn display_info(admin: &Admin) -> UserInfo {
     let shown = || shown_by_id(&admin.admin_id);
     let mut shown = admin.admin_info.clone().unwrap_or_else(shown);
     if admin.admin_info.is_none() && Name::new(admin.admin_id.as_str()).is_err() {
@@ -317,11 +317,11 @@ mod tests {
             admin_id: UserId::new(" ").unwrap(),
             admin_info: None,
         };
-        assert_eq!(seen_as(&blank).name.as_str(), "admin");
+        assert_eq!(display_info(&blank).name.as_str(), "admin");
         let admin = Admin {
             admin_id: UserId::new("ü".repeat(100)).unwrap(),
             admin_info: None,
         };
-        assert_eq!(seen_as(&admin).name.as_str(), "ü".repeat(100));
+        assert_eq!(display_info(&admin).name.as_str(), "ü".repeat(100));
     }
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 use clap::{Args, CommandFactory};
 
 use crate::auth::Auth;
-use crate::limits::{Allowance, Hosts};
+use crate::limits::{Hosts, LimitConfig};
 use crate::telemetry::Traces;
-use parse::{address, duration, either, given};
+use parse::{address, duration, either, or_default};
 
 pub use crate::secret::Secret;
 pub use auth::AuthArgs;
@@ -192,7 +192,7 @@ pub struct Config {
     /// Where identities come from.
     pub auth: Auth,
     /// Who may ask how often.
-    pub allowance: Allowance,
+    pub limits: LimitConfig,
     /// Which origins' pages may use this.
     pub origins: Origins,
     /// How many leases one identity may have at a time; 0: as many as it likes.
@@ -216,7 +216,7 @@ pub struct Config {
 /// # Errors
 /// [`BadSetting`].
 pub fn wait_limit(text: &str) -> Result<Duration, BadSetting> {
-    let text = given(text, "5m");
+    let text = or_default(text, "5m");
     duration(
         "MIGRATE_TIMEOUT",
         text,
@@ -246,49 +246,49 @@ impl ServeArgs {
             traces: self.telemetry.traces(&replica)?,
             trust_callers: self.telemetry.trust_callers()?,
             replica,
-            listen: address("LISTEN_ADDR", given(&self.listen_addr, "0.0.0.0:3000"))?,
+            listen: address("LISTEN_ADDR", or_default(&self.listen_addr, "0.0.0.0:3000"))?,
             management: address(
                 "MANAGEMENT_ADDR",
-                given(&self.management_addr, "0.0.0.0:9090"),
+                or_default(&self.management_addr, "0.0.0.0:9090"),
             )?,
             database: self.database.check()?,
             redis: self.redis()?,
             lock_ttl: duration(
                 "LOCK_TTL",
-                given(&self.lock_ttl, "5m"),
+                or_default(&self.lock_ttl, "5m"),
                 Duration::from_secs(1),
                 Duration::from_secs(24 * 3600),
             )?,
             cursor_interval: duration(
                 "CURSOR_INTERVAL",
-                given(&self.cursor_interval, "50ms"),
+                or_default(&self.cursor_interval, "50ms"),
                 Duration::from_millis(10),
                 Duration::from_secs(5),
             )?,
             history_retention: duration(
                 "HISTORY_RETENTION",
-                given(&self.history_retention, "90d"),
+                or_default(&self.history_retention, "90d"),
                 Duration::from_secs(1),
                 Duration::from_secs(3650 * 24 * 3600),
             )?,
             drain_delay: duration(
                 "DRAIN_DELAY",
-                given(&self.drain_delay, "3s"),
+                or_default(&self.drain_delay, "3s"),
                 Duration::ZERO,
                 Duration::from_secs(60),
             )?,
             drain_time: duration(
                 "DRAIN_TIME",
-                given(&self.drain_time, "7s"),
+                or_default(&self.drain_time, "7s"),
                 Duration::ZERO,
                 Duration::from_secs(120),
             )?,
             auth: self.auth.check()?,
-            allowance: self.limits.check()?,
+            limits: self.limits.check()?,
             origins: self.limits.origins()?,
             max_leases: self.limits.leases()?,
             hosts: self.limits.hosts()?,
-            pages: either("PAGES", given(&self.pages, "on"), ["on", "off"])?,
+            pages: either("PAGES", or_default(&self.pages, "on"), ["on", "off"])?,
             demo: false,
         })
     }

@@ -3,10 +3,10 @@
 //!
 //! Tests can also let a server fail: [`Server::kill`] is a crash, after which [`Server::start_again`] finds
 //! the same data at the same address, and [`Server::pause`] is a machine that stands still. How a server is
-//! held is in `leash`, where it lies in `place`.
+//! held is in `supervisor`, where it lies in `paths`.
 
-mod leash;
-mod place;
+mod paths;
+mod supervisor;
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use leash::Recipe;
-pub use place::find;
-use place::{home, lower};
+pub use paths::find;
+use paths::{home, lower};
+use supervisor::Recipe;
 
 /// How long a server may take to answer after its start.
 const START: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ pub enum DevError {
     Io(#[from] io::Error),
 }
 
-/// A server on a leash; dropping it stops the server and removes its data.
+/// A server under a supervisor; dropping it stops the server and removes its data.
 #[derive(Debug)]
 pub struct Server {
     /// Where it listens.
@@ -55,7 +55,7 @@ pub struct Server {
     pub port: u16,
     home: PathBuf,
     recipe: Recipe,
-    leash: Child,
+    supervisor: Child,
     /// Sees to the data while the server is killed.
     keeper: Option<Child>,
     /// The processes that stand still.
@@ -64,13 +64,13 @@ pub struct Server {
 
 impl Server {
     fn start(url: String, port: u16, home: PathBuf, recipe: Recipe) -> Result<Self, DevError> {
-        let leash = recipe.leash(&home, port)?;
+        let supervisor = recipe.supervise(&home, port)?;
         let mut server = Self {
             url,
             port,
             home,
             recipe,
-            leash,
+            supervisor,
             keeper: None,
             paused: Vec::new(),
         };
@@ -82,7 +82,7 @@ impl Server {
         let since = Instant::now();
         loop {
             // Asked first: another server at this port would answer in the place of one that has ended.
-            let ended = self.leash.try_wait()?.is_some();
+            let ended = self.supervisor.try_wait()?.is_some();
             if !ended && (self.recipe.ready)(&self.recipe.program, self.port) {
                 return Ok(());
             }
@@ -109,11 +109,11 @@ impl Server {
         }
         fs::write(self.home.join("killed"), "")?;
         self.keeper = Some(self.recipe.keeper(&self.home)?);
-        let root = leash::server_of(&self.home)?;
+        let root = supervisor::server_of(&self.home)?;
         // The first stands still while its children are counted, so that none is born meanwhile.
-        leash::signal("STOP", &[root])?;
-        leash::signal("KILL", &leash::family(root))?;
-        self.leash.wait()?;
+        supervisor::signal("STOP", &[root])?;
+        supervisor::signal("KILL", &supervisor::family(root))?;
+        self.supervisor.wait()?;
         self.paused.clear();
         for note in ["paused", "server"] {
             let _ = fs::remove_file(self.home.join(note));
@@ -132,7 +132,7 @@ impl Server {
         };
         let since = Instant::now();
         let started = loop {
-            self.leash = self.recipe.leash(&self.home, self.port)?;
+            self.supervisor = self.recipe.supervise(&self.home, self.port)?;
             match self.await_ready() {
                 // What was killed may still be on its way out, and hold the shared memory or the port.
                 Err(_) if since.elapsed() < START / 3 => {
@@ -159,15 +159,15 @@ impl Server {
         if self.keeper.is_some() || !self.paused.is_empty() {
             return Ok(());
         }
-        let root = leash::server_of(&self.home)?;
-        // Written down before each step, for the leash: what stands still cannot be stopped in order.
+        let root = supervisor::server_of(&self.home)?;
+        // Written down before each step, for the supervisor: what stands still cannot be stopped in order.
         let mut family = vec![root];
         for _ in 0..2 {
             let pids: Vec<String> = family.iter().map(u32::to_string).collect();
             fs::write(self.home.join("paused"), pids.join(" "))?;
-            leash::signal("STOP", &family)?;
+            supervisor::signal("STOP", &family)?;
             self.paused = family;
-            family = leash::family(root);
+            family = supervisor::family(root);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Server {
     /// Where the operating system refuses.
     pub fn resume(&mut self) -> Result<(), DevError> {
         if !self.paused.is_empty() {
-            leash::signal("CONT", &self.paused)?;
+            supervisor::signal("CONT", &self.paused)?;
             self.paused.clear();
             fs::remove_file(self.home.join("paused"))?;
         }
@@ -189,9 +189,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.resume();
-        drop(self.leash.stdin.take());
-        // The leash stops the server and removes its data; nothing is left to do when it fails.
-        let _ = self.leash.wait();
+        drop(self.supervisor.stdin.take());
+        // The supervisor stops the server and removes its data; nothing is left to do when it fails.
+        let _ = self.supervisor.wait();
         if let Some(mut keeper) = self.keeper.take() {
             let _ = keeper.kill();
             let _ = keeper.wait();

@@ -28,9 +28,9 @@ use crate::telemetry;
 /// For how long PostgreSQL may be away.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// Between two questions while all is well.
-const CALM: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(1);
 /// Between two questions while it is not.
-const ALERT: Duration = Duration::from_millis(100);
+const DEGRADED: Duration = Duration::from_millis(100);
 
 /// What a replica is to a balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -125,7 +125,7 @@ impl Health {
             loop {
                 let asked = Instant::now();
                 let outcome = store.ready().await;
-                let pause = if outcome.is_ok() { CALM } else { ALERT };
+                let pause = if outcome.is_ok() { IDLE } else { DEGRADED };
                 let fault = outcome.as_ref().err().map(|(why, _)| *why);
                 let away = fault.is_some_and(Unready::is_away);
                 metrics::gauge!(telemetry::DATABASE_UP).set(if away { 0.0 } else { 1.0 });

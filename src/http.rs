@@ -15,7 +15,7 @@ mod limits;
 mod locks;
 pub mod ops;
 mod pages;
-mod witness;
+mod request_log;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,14 +43,14 @@ use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 use crate::store::Store;
 
-use answer::Failure;
+use answer::ApiError;
 use deadline::deadline;
 pub use deadline::late_body;
 use document::Document;
 pub use hosts::allowed_hosts;
 pub use input::{client_of, collect, unread_body};
 use limits::Forget;
-use witness::{named, witness};
+use request_log::{named, request_log};
 
 const JSON: &str = "application/json";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -108,7 +108,7 @@ fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     let (mut keeping, _) = keeping().split_for_parts();
     let (mut releasing, _) = releasing().split_for_parts();
     let mut forget = Vec::new();
-    if let Some(rate) = web.limits.allowance().rate {
+    if let Some(rate) = web.limits.config().rate {
         for (routes, kind) in [
             (&mut asking, "request"),
             (&mut keeping, "keep"),
@@ -148,7 +148,7 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
         open = open.merge(pages::router(web.demo));
     }
     open.fallback(|| async {
-        Failure::from(Refusal::new(
+        ApiError::from(Refusal::new(
             Code::NotFound,
             "There is no such route; /api/openapi.json lists them",
         ))
@@ -159,14 +159,14 @@ pub fn router(web: Web, stop: CancellationToken) -> Router {
     ))
     .merge(api)
     .method_not_allowed_fallback(|| async {
-        Failure::from(Refusal::new(
+        ApiError::from(Refusal::new(
             Code::MethodNotAllowed,
             "This route has no such method; /api/openapi.json lists them",
         ))
     })
     .layer(CatchPanicLayer::custom(answer::panicked))
     .layer(middleware::from_fn(deadline))
-    .layer(middleware::from_fn_with_state(web.clone(), witness))
+    .layer(middleware::from_fn_with_state(web.clone(), request_log))
     .layer(PropagateRequestIdLayer::x_request_id())
     .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
     .layer(middleware::map_request(named))
@@ -235,5 +235,5 @@ pub fn cors(origins: &Origins) -> CorsLayer {
 
 /// A refusal as an answer, for layers around the router.
 pub fn refuse(refusal: Refusal) -> Response {
-    Failure::from(refusal).into_response()
+    ApiError::from(refusal).into_response()
 }

@@ -15,12 +15,12 @@
 //!       telemetry      metrics, traces, logs       config settings
 //!       limits         who may ask how often
 //!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
-//!       rooms          who watches what; the one door to the sockets
-//!   L3  locks          transitions: commit, then announce
+//!       rooms          who watches what; the only path to the sockets
+//!   L3  locks          transitions: commit, then publish
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
 //!       server         clients' TCP connections     health  what probes hear
-//!   L5  http           REST and pages              socket  Socket.IO, the pump
+//!   L5  http           REST and pages              socket  Socket.IO, the dispatcher
 //!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
 //! ```
 //!

@@ -38,14 +38,14 @@ const FRAMES_AT_ONCE: u32 = 100;
 
 /// Whose budget it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Asker {
+pub enum RateLimitKey {
     /// Somebody who is known.
     Identity(Arc<str>),
     /// An address; of IPv6 the network that one subscriber has, 64 bits.
     Address(IpAddr),
 }
 
-impl Asker {
+impl RateLimitKey {
     /// A user of a tenant.
     #[must_use]
     pub fn user(tenant: &TenantId, user: &UserId) -> Self {
@@ -88,7 +88,7 @@ impl Rate {
 
 /// What is allowed.
 #[derive(Debug, Clone)]
-pub struct Allowance {
+pub struct LimitConfig {
     /// Requests, events and cursors; `None`: as many as come.
     pub rate: Option<Rate>,
     /// Sockets of this replica.
@@ -102,23 +102,23 @@ pub struct Allowance {
 }
 
 struct Budgets {
-    events: DefaultKeyedRateLimiter<Asker>,
-    cursors: DefaultKeyedRateLimiter<Asker>,
+    events: DefaultKeyedRateLimiter<RateLimitKey>,
+    cursors: DefaultKeyedRateLimiter<RateLimitKey>,
     /// Events that cost little.
-    cheap: DefaultKeyedRateLimiter<Asker>,
+    cheap: DefaultKeyedRateLimiter<RateLimitKey>,
     /// Sessions that begin at an address.
-    connects: DefaultKeyedRateLimiter<Asker>,
+    connects: DefaultKeyedRateLimiter<RateLimitKey>,
     /// Sockets that join, by who they are.
-    joins: DefaultKeyedRateLimiter<Asker>,
+    joins: DefaultKeyedRateLimiter<RateLimitKey>,
     /// What needs no identity: pages, the OpenAPI document, routes that do not exist.
-    open: DefaultKeyedRateLimiter<Asker>,
-    frames: DefaultKeyedRateLimiter<Asker>,
+    open: DefaultKeyedRateLimiter<RateLimitKey>,
+    frames: DefaultKeyedRateLimiter<RateLimitKey>,
     failures: Failures,
 }
 
 /// The budgets of one replica.
 pub struct Limits {
-    allowance: Allowance,
+    config: LimitConfig,
     budgets: Option<Budgets>,
     /// How many sockets there are, by whom. A std mutex: held for a count, never across an await.
     sockets: Mutex<Sockets>,
@@ -127,33 +127,33 @@ pub struct Limits {
 #[derive(Default)]
 struct Sockets {
     all: usize,
-    of: HashMap<Asker, usize>,
+    of: HashMap<RateLimitKey, usize>,
 }
 
-/// A place for one socket, until it is dropped.
-pub struct Place {
+/// A permit for one socket, until it is dropped.
+pub struct SocketPermit {
     limits: Arc<Limits>,
-    asker: Asker,
+    key: RateLimitKey,
 }
 
-impl Drop for Place {
+impl Drop for SocketPermit {
     fn drop(&mut self) {
         let mut sockets = self.limits.sockets();
         sockets.all -= 1;
-        if let Some(count) = sockets.of.get_mut(&self.asker) {
+        if let Some(count) = sockets.of.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                sockets.of.remove(&self.asker);
+                sockets.of.remove(&self.key);
             }
         }
     }
 }
 
 impl Limits {
-    /// With that allowance.
+    /// With this configuration.
     #[must_use]
-    pub fn new(allowance: Allowance) -> Arc<Self> {
-        let budgets = allowance.rate.map(|rate| Budgets {
+    pub fn new(config: LimitConfig) -> Arc<Self> {
+        let budgets = config.rate.map(|rate| Budgets {
             events: DefaultKeyedRateLimiter::keyed(rate.times(1)),
             cursors: DefaultKeyedRateLimiter::keyed(rate.times(CURSORS)),
             cheap: DefaultKeyedRateLimiter::keyed(rate.times(ADDRESS)),
@@ -167,7 +167,7 @@ impl Limits {
             ),
         });
         Arc::new(Self {
-            allowance,
+            config,
             budgets,
             sockets: Mutex::default(),
         })
@@ -175,8 +175,8 @@ impl Limits {
 
     /// What is allowed.
     #[must_use]
-    pub fn allowance(&self) -> &Allowance {
-        &self.allowance
+    pub fn config(&self) -> &LimitConfig {
+        &self.config
     }
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
@@ -187,18 +187,18 @@ impl Limits {
     ///
     /// # Errors
     /// `RATE_LIMITED`.
-    pub fn event(&self, asker: &Asker) -> Result<(), Refusal> {
+    pub fn event(&self, key: &RateLimitKey) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.events);
-        spend(budget, asker, "event")
+        spend(budget, key, "event")
     }
 
     /// A cursor that moved.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
-    pub fn cursor(&self, asker: &Asker) -> Result<(), Refusal> {
+    pub fn cursor(&self, key: &RateLimitKey) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.cursors);
-        spend(budget, asker, "cursor")
+        spend(budget, key, "cursor")
     }
 
     /// A session that begins at an address: it has no identity yet.
@@ -207,16 +207,16 @@ impl Limits {
     /// `RATE_LIMITED`.
     pub fn connect(&self, address: IpAddr) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.connects);
-        spend(budget, &Asker::address(address), "connect")
+        spend(budget, &RateLimitKey::address(address), "connect")
     }
 
     /// A socket that joins: from here on its budget is its identity's, whoever else is at the same address.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
-    pub fn join(&self, asker: &Asker) -> Result<(), Refusal> {
+    pub fn join(&self, key: &RateLimitKey) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.joins);
-        spend(budget, asker, "connect")
+        spend(budget, key, "connect")
     }
 
     /// A request that needs no identity, from an address.
@@ -225,15 +225,15 @@ impl Limits {
     /// `RATE_LIMITED`.
     pub fn open(&self, address: IpAddr) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.open);
-        spend(budget, &Asker::address(address), "page")
+        spend(budget, &RateLimitKey::address(address), "page")
     }
 
-    fn frames(&self) -> Option<&DefaultKeyedRateLimiter<Asker>> {
+    fn frames(&self) -> Option<&DefaultKeyedRateLimiter<RateLimitKey>> {
         self.budgets.as_ref().map(|budgets| &budgets.frames)
     }
 
     fn frame_burst(&self) -> u32 {
-        let burst = self.allowance.rate.map_or(1, |rate| rate.burst.get());
+        let burst = self.config.rate.map_or(1, |rate| rate.burst.get());
         burst.saturating_mul(FRAMES_AT_ONCE)
     }
 
@@ -248,11 +248,11 @@ impl Limits {
         };
         let wait = budgets
             .failures
-            .wait(&Asker::address(address), Instant::now());
+            .wait(&RateLimitKey::address(address), Instant::now());
         if wait.is_none() {
             return Ok(());
         }
-        over("token");
+        count_rejection("token");
         Err(Refusal::new(
             Code::RateLimited,
             "Too many tokens from this address were refused; try again shortly",
@@ -262,8 +262,8 @@ impl Limits {
     /// A token from that address was refused after its signature was verified.
     pub fn failed(&self, address: IpAddr) {
         if let Some(budgets) = &self.budgets {
-            let asker = Asker::address(address);
-            budgets.failures.charge(&asker, Instant::now());
+            let key = RateLimitKey::address(address);
+            budgets.failures.charge(&key, Instant::now());
         }
     }
 
@@ -271,33 +271,33 @@ impl Limits {
     ///
     /// # Errors
     /// `RATE_LIMITED`.
-    pub fn trifle(&self, asker: &Asker) -> Result<(), Refusal> {
+    pub fn cheap(&self, key: &RateLimitKey) -> Result<(), Refusal> {
         let budget = self.budgets.as_ref().map(|budgets| &budgets.cheap);
-        spend(budget, asker, "event")
+        spend(budget, key, "event")
     }
 
-    /// A place for one more socket.
+    /// A permit for one more socket.
     ///
     /// # Errors
     /// `LIMIT_EXCEEDED` where this replica or that identity has enough.
-    pub fn socket(self: &Arc<Self>, asker: &Asker) -> Result<Place, Refusal> {
+    pub fn socket(self: &Arc<Self>, key: &RateLimitKey) -> Result<SocketPermit, Refusal> {
         let mut sockets = self.sockets();
         let full = |kind, message: String| {
-            over(kind);
+            count_rejection(kind);
             Err(Refusal::new(Code::LimitExceeded, message))
         };
-        if sockets.all >= self.allowance.sockets {
+        if sockets.all >= self.config.sockets {
             let kind = "connection";
             return full(
                 kind,
                 "This replica has as many sockets as it takes; try again later".into(),
             );
         }
-        let known = matches!(asker, Asker::Identity(_));
-        let count = sockets.of.entry(asker.clone()).or_default();
+        let known = matches!(key, RateLimitKey::Identity(_));
+        let count = sockets.of.entry(key.clone()).or_default();
         // Behind one address there may be many people.
-        if known && *count >= self.allowance.sockets_each {
-            let most = self.allowance.sockets_each;
+        if known && *count >= self.config.sockets_each {
+            let most = self.config.sockets_each;
             return full(
                 "identity",
                 format!("You have {most} sockets here already; close one"),
@@ -307,13 +307,13 @@ impl Limits {
         sockets.all += 1;
         drop(sockets);
         metrics::counter!(telemetry::SOCKET_CONNECTS).increment(1);
-        Ok(Place {
+        Ok(SocketPermit {
             limits: self.clone(),
-            asker: asker.clone(),
+            key: key.clone(),
         })
     }
 
-    /// How many sockets have a place.
+    /// How many sockets have a permit.
     #[must_use]
     pub fn sockets_now(&self) -> usize {
         self.sockets().all
@@ -335,13 +335,13 @@ impl Limits {
 }
 
 fn spend(
-    budget: Option<&DefaultKeyedRateLimiter<Asker>>,
-    asker: &Asker,
+    budget: Option<&DefaultKeyedRateLimiter<RateLimitKey>>,
+    key: &RateLimitKey,
     kind: &'static str,
 ) -> Result<(), Refusal> {
     match budget {
-        Some(budget) if budget.check_key(asker).is_err() => {
-            over(kind);
+        Some(budget) if budget.check_key(key).is_err() => {
+            count_rejection(kind);
             Err(Refusal::new(
                 Code::RateLimited,
                 "Too much at once; slow down and try again",
@@ -352,7 +352,7 @@ fn spend(
 }
 
 /// Counts what was over a limit.
-pub fn over(kind: &'static str) {
+pub fn count_rejection(kind: &'static str) {
     metrics::counter!(telemetry::RATE_LIMITED, "kind" => kind).increment(1);
 }
 
@@ -362,7 +362,7 @@ mod tests {
 
     fn limits(rate: Option<(u32, u32)>, sockets: usize, each: usize) -> Arc<Limits> {
         let n = |n| NonZeroU32::new(n).unwrap();
-        Limits::new(Allowance {
+        Limits::new(LimitConfig {
             rate: rate.map(|(per_second, burst)| Rate {
                 per_second: n(per_second),
                 burst: n(burst),
@@ -374,8 +374,8 @@ mod tests {
         })
     }
 
-    fn user(name: &str) -> Asker {
-        Asker::user(&TenantId::default(), &UserId::new(name).unwrap())
+    fn user(name: &str) -> RateLimitKey {
+        RateLimitKey::user(&TenantId::default(), &UserId::new(name).unwrap())
     }
 
     #[test]
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_free_again_when_its_socket_is_gone() {
+    fn a_permit_is_free_again_when_its_socket_is_gone() {
         let limits = limits(None, 3, 2);
         let first = limits.socket(&user("ann")).unwrap();
         let _second = limits.socket(&user("ann")).unwrap();
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn one_subscriber_has_one_network() {
-        let at = |text: &str| Asker::address(text.parse().unwrap());
+        let at = |text: &str| RateLimitKey::address(text.parse().unwrap());
         assert_eq!(at("2001:db8:1:2:3::4"), at("2001:db8:1:2:ffff::1"));
         assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
         assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));

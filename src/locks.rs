@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!   acquire · renew · release · force_release · take_over · sweep
-//!        └──▶ Store: one statement, committed ──▶ announce ──▶ Rooms::apply_local   (here, first)
+//!        └──▶ Store: one statement, committed ──▶ publish ──▶ Rooms::apply_local   (here, first)
 //!                                                        └──▶ Announcer::announce  (there)
 //! ```
 //!
 //! Layer 3. Each transition runs in a task of its own: a client that hangs up cannot come between the commit
-//! and the announcement. On failure nothing is announced; if the commit happened all the same, reconcile
+//! and the publication. On failure nothing is published; if the commit happened all the same, reconcile
 //! shows it.
 
 mod activity;
-mod announce;
-mod carry;
+mod detached;
 mod error;
+mod publish;
 mod queue;
 mod quota;
 mod reads;
@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::TaskTracker;
 
-use crate::auth::seen_as;
+use crate::auth::display_info;
 use crate::bus::Announcer;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, Change, LockState, Person, Position};
 use crate::rooms::Rooms;
-use crate::store::{Refused, Store};
+use crate::store::{Rejected, Store};
 use crate::telemetry;
 
 pub use activity::Activity;
-use carry::{count, span};
+use detached::{count, span};
 pub use error::LockError;
 use error::refuse;
 use queue::Queues;
@@ -97,7 +97,7 @@ impl Locks {
         self.0.ttl
     }
 
-    /// Waits until every transition under way is announced. New ones are refused.
+    /// Waits until every transition under way is published. New ones are refused.
     pub async fn finish(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -142,19 +142,19 @@ impl Locks {
         session: Option<SessionId>,
         transfer: bool,
     ) -> Result<Granted, LockError> {
-        self.carry_out(
+        self.run_detached(
             span("acquire", Some(&room)),
             "acquire",
             |locks| async move {
                 locks.within_quota(&room, &person.user_id).await?;
-                let turn = locks.turn_or_loss(&room, &person.user_id).await?;
+                let permit = locks.permit_or_loss(&room, &person.user_id).await?;
                 let taken = locks
                     .store
                     .acquire(&room, &person, session.as_ref(), locks.ttl, transfer)
                     .await?;
-                turn.decided(match &taken {
+                permit.decided(match &taken {
                     Ok(acquired) => &acquired.state,
-                    Err(Refused(state)) => state,
+                    Err(Rejected(state)) => state,
                 });
                 match taken {
                     Ok(acquired) => {
@@ -164,11 +164,11 @@ impl Locks {
                             locks.quota.note(&room.tenant, &person.user_id, 1);
                         }
                         Ok(Granted {
-                            state: locks.announce_taken(acquired, None),
+                            state: locks.publish_taken(acquired, None),
                             new,
                         })
                     }
-                    Err(Refused(state)) => {
+                    Err(Rejected(state)) => {
                         let own = state
                             .live()
                             .is_some_and(|lease| lease.user_id == person.user_id);
@@ -195,14 +195,14 @@ impl Locks {
         position: Option<Position>,
         ago: Duration,
     ) -> Result<LockState, LockError> {
-        self.carry_out(span("renew", Some(&room)), "renew", |locks| async move {
-            let _turn = locks.turn(&room).await?;
+        self.run_detached(span("renew", Some(&room)), "renew", |locks| async move {
+            let _permit = locks.permit(&room).await?;
             let done = locks
                 .store
                 .renew(&room, &user, position, locks.ttl, ago)
                 .await?;
             locks.changed(
-                done.map_err(|Refused(state)| refuse(state, Some(&user), None)),
+                done.map_err(|Rejected(state)| refuse(state, Some(&user), None)),
                 None,
             )
         })
@@ -220,11 +220,11 @@ impl Locks {
         session: Option<SessionId>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out(
+        self.run_detached(
             span("release", Some(&room)),
             "release",
             |locks| async move {
-                let _turn = locks.turn(&room).await?;
+                let _permit = locks.permit(&room).await?;
                 let done = locks
                     .store
                     .release(&room, &user, session.as_ref(), token)
@@ -233,7 +233,7 @@ impl Locks {
                     locks.quota.note(&room.tenant, &user, -1);
                 }
                 locks.changed(
-                    done.map_err(|Refused(state)| refuse(state, Some(&user), token)),
+                    done.map_err(|Rejected(state)| refuse(state, Some(&user), token)),
                     None,
                 )
             },
@@ -252,17 +252,17 @@ impl Locks {
         why: Option<Note>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out(
+        self.run_detached(
             span("force_release", Some(&room)),
             "force_release",
             |locks| async move {
-                let _turn = locks.turn(&room).await?;
+                let _permit = locks.permit(&room).await?;
                 let done = locks
                     .store
                     .force_release(&room, &admin, why.as_ref(), token)
                     .await?;
                 locks.changed(
-                    done.map_err(|Refused(state)| refuse(state, None, token)),
+                    done.map_err(|Rejected(state)| refuse(state, None, token)),
                     Some(admin),
                 )
             },
@@ -281,19 +281,19 @@ impl Locks {
         why: Option<Note>,
         token: Option<i64>,
     ) -> Result<LockState, LockError> {
-        self.carry_out(
+        self.run_detached(
             span("take_over", Some(&room)),
             "take_over",
             |locks| async move {
-                let seen_as = seen_as(&admin);
-                let _turn = locks.turn(&room).await?;
+                let display_info = display_info(&admin);
+                let _permit = locks.permit(&room).await?;
                 let taken = locks
                     .store
-                    .take_over(&room, &admin, &seen_as, why.as_ref(), token, locks.ttl)
+                    .take_over(&room, &admin, &display_info, why.as_ref(), token, locks.ttl)
                     .await?;
                 match taken {
-                    Ok(acquired) => Ok(locks.announce_taken(acquired, Some(admin))),
-                    Err(Refused(state)) => Err(LockError::StaleToken(state.into())),
+                    Ok(acquired) => Ok(locks.publish_taken(acquired, Some(admin))),
+                    Err(Rejected(state)) => Err(LockError::StaleToken(state.into())),
                 }
             },
         )
@@ -335,14 +335,14 @@ impl Locks {
     /// [`LockError::Store`].
     pub async fn sweep(&self, leader: &str, term: i64) -> Result<usize, LockError> {
         let leader = leader.to_owned();
-        self.carry_out(span("sweep", None), "sweep", |locks| async move {
+        self.run_detached(span("sweep", None), "sweep", |locks| async move {
             let swept = locks.store.sweep(&leader, term, SWEEP_BATCH).await?;
             let count = swept.len();
             metrics::histogram!(telemetry::SWEEP_BATCH).record(count as f64);
             metrics::counter!(telemetry::EXPIRIES, "by" => "sweep").increment(count as u64);
             for lease in swept {
                 metrics::histogram!(telemetry::EXPIRY_LATENESS).record(lease.late.as_secs_f64());
-                locks.announce(&Change::from(lease.state));
+                locks.publish(&Change::from(lease.state));
             }
             Ok(count)
         })
@@ -365,18 +365,18 @@ impl Locks {
 }
 
 impl Shared {
-    /// The turn of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has lost, and
-    /// one decision answers all of them.
-    async fn turn_or_loss<'a>(
+    /// The row permit of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has
+    /// lost, and one decision answers all of them.
+    async fn permit_or_loss<'a>(
         &'a self,
         room: &'a RoomId,
         user: &UserId,
-    ) -> Result<queue::Turn<'a>, LockError> {
+    ) -> Result<queue::RowPermit<'a>, LockError> {
         let lost = |state: &LockState| state.live().is_some_and(|it| it.user_id != *user);
-        match self.queues.turn_unless(room, lost).await {
-            queue::Waited::Turn(turn) => Ok(turn),
+        match self.queues.permit_unless(room, lost).await {
+            queue::Waited::Permit(permit) => Ok(permit),
             queue::Waited::Decided(state) => Err(LockError::Held(state.into())),
-            queue::Waited::InVain => {
+            queue::Waited::TimedOut => {
                 metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
                 // A look waits for nobody.
                 let state = self.store.status(room).await?;
@@ -388,8 +388,8 @@ impl Shared {
         }
     }
 
-    async fn turn<'a>(&'a self, room: &'a RoomId) -> Result<queue::Turn<'a>, LockError> {
-        self.queues.turn(room).await.ok_or_else(|| {
+    async fn permit<'a>(&'a self, room: &'a RoomId) -> Result<queue::RowPermit<'a>, LockError> {
+        self.queues.permit(room).await.ok_or_else(|| {
             metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
             LockError::Queued
         })

@@ -107,7 +107,7 @@ struct Unchosen {
 
 /// What ends a command early.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CliError {
     #[error(transparent)]
     Setting(#[from] BadSetting),
     #[error(transparent)]
@@ -118,7 +118,7 @@ enum Failure {
     Io(#[from] std::io::Error),
 }
 
-impl From<StartError> for Failure {
+impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Setting(bad) => bad.into(),
@@ -134,13 +134,13 @@ fn main() -> ExitCode {
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(Failure::from)
+        .map_err(CliError::from)
         .and_then(|runtime| runtime.block_on(run(cli.command)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure.to_string());
-            if matches!(failure, Failure::Setting(_)) {
+        Err(error) => {
+            complain(&error.to_string());
+            if matches!(error, CliError::Setting(_)) {
                 ExitCode::from(2)
             } else {
                 ExitCode::FAILURE
@@ -214,7 +214,7 @@ fn complain(line: &str) {
     eprintln!("{label} {}", line.replace('\n', " "));
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Openapi => print!("{}", http::openapi()),
         Command::Migrate {
@@ -240,7 +240,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             let config = args.check()?;
             let telemetry = start_log(&args.logs, "json", config.traces.as_ref())?;
             apptlock::server::raise_file_limit(
-                config.allowance.sockets,
+                config.limits.sockets,
                 config.database.max_connections,
             );
             let stop = stopped()?;
@@ -298,7 +298,7 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn develop(mut args: DevArgs) -> Result<(), Failure> {
+async fn develop(mut args: DevArgs) -> Result<(), CliError> {
     let traces = args.serve.telemetry.traces(&new_name())?;
     let telemetry = start_log(&args.serve.logs, "pretty", traces.as_ref())?;
     args.serve.auth.auth_mode = "trusted".into();

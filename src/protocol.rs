@@ -24,5 +24,6 @@ pub use rest::{
 };
 pub use socket::{
     AdminTakeover, CursorChoice, CursorLeft, CursorPosition, CursorUpdate, Handshake, LockAcquired,
-    LockReleased, LockUpdate, RefreshToken, Restarting, Room, Subscribed, TokenExpired, ack,
+    LockReleased, LockUpdate, RefreshToken, Restarting, SubscribePayload, Subscribed, TokenExpired,
+    ack,
 };

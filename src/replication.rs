@@ -1,4 +1,4 @@
-//! How replicas stay of one mind: what others announce is shown here, and what was missed is found.
+//! How replicas stay of one mind: what others publish is shown here, and what was missed is found.
 //!
 //! Layer 4. Three loops; all end in [`Rooms`]:
 //!
@@ -6,7 +6,7 @@
 //! - *watch* looks at the bus several times a second: is it well, and did all get out that was sent? What may
 //!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
 //!   publish cannot say so over the bus; and so is what PostgreSQL may carry out yet of what it was asked
-//!   before it fell silent, which nobody will announce;
+//!   before it fell silent, which nobody will publish;
 //! - *reconcile* asks PostgreSQL for every room that is behind, or ahead: at once after a gap, every second while the
 //!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
 //!
@@ -27,19 +27,19 @@ use crate::domain::lease::{Change, LockState};
 use crate::protocol::{Envelope, Message};
 use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{self, Muffler, TRACE};
+use crate::telemetry::{self, LogThrottle, TRACE};
 
 /// Between two passes while the bus is healthy.
-const CALM: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30);
 /// Between two passes while it is not, from start to start: a change is to be seen within two seconds.
-const ALERT: Duration = Duration::from_millis(900);
+const DEGRADED: Duration = Duration::from_millis(900);
 /// Between two passes however often gaps are reported.
-const BREATH: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Rooms in one statement.
 const CHUNK: usize = 2000;
 /// Between two looks at the bus.
 const LOOK: Duration = Duration::from_millis(250);
-/// Between two looks at what others could not announce.
+/// Between two looks at what others could not publish.
 const NOTES: Duration = Duration::from_millis(500);
 /// Between two looks for cursors and rooms that are no longer there.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -180,14 +180,20 @@ impl Replication {
             }
             Message::Joined { room, member } => {
                 self.rooms.member_joined(&envelope.from, &room, member);
+                return "members";
             }
             Message::Left { room, member } => {
                 self.rooms.member_left(&envelope.from, &room, &member);
+                return "members";
             }
             Message::Roster { room, members } => {
                 self.rooms.members_are(&envelope.from, &room, members);
+                return "members";
             }
-            Message::RosterWanted { room } => self.rooms.tell_members(&room),
+            Message::RosterWanted { room } => {
+                self.rooms.tell_members(&room);
+                return "members";
+            }
             Message::Unknown { room } => {
                 debug!(
                     ?room,
@@ -205,7 +211,7 @@ impl Replication {
     pub async fn watch(&self, stop: CancellationToken) {
         let work = async {
             let mut was_well = self.bus.healthy();
-            let (mut owed, mut doubt) = (false, None);
+            let (mut owed, mut unknown_outcome) = (false, None);
             let mut known = None;
             let mut asked: Option<Instant> = None;
             loop {
@@ -216,33 +222,33 @@ impl Replication {
                 }
                 was_well = well;
                 owed |= self.bus.take_unsent();
-                if self.store.take_doubt() {
-                    doubt = Some(Doubt::default());
+                if self.store.take_unknown_outcome() {
+                    unknown_outcome = Some(UnknownOutcome::default());
                 }
-                if let Some(doubt) = &doubt {
-                    // What PostgreSQL carries out yet, nobody announces: here and there it is looked for.
+                if let Some(unknown_outcome) = &unknown_outcome {
+                    // What PostgreSQL carries out yet, nobody publishes: here and there it is looked for.
                     owed = true;
-                    if doubt.answered.is_some() {
+                    if unknown_outcome.answered.is_some() {
                         self.gap.notify_one();
                     }
                 }
                 if owed {
-                    match self.store.note_unannounced(&self.replica).await {
+                    match self.store.note_unpublished(&self.replica).await {
                         Ok(()) => {
                             owed = false;
-                            if let Some(doubt) = &mut doubt {
-                                doubt.answered.get_or_insert_with(Instant::now);
+                            if let Some(unknown_outcome) = &mut unknown_outcome {
+                                unknown_outcome.answered.get_or_insert_with(Instant::now);
                             }
                         }
                         // No other replica hears of it from there either; it stays owed.
-                        Err(error) => debug!(%error, "could not note what was not announced"),
+                        Err(error) => debug!(%error, "could not note what was not published"),
                     }
                 }
-                doubt = doubt.filter(Doubt::lasts);
+                unknown_outcome = unknown_outcome.filter(UnknownOutcome::lasts);
                 // While the bus is down here, reconcile looks every second in any case.
                 if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
                     asked = Some(Instant::now());
-                    match self.store.unannounced(&self.replica).await {
+                    match self.store.unpublished(&self.replica).await {
                         Ok(notes) => {
                             // The first ones too: they may be of after a room was read.
                             if known.as_ref() != Some(&notes) {
@@ -250,7 +256,7 @@ impl Replication {
                             }
                             known = Some(notes);
                         }
-                        Err(error) => debug!(%error, "could not read what was not announced"),
+                        Err(error) => debug!(%error, "could not read what was not published"),
                     }
                 }
             }
@@ -265,9 +271,9 @@ impl Replication {
             loop {
                 let pause = if self.bus.healthy() {
                     // Not all replicas at once.
-                    CALM - CALM.mul_f64(jitter() / 4.0)
+                    IDLE - IDLE.mul_f64(jitter() / 4.0)
                 } else {
-                    ALERT
+                    DEGRADED
                 };
                 let due = tokio::select! {
                     () = tokio::time::sleep_until(begun + pause) => Due::All { no_hurry: self.bus.healthy() },
@@ -295,7 +301,7 @@ impl Replication {
                         self.gap.notify_one();
                     }
                 }
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(MIN_INTERVAL).await;
             }
         };
         stop.run_until_cancelled(work).await;
@@ -335,7 +341,7 @@ impl Replication {
                 }
             }
             if no_hurry && chunk.len() == CHUNK {
-                tokio::time::sleep(BREATH.mul_f64(jitter())).await;
+                tokio::time::sleep(MIN_INTERVAL.mul_f64(jitter())).await;
             }
         }
         Ok(())
@@ -349,7 +355,7 @@ impl Replication {
         };
         if self.rooms.reset(state, ahead) {
             metrics::counter!(telemetry::RESETS).increment(1);
-            if let Some(hidden) = RESET.speak() {
+            if let Some(hidden) = RESET.allow() {
                 let (appointment, version) = (&state.room.appointment, state.version);
                 warn!(%appointment, version, ahead, hidden,
                     "a room was ahead of PostgreSQL, which was restored or has lost commits; its sockets connect anew");
@@ -359,7 +365,7 @@ impl Replication {
 }
 
 /// Lines about rooms that were ahead.
-static RESET: Muffler = Muffler::new();
+static RESET: LogThrottle = LogThrottle::new();
 
 /// What a pass of reconcile is over.
 enum Due {
@@ -374,12 +380,12 @@ enum Due {
 
 /// Transitions of which nobody knows what became.
 #[derive(Default)]
-struct Doubt {
+struct UnknownOutcome {
     /// When PostgreSQL first answered again.
     answered: Option<Instant>,
 }
 
-impl Doubt {
+impl UnknownOutcome {
     /// Whether PostgreSQL may still carry out what it was asked.
     fn lasts(&self) -> bool {
         self.answered.is_none_or(|at| at.elapsed() < Store::SETTLED)

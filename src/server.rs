@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::telemetry::Muffler;
+use crate::telemetry::LogThrottle;
 pub use limit::{ConnectionLimit, count_closed, raise_file_limit};
 use refuse::Refuser;
 use stream::ConnectionStream;
@@ -76,9 +76,9 @@ const SLOW: Duration = Duration::from_millis(250);
 const ENDED: u32 = 100;
 
 /// Lines about connections that could not be accepted.
-static UNACCEPTED: Muffler = Muffler::new();
+static UNACCEPTED: LogThrottle = LogThrottle::new();
 /// Lines about clients that found no place.
-static FULL: Muffler = Muffler::new();
+static FULL: LogThrottle = LogThrottle::new();
 
 /// How serving ends, in this order.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +114,7 @@ pub fn serve(
                         connections.spawn(answer(stream, peer, router, limit.clone(), shutdown));
                     }
                     Err(full) => {
-                        if let Some(hidden) = FULL.speak() {
+                        if let Some(hidden) = FULL.allow() {
                             let (_, max) = limit.open();
                             warn!(max, hidden, %peer, ?full, "a connection was refused: no place is free");
                         }
@@ -123,7 +123,7 @@ pub fn serve(
                 },
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    if let Some(hidden) = UNACCEPTED.speak() {
+                    if let Some(hidden) = UNACCEPTED.allow() {
                         warn!(%error, hidden, "could not accept a connection; trying again");
                     }
                     sleep(ACCEPT_AGAIN).await;

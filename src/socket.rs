@@ -8,13 +8,13 @@
 //! ```
 //!
 //! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it
-//! subscribes in `subscribing`, how it is told in `dispatcher`, how it ends in `ends`, and what comes before it is a socket in `transport`.
+//! subscribes in `subscribing`, how it is told in `dispatcher`, how it ends in `close`, and what comes before it is a socket in `transport`.
 
 mod ack;
 mod budget;
 mod carriers;
+mod close;
 mod dispatcher;
-mod ends;
 mod events;
 mod frames;
 mod payload;
@@ -38,7 +38,7 @@ use socketioxide::{ParserConfig, SocketIo, TransportType};
 use crate::auth::Auth;
 use crate::config::Origins;
 use crate::cursors::Cursors;
-use crate::limits::{Asker, FrameBudget, Limits};
+use crate::limits::{FrameBudget, Limits, RateLimitKey};
 use crate::locks::{Activity, Locks};
 use crate::protocol::{Code, Handshake, InvalidInput, Object, Refusal, from_value};
 use crate::rooms::Rooms;
@@ -46,9 +46,9 @@ use crate::telemetry;
 
 use budget::Budget;
 use carriers::Carriers;
+pub use close::close;
+use close::{close_when_it_runs_out, end_when_it_left};
 pub use dispatcher::dispatch;
-pub use ends::close;
-use ends::{close_when_it_runs_out, end_when_it_left};
 use refusal::ConnectError;
 use session::{Session, Who};
 use transport::{ClientAddress, Elsewhere, Engine};
@@ -62,7 +62,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const SOCKET_QUEUE: usize = 256;
 
 /// What the handlers need.
-pub struct Hub {
+pub struct SocketContext {
     /// Snapshots.
     pub locks: Locks,
     /// Who watches what.
@@ -89,7 +89,7 @@ pub struct Hub {
     carriers: Arc<Carriers>,
 }
 
-impl Hub {
+impl SocketContext {
     /// What the handlers need.
     pub fn new(
         locks: Locks,
@@ -120,7 +120,7 @@ impl Hub {
 }
 
 /// What answers for `/socket.io`, and the handle to its sockets.
-pub fn start(hub: Arc<Hub>) -> (Transport, SocketIo) {
+pub fn start(context: Arc<SocketContext>) -> (Transport, SocketIo) {
     let (service, io) = SocketIo::builder()
         .connect_timeout(HANDSHAKE)
         .max_buffer_size(SOCKET_QUEUE)
@@ -137,13 +137,13 @@ pub fn start(hub: Arc<Hub>) -> (Transport, SocketIo) {
         .build_with_inner_svc(Elsewhere);
     let engine = Engine(service);
     // Nobody else sets them.
-    let _ = hub.engine.set(engine.clone());
-    let _ = hub.io.set(io.clone());
-    let transport = Transport::new(hub.clone(), engine);
+    let _ = context.engine.set(engine.clone());
+    let _ = context.io.set(io.clone());
+    let transport = Transport::new(context.clone(), engine);
     // Handlers are registered in the middleware, which runs before the client hears that it is connected:
     // what a client sends right after that would be lost otherwise.
     let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
-        connect(&hub, &socket, auth.ok()).await
+        connect(&context, &socket, auth.ok()).await
     };
     io.ns("/", (async || {}).with(connect));
     (transport, io)
@@ -161,7 +161,7 @@ pub fn polling(io: &SocketIo) -> usize {
 ///
 /// An `Err` is a `connect_error` for the client: one line that names the field.
 async fn connect(
-    hub: &Arc<Hub>,
+    context: &Arc<SocketContext>,
     socket: &SocketRef,
     auth: Option<Value>,
 ) -> Result<(), ConnectError> {
@@ -188,9 +188,9 @@ async fn connect(
             }
         })?,
     };
-    let principal = hub
+    let principal = context
         .auth
-        .principal(handshake.token.as_deref(), &hub.limits, address)
+        .principal(handshake.token.as_deref(), &context.limits, address)
         .await
         .map_err(|refusal| ConnectError::of_auth(".token: ", refusal))?;
     let person = match (&principal.identity, handshake.user_id) {
@@ -201,16 +201,16 @@ async fn connect(
                 .map_err(of_the_handshake)?,
         ),
     };
-    let asker = match &person {
-        Some(person) => Asker::user(&principal.tenant, &person.user_id),
-        None => Asker::address(address),
+    let key = match &person {
+        Some(person) => RateLimitKey::user(&principal.tenant, &person.user_id),
+        None => RateLimitKey::address(address),
     };
-    hub.limits.join(&asker)?;
-    let place = hub.limits.socket(&asker)?;
+    context.limits.join(&key)?;
+    let permit = context.limits.socket(&key)?;
     let frames = request.extensions.get::<Arc<FrameBudget>>().cloned();
-    let frames = frames.unwrap_or_else(|| Arc::new(FrameBudget::new(hub.limits.clone())));
+    let frames = frames.unwrap_or_else(|| Arc::new(FrameBudget::new(context.limits.clone())));
     let session = Arc::new(Session::new(
-        hub,
+        context,
         socket,
         Who {
             address,
@@ -218,9 +218,9 @@ async fn connect(
             person,
             session_id: handshake.session_id,
         },
-        Budget::new(asker.clone(), place, hub.limits.clone()),
+        Budget::new(key.clone(), permit, context.limits.clone()),
         &frames,
-        asker,
+        key,
     ));
     socket.extensions.insert(session.clone());
     if let Some(connection) = session.connection() {
@@ -228,10 +228,10 @@ async fn connect(
         connection.leave_address();
     }
 
-    events::register(hub, &session, socket);
+    events::register(context, &session, socket);
     if session.lasts.borrow().is_some() {
         let wait = session.runs_out();
-        tokio::spawn(close_when_it_runs_out(wait, hub.io.clone(), socket.id));
+        tokio::spawn(close_when_it_runs_out(wait, context.io.clone(), socket.id));
     }
     socket.on_disconnect(move |reason: DisconnectReason| {
         if reason == DisconnectReason::ClientNSDisconnect {

@@ -7,7 +7,6 @@
 //! Every statement reads `clock_timestamp()` after it holds the row, never `now()`: that is the start of
 //! the transaction, before the wait for the row.
 
-mod ask;
 mod audit;
 mod clock;
 mod connections;
@@ -16,6 +15,7 @@ mod locks;
 mod reconcile;
 mod row;
 pub mod sql;
+mod statement;
 mod url;
 
 use std::time::Duration;
@@ -26,12 +26,12 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::config::{BadSetting, Database};
 use crate::telemetry;
 
-use ask::ask;
 pub use clock::Clock;
 use connections::Connections;
 pub use connections::Pool;
 pub use leadership::Candidate;
-pub use locks::{Acquired, Refused, Swept};
+pub use locks::{Acquired, Rejected, Swept};
+use statement::statement;
 
 /// PostgreSQL did not do what was asked. Nothing was changed, or the change is on disk and reconcile shows it.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum StoreError {
     RowHeld,
     /// It refused the statement itself, by a constraint for example: a bug of ours, and no outage.
     #[error("PostgreSQL refused a statement: {0}")]
-    Refused(sqlx::Error),
+    BadStatement(sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -101,7 +101,7 @@ impl StoreError {
 
     /// Whether PostgreSQL said this itself, about the statement: then it is there.
     fn was_an_answer(&self) -> bool {
-        if matches!(self, Self::RowHeld | Self::Refused(_)) {
+        if matches!(self, Self::RowHeld | Self::BadStatement(_)) {
             return true;
         }
         // Classes 57P and 25: it shuts down, starts, or is a standby now.
@@ -135,7 +135,7 @@ impl StoreError {
                 .iter()
                 .any(|class| code.starts_with(class))
         }) {
-            return Self::Refused(error);
+            return Self::BadStatement(error);
         }
         Self::Unavailable(error)
     }
@@ -236,7 +236,7 @@ impl Store {
 
     /// How many migrations were applied, and whether nothing can be written.
     async fn look(&self) -> Result<(usize, bool), StoreError> {
-        let rows = self.duties.rows(ask(sql::MIGRATIONS_DONE)).await?;
+        let rows = self.duties.rows(statement(sql::MIGRATIONS_DONE)).await?;
         let row = only(&rows)?;
         let done: i64 = row.try_get("done")?;
         Ok((
@@ -270,7 +270,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: it is away, or has not been migrated yet.
     pub async fn installation(&self) -> Result<(String, Vec<u8>), StoreError> {
-        let rows = self.duties.rows(ask(sql::INSTALLATION)).await?;
+        let rows = self.duties.rows(statement(sql::INSTALLATION)).await?;
         let row = only(&rows)?;
         Ok((row.try_get("name")?, row.try_get("bus_key")?))
     }
@@ -278,8 +278,8 @@ impl Store {
     /// Whether, since this was last asked, a transition was sent to PostgreSQL of which nobody knows what
     /// became. It may be carried out until [`Store::SETTLED`] after PostgreSQL answers again.
     #[must_use]
-    pub fn take_doubt(&self) -> bool {
-        self.requests.take_doubt()
+    pub fn take_unknown_outcome(&self) -> bool {
+        self.requests.take_unknown_outcome()
     }
 
     /// PostgreSQL's clock, as far as it is known here. For measuring, never for deciding.

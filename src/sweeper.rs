@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// After a failure. Expiry is to be told within a second of the deadline.
 const FAILED: Duration = Duration::from_millis(500);
 /// Between two countings of the leases in force.
-const CENSUS: Duration = Duration::from_secs(5);
+const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 /// Beyond the deadline, so that the lease is surely due when it is looked at.
 const MARGIN: Duration = Duration::from_millis(2);
 
@@ -39,7 +39,7 @@ pub async fn run(
         loop {
             let term = *elected.borrow_and_update();
             let pause = match term {
-                Some(term) if term.is_trusted() => match turn(&locks, &name, term).await {
+                Some(term) if term.is_trusted() => match sweep_due(&locks, &name, term).await {
                     Ok(pause) => {
                         told = false;
                         pause
@@ -71,7 +71,11 @@ pub async fn run(
 
 /// Counts the leases in force while this replica leads, until stopped. Others say 0, so that the sum over
 /// all replicas is right.
-pub async fn census(store: Store, elected: watch::Receiver<Option<Term>>, stop: CancellationToken) {
+pub async fn lease_gauge(
+    store: Store,
+    elected: watch::Receiver<Option<Term>>,
+    stop: CancellationToken,
+) {
     let mut led = false;
     let work = async {
         loop {
@@ -83,7 +87,7 @@ pub async fn census(store: Store, elected: watch::Receiver<Option<Term>>, stop: 
                 metrics::gauge!(telemetry::LEASES).set(count as f64);
             }
             led = leads;
-            tokio::time::sleep(CENSUS).await;
+            tokio::time::sleep(GAUGE_INTERVAL).await;
         }
     };
     stop.run_until_cancelled(work).await;
@@ -93,7 +97,7 @@ pub async fn census(store: Store, elected: watch::Receiver<Option<Term>>, stop: 
 }
 
 /// Ends what is due, and says how long there is nothing to do.
-async fn turn(locks: &Locks, name: &str, term: Term) -> Result<Duration, LockError> {
+async fn sweep_due(locks: &Locks, name: &str, term: Term) -> Result<Duration, LockError> {
     let mut found;
     loop {
         found = locks.sweep(name, term.number).await?;

@@ -5,7 +5,7 @@
 
 mod log;
 mod metrics;
-mod muffler;
+mod throttle;
 mod traces;
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub use log::LogFormat;
 pub use metrics::*;
-pub use muffler::Muffler;
+pub use throttle::LogThrottle;
 pub use traces::{
     BadTraces, Carrier, TARGET as TRACE, Traces, goes_on, goes_on_from_headers, sent_along,
 };

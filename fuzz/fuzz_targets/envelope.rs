@@ -12,6 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
         // A time that cannot be written is a fault; a panic would be the replica's end.
         let _ = Lock::of(&change.state).map(|lock| serde_json::to_string(&lock));
     }
-    let again = Envelope::decode(&read.encode()).expect("what was read can be read again");
+    if matches!(read.message, Message::Unknown { .. }) {
+        return;
+    }
+    let again = Envelope::decode(&read.clone().encode()).expect("what was read can be read again");
     assert_eq!(read.from, again.from);
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use apptlock::protocol::{
-    CursorPosition, Handshake, InvalidInput, Object, RefreshToken, Room, from_value,
+    CursorPosition, Handshake, InvalidInput, Object, RefreshToken, SubscribePayload, from_value,
 };
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -19,7 +19,7 @@ fuzz_target!(|packet: &[u8]| {
     let Ok(payload) = serde_json::from_slice::<Value>(packet) else {
         return;
     };
-    judge(from_value::<Room>(payload.clone()));
+    judge(from_value::<SubscribePayload>(payload.clone()));
     judge(from_value::<Object<CursorPosition>>(payload.clone()));
     judge(from_value::<Object<RefreshToken>>(payload.clone()));
     judge(from_value::<Object<Handshake>>(payload));

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
 use apptlock::auth::{Auth, KeySource, TokenRules, Tokens};
-use apptlock::limits::{Allowance, Limits, Proxies};
+use apptlock::limits::{LimitConfig, Limits, Proxies};
 use apptlock::protocol::Code;
 use apptlock::secret::Secret;
 use libfuzzer_sys::fuzz_target;
@@ -27,7 +27,7 @@ static AUTH: LazyLock<Auth> = LazyLock::new(|| {
 
 /// Without rates: every token is looked at.
 static LIMITS: LazyLock<Arc<Limits>> = LazyLock::new(|| {
-    Limits::new(Allowance {
+    Limits::new(LimitConfig {
         rate: None,
         sockets: 1,
         sockets_each: 1,

@@ -40,7 +40,7 @@ use wire::Tally;
 use witness::{Habit, Subject, USERS, Witness};
 
 /// The longest calm before the attacks.
-const CALM: u64 = 5;
+const BASELINE_SECONDS: u64 = 5;
 /// Files that have to be free for connections.
 const FILES: u64 = keepalive::MOST as u64 + 1000;
 
@@ -178,7 +178,11 @@ const ATTACKS: [Attack; 6] = [
 pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
     let attacked = async {
         let ground = Ground::lay(&options)?;
-        let mut rows = vec![ground.see(&PLAIN, options.seconds.min(CALM)).await?];
+        let mut rows = vec![
+            ground
+                .see(&PLAIN, options.seconds.min(BASELINE_SECONDS))
+                .await?,
+        ];
         for (n, attack) in (1..).zip(&ATTACKS) {
             if options.only.is_empty() || options.only.contains(&n) {
                 let seconds = options.seconds.max(attack.least);

@@ -40,7 +40,7 @@ use record::{Clock, Evidence, Ledger};
 use report::Report;
 use screen::Screen;
 use watcher::{Heard, Shown};
-use worker::{Door, Plan, Worker};
+use worker::{Plan, Rendezvous, Worker};
 use world::{REPLICAS, World};
 
 /// Short, so that leases run out often.
@@ -96,7 +96,9 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
         forgetful: FORGETFUL,
         lock_ttl: LOCK_TTL,
         stop: AtomicBool::new(false),
-        doors: (0..HOT + FORGETFUL).map(|_| Door::default()).collect(),
+        rendezvous: (0..HOT + FORGETFUL)
+            .map(|_| Rendezvous::default())
+            .collect(),
         grants: AtomicUsize::new(0),
         refusals: AtomicUsize::new(0),
     });

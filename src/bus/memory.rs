@@ -20,7 +20,7 @@ struct Members {
 }
 
 struct End {
-    wanted: HashSet<RoomId>,
+    subscribed: HashSet<RoomId>,
     lost: bool,
     to: mpsc::Sender<BusEvent>,
 }
@@ -50,7 +50,7 @@ impl Hub {
         members.ends.insert(
             id,
             End {
-                wanted: HashSet::new(),
+                subscribed: HashSet::new(),
                 lost: false,
                 to,
             },
@@ -74,7 +74,7 @@ pub struct MemoryBus {
 impl Bus for MemoryBus {
     fn publish(&self, room: &RoomId, message: Bytes) {
         for (id, end) in &mut self.hub.members().ends {
-            if *id == self.id || !end.wanted.contains(room) {
+            if *id == self.id || !end.subscribed.contains(room) {
                 continue;
             }
             if end.lost {
@@ -86,14 +86,14 @@ impl Bus for MemoryBus {
 
     fn subscribe(&self, room: &RoomId) -> Subscribing {
         if let Some(end) = self.hub.members().ends.get_mut(&self.id) {
-            end.wanted.insert(room.clone());
+            end.subscribed.insert(room.clone());
         }
         Box::pin(std::future::ready(()))
     }
 
     fn unsubscribe(&self, room: &RoomId) {
         if let Some(end) = self.hub.members().ends.get_mut(&self.id) {
-            end.wanted.remove(room);
+            end.subscribed.remove(room);
         }
     }
 
@@ -109,7 +109,10 @@ impl Bus for MemoryBus {
     fn load(&self) -> Load {
         let members = self.hub.members();
         Load {
-            subscriptions: members.ends.get(&self.id).map_or(0, |end| end.wanted.len()),
+            subscriptions: members
+                .ends
+                .get(&self.id)
+                .map_or(0, |end| end.subscribed.len()),
             queued: 0,
         }
     }

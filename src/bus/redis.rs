@@ -4,7 +4,7 @@
 //!   publish ──▶ queue ──▶ publisher ──▶ Redis ──▶ subscriber ──▶ BusEvent::Message, Alive
 //!                            │                        ▲   └ connected again, or too slow ─▶ BusEvent::Gap
 //!                            └──── probe ─────────────┘ must come back, or the link counts as down
-//!   subscribe, unsubscribe ──▶ the set of wanted rooms ──▶ subscriber, which makes it so
+//!   subscribe, unsubscribe ──▶ the set of desired rooms ──▶ subscriber, which makes it so
 //! ```
 //!
 //! Who decides: each of two tasks owns one connection from its beginning to its end. A connection that fails,
@@ -38,7 +38,7 @@ use crate::telemetry;
 use channels::Channels;
 use link::Link;
 use publisher::{Outgoing, Publisher};
-use subscriber::{Subscriber, Wanted};
+use subscriber::{DesiredSubscriptions, Subscriber};
 
 /// Messages that wait to be published; beyond that they are dropped and counted.
 const OUT_QUEUE: usize = 8192;
@@ -62,7 +62,7 @@ const SCHEMES: [&str; 6] = [
 /// One replica's end of Redis.
 pub struct RedisBus {
     out: mpsc::Sender<Outgoing>,
-    wanted: Arc<Wanted>,
+    desired: Arc<DesiredSubscriptions>,
     link: Arc<Link>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -123,7 +123,7 @@ impl RedisBus {
         let (to, events) = mpsc::channel(IN_QUEUE);
         let bus = Self {
             out,
-            wanted: Arc::default(),
+            desired: Arc::default(),
             link: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -143,7 +143,7 @@ impl RedisBus {
             replica: replica.to_owned(),
             channels,
             link: bus.link.clone(),
-            wanted: bus.wanted.clone(),
+            desired: bus.desired.clone(),
             to,
         };
         bus.tasks.spawn(subscriber.run(bus.stop.clone()));
@@ -168,7 +168,7 @@ impl Bus for RedisBus {
     }
 
     fn subscribe(&self, room: &RoomId) -> Subscribing {
-        let confirmed = self.wanted.want(room);
+        let confirmed = self.desired.subscribe(room);
         let link = self.link.clone();
         Box::pin(async move {
             // While messages do not flow there is nothing to wait for: reconcile looks every second.
@@ -179,7 +179,7 @@ impl Bus for RedisBus {
     }
 
     fn unsubscribe(&self, room: &RoomId) {
-        self.wanted.no_longer(room);
+        self.desired.unsubscribe(room);
     }
 
     fn healthy(&self) -> bool {
@@ -192,7 +192,7 @@ impl Bus for RedisBus {
 
     fn load(&self) -> Load {
         Load {
-            subscriptions: self.wanted.count(),
+            subscriptions: self.desired.count(),
             queued: OUT_QUEUE - self.out.capacity(),
         }
     }

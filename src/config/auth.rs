@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::BadSetting;
-use super::parse::given;
+use super::parse::or_default;
 use crate::auth::{Auth, BadKey, KeySource, TokenRules, Tokens};
 use crate::secret::Secret;
 
@@ -99,7 +99,7 @@ impl AuthArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Auth, BadSetting> {
-        match given(&self.auth_mode, "jwt") {
+        match or_default(&self.auth_mode, "jwt") {
             "trusted" => Ok(Auth::Trusted),
             "jwt" => Ok(Auth::Tokens(Tokens::new(self.key()?, self.rules()))),
             other => Err(BadSetting::new(
@@ -147,8 +147,8 @@ impl AuthArgs {
         TokenRules {
             issuer: set(&self.jwt_issuer).map(str::to_owned),
             audience: set(&self.jwt_audience).map(str::to_owned),
-            roles_claim: given(&self.jwt_roles_claim, "roles").to_owned(),
-            admin_role: given(&self.jwt_admin_role, "admin").to_owned(),
+            roles_claim: or_default(&self.jwt_roles_claim, "roles").to_owned(),
+            admin_role: or_default(&self.jwt_admin_role, "admin").to_owned(),
         }
     }
 }

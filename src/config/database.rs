@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::parse::{BadSetting, given};
+use super::parse::{BadSetting, or_default};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 
@@ -95,7 +95,7 @@ impl DatabaseArgs {
                     "write postgres://user:password@host:5432/database",
                 )
             })?;
-        let text = given(&self.database_max_connections, "10");
+        let text = or_default(&self.database_max_connections, "10");
         let max_connections = text
             .parse()
             .ok()
@@ -107,7 +107,7 @@ impl DatabaseArgs {
                     "write a number from 2 to 1000",
                 )
             })?;
-        let pooler = match given(&self.database_pooler, "none") {
+        let pooler = match or_default(&self.database_pooler, "none") {
             "none" => Pooler::None,
             "transaction" => Pooler::Transaction,
             other => {
@@ -148,6 +148,6 @@ impl LogArgs {
                 ));
             }
         };
-        Ok((format, given(&self.rust_log, "info")))
+        Ok((format, or_default(&self.rust_log, "info")))
     }
 }

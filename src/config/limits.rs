@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use clap::Args;
 
 use super::BadSetting;
-use super::parse::given;
-use crate::limits::{Allowance, Hosts, Proxies, Rate};
+use super::parse::or_default;
+use crate::limits::{Hosts, LimitConfig, Proxies, Rate};
 
 /// Limits. Each option is an environment variable too.
 #[derive(Debug, Clone, Args)]
@@ -191,16 +191,16 @@ impl LimitArgs {
     ///
     /// # Errors
     /// The first [`BadSetting`].
-    pub fn check(&self) -> Result<Allowance, BadSetting> {
+    pub fn check(&self) -> Result<LimitConfig, BadSetting> {
         let per_second = number(
             "RATE_LIMIT_PER_SECOND",
-            given(&self.rate_limit_per_second, "20"),
+            or_default(&self.rate_limit_per_second, "20"),
             0,
             1_000_000,
         )?;
         let burst = number(
             "RATE_LIMIT_BURST",
-            given(&self.rate_limit_burst, "40"),
+            or_default(&self.rate_limit_burst, "40"),
             1,
             1_000_000,
         )?;
@@ -216,9 +216,9 @@ impl LimitArgs {
             )
         })?;
         let cap = |variable, text, usual| {
-            number(variable, given(text, usual), 1, 1_000_000).map(|n| n as usize)
+            number(variable, or_default(text, usual), 1, 1_000_000).map(|n| n as usize)
         };
-        Ok(Allowance {
+        Ok(LimitConfig {
             rate,
             sockets: cap("MAX_SOCKETS", &self.max_sockets, "20000")?,
             sockets_each: cap(
@@ -240,7 +240,7 @@ impl LimitArgs {
     /// # Errors
     /// [`BadSetting`].
     pub fn leases(&self) -> Result<usize, BadSetting> {
-        let text = given(&self.max_leases_per_identity, "1000");
+        let text = or_default(&self.max_leases_per_identity, "1000");
         number("MAX_LEASES_PER_IDENTITY", text, 0, 1_000_000).map(|n| n as usize)
     }
 

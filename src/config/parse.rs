@@ -27,7 +27,7 @@ impl BadSetting {
 }
 
 /// The value, or the default where it is empty.
-pub(super) fn given<'a>(value: &'a str, default: &'a str) -> &'a str {
+pub(super) fn or_default<'a>(value: &'a str, default: &'a str) -> &'a str {
     if value.is_empty() { default } else { value }
 }
 

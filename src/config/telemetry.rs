@@ -6,7 +6,7 @@ use opentelemetry_sdk::trace::Sampler;
 
 use super::BadSetting;
 use super::otel;
-use super::parse::{either, given};
+use super::parse::{either, or_default};
 use crate::telemetry::{Carrier, Traces};
 
 /// What operators see. Each option is an environment variable too.
@@ -122,7 +122,7 @@ impl TelemetryArgs {
     /// # Errors
     /// [`BadSetting`].
     pub fn metrics(&self) -> Result<bool, BadSetting> {
-        either("METRICS", given(&self.metrics, "on"), ["on", "off"])
+        either("METRICS", or_default(&self.metrics, "on"), ["on", "off"])
     }
 
     /// Whether callers decide about sampling.
@@ -130,7 +130,7 @@ impl TelemetryArgs {
     /// # Errors
     /// [`BadSetting`].
     pub fn trust_callers(&self) -> Result<bool, BadSetting> {
-        let text = given(&self.trace_trust_callers, "false");
+        let text = or_default(&self.trace_trust_callers, "false");
         either("TRACE_TRUST_CALLERS", text, ["true", "false"])
     }
 
@@ -141,7 +141,7 @@ impl TelemetryArgs {
     pub fn traces(&self, replica: &str) -> Result<Option<Traces>, BadSetting> {
         let disabled = either(
             "OTEL_SDK_DISABLED",
-            &given(&self.otel_sdk_disabled, "false").to_lowercase(),
+            &or_default(&self.otel_sdk_disabled, "false").to_lowercase(),
             ["true", "false"],
         )?;
         let set = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
@@ -196,8 +196,8 @@ impl TelemetryArgs {
     }
 
     fn sampler(&self) -> Result<Sampler, BadSetting> {
-        let name = given(&self.otel_traces_sampler, "parentbased_always_on");
-        let share = given(&self.otel_traces_sampler_arg, "1");
+        let name = or_default(&self.otel_traces_sampler, "parentbased_always_on");
+        let share = or_default(&self.otel_traces_sampler_arg, "1");
         let (parents, kind) = match name.strip_prefix("parentbased_") {
             Some(kind) => (true, kind),
             None => (false, name),

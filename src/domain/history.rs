@@ -7,7 +7,7 @@ use super::lease::{Admin, Reason, UserInfo};
 
 /// One entry of an appointment's history: a lease that began or ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct HistoryRecord {
     /// The version that it brought the lock to.
     pub version: i64,
     /// What happened.

@@ -17,12 +17,12 @@ pub(super) struct Cause(pub(super) String);
 
 /// A request that was not granted.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ApiError {
     refusal: Refusal,
     cause: Option<Cause>,
 }
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
@@ -31,19 +31,19 @@ impl From<Refusal> for Failure {
     }
 }
 
-impl From<InvalidInput> for Failure {
+impl From<InvalidInput> for ApiError {
     fn from(input: InvalidInput) -> Self {
         Refusal::from(input).into()
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         LockError::from(error).into()
     }
 }
 
-impl From<LockError> for Failure {
+impl From<LockError> for ApiError {
     fn from(error: LockError) -> Self {
         let cause = Some(Cause(error.to_string()));
         Self {
@@ -53,7 +53,7 @@ impl From<LockError> for Failure {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ApiError {
     fn into_response(self) -> axum::response::Response {
         let code = self.refusal.code;
         let said = || Cause(self.refusal.message.clone());
@@ -84,7 +84,7 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<axum::b
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without words");
     let refusal = Refusal::new(Code::Internal, "Something went wrong here; it was logged");
-    Failure {
+    ApiError {
         refusal,
         cause: Some(Cause(what.to_owned())),
     }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::Web;
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::input::{Of, Params, Who};
 use crate::protocol::{Answer, HistoryAnswer, LocksAnswer};
 
@@ -40,7 +40,7 @@ pub(super) async fn history(
     Who(who): Who,
     Of(room): Of,
     params: Params,
-) -> Result<Json<HistoryAnswer>, Failure> {
+) -> Result<Json<HistoryAnswer>, ApiError> {
     who.may_audit()?;
     let before = params.number("before", 1, i64::MAX)?;
     let limit = params.number("limit", 1, MOST)?.unwrap_or(USUAL);
@@ -71,7 +71,7 @@ pub(super) async fn locks(
     State(web): State<Arc<Web>>,
     Who(who): Who,
     params: Params,
-) -> Result<Json<LocksAnswer>, Failure> {
+) -> Result<Json<LocksAnswer>, ApiError> {
     who.may_audit()?;
     let after = params.id("after")?;
     let limit = params.number("limit", 1, MOST)?.unwrap_or(USUAL);

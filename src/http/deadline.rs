@@ -13,11 +13,11 @@ use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
 use super::DEADLINE;
-use super::answer::Failure;
+use super::answer::ApiError;
 use crate::protocol::{Code, Refusal};
 
 /// Lets a request take so long and no longer.
-pub(super) async fn deadline(request: Request, next: Next) -> Result<Response, Failure> {
+pub(super) async fn deadline(request: Request, next: Next) -> Result<Response, ApiError> {
     let awaited = Arc::new(AtomicBool::new(false));
     let request = request.map(|body| {
         Body::new(Arriving {

@@ -18,10 +18,10 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
 use super::Web;
-use super::answer::Failure;
+use super::answer::ApiError;
 use crate::auth::Principal;
 use crate::domain::ids::{AppointmentId, RoomId, UserId};
-use crate::limits::{Asker, Limits};
+use crate::limits::{Limits, RateLimitKey};
 use crate::protocol::{Code, Refusal, from_slice};
 
 /// Who asks.
@@ -36,32 +36,35 @@ pub(super) async fn identify(
     State(web): State<Arc<Web>>,
     request: Request,
     next: Next,
-) -> Result<Response, Failure> {
+) -> Result<Response, ApiError> {
     let (mut parts, mut body) = request.into_parts();
     let address = client_of(&parts.headers, &parts.extensions, &web.limits);
     let token = bearer(&parts.headers);
     let asked = web.auth.principal(token, &web.limits, address).await;
     let known = match &asked {
         Ok(principal) => match &principal.identity {
-            Some(identity) => Some(Asker::user(&principal.tenant, &identity.person.user_id)),
+            Some(identity) => Some(RateLimitKey::user(
+                &principal.tenant,
+                &identity.person.user_id,
+            )),
             // Where identities are trusted the body says who it is, and must be looked into.
-            None if web.limits.allowance().rate.is_some() => {
+            None if web.limits.config().rate.is_some() => {
                 let bytes = whole(body).await?;
                 let user = named(&bytes);
                 body = bytes.into();
-                user.map(|user| Asker::user(&principal.tenant, &user))
+                user.map(|user| RateLimitKey::user(&principal.tenant, &user))
             }
             None => None,
         },
         Err(_) => None,
     };
-    let asker = known.unwrap_or_else(|| Asker::address(address));
-    parts.extensions.insert(asker);
+    let key = known.unwrap_or_else(|| RateLimitKey::address(address));
+    parts.extensions.insert(key);
     parts.extensions.insert(Asked(asked));
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
-async fn whole(body: Body) -> Result<Bytes, Failure> {
+async fn whole(body: Body) -> Result<Bytes, ApiError> {
     collect(body, super::MAX_BODY)
         .await
         .map_err(|fault| match fault {
@@ -129,7 +132,7 @@ pub(super) async fn open_to_all(
     State(web): State<Arc<Web>>,
     request: Request,
     next: Next,
-) -> Result<Response, Failure> {
+) -> Result<Response, ApiError> {
     let address = client_of(request.headers(), request.extensions(), &web.limits);
     web.limits.open(address)?;
     Ok(next.run(request).await)
@@ -146,7 +149,7 @@ pub fn client_of(headers: &HeaderMap, extensions: &Extensions, limits: &Limits) 
         .map(|list| String::from_utf8_lossy(list.as_bytes()))
         .collect();
     let lists = lists.iter().map(AsRef::as_ref);
-    limits.allowance().proxies.client(peer, lists)
+    limits.config().proxies.client(peer, lists)
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750, 2.1).
@@ -165,9 +168,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Who {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let Some(Asked(asked)) = parts.extensions.get().cloned() else {
             // A route that was not laid behind `identify`: nobody may use it.
             return Err(Refusal::new(Code::Unauthenticated, "This route knows nobody").into());
@@ -180,9 +183,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
 pub(super) struct Of(pub(super) RoomId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Of {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Who(principal) = Who::from_request_parts(parts, state).await?;
         let malformed = || {
             Refusal::new(
@@ -209,9 +212,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
 pub(super) struct Params(HashMap<String, String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let malformed = || Refusal::new(Code::Malformed, "The query is not percent-encoded UTF-8");
         // The reader of queries leaves what is neither as it is, or puts something else there.
         let query = parts.uri.query().unwrap_or_default();
@@ -269,9 +272,9 @@ fn is_percent_encoded(text: &str) -> bool {
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let kind = content_type(request.headers());
         let json = kind.as_deref().is_some_and(is_json);
         read(request, json, kind.is_none()).await.map(Self)
@@ -282,9 +285,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 pub(super) struct BeaconBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
-    type Rejection = Failure;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let kind = content_type(request.headers());
         let json = kind
             .as_deref()
@@ -297,7 +300,7 @@ async fn read<T: DeserializeOwned>(
     request: Request,
     json: bool,
     untyped: bool,
-) -> Result<T, Failure> {
+) -> Result<T, ApiError> {
     let unsupported = || {
         Refusal::new(
             Code::UnsupportedMediaType,

@@ -15,8 +15,8 @@ use tower_governor::errors::GovernorError;
 use tower_governor::governor::{GovernorConfigBuilder, SharedRateLimiter};
 use tower_governor::key_extractor::KeyExtractor;
 
-use super::answer::Failure;
-use crate::limits::{Asker, Rate, over};
+use super::answer::ApiError;
+use crate::limits::{Rate, RateLimitKey, count_rejection};
 use crate::protocol::{Code, Refusal};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
@@ -25,14 +25,14 @@ const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// Who asks, as `input::identify` has read it.
 #[derive(Debug, Clone, Copy)]
-struct ByAsker;
+struct ByRateLimitKey;
 
-impl KeyExtractor for ByAsker {
-    type Key = Asker;
+impl KeyExtractor for ByRateLimitKey {
+    type Key = RateLimitKey;
 
-    fn extract<T>(&self, request: &Request<T>) -> Result<Asker, GovernorError> {
-        let asker = request.extensions().get::<Asker>().cloned();
-        asker.ok_or(GovernorError::UnableToExtractKey)
+    fn extract<T>(&self, request: &Request<T>) -> Result<RateLimitKey, GovernorError> {
+        let key = request.extensions().get::<RateLimitKey>().cloned();
+        key.ok_or(GovernorError::UnableToExtractKey)
     }
 }
 
@@ -48,12 +48,13 @@ pub(super) fn limited<S: Clone + Send + Sync + 'static>(
     let config = GovernorConfigBuilder::default()
         .period(Duration::from_secs(1) / rate.per_second.get())
         .burst_size(rate.burst.get())
-        .key_extractor(ByAsker)
+        .key_extractor(ByRateLimitKey)
         .use_headers()
         .finish()
         .expect("neither the period nor the burst is zero");
-    let limiter: SharedRateLimiter<Asker, StateInformationMiddleware> = config.limiter().clone();
-    let layer: GovernorLayer<ByAsker, StateInformationMiddleware, Body> =
+    let limiter: SharedRateLimiter<RateLimitKey, StateInformationMiddleware> =
+        config.limiter().clone();
+    let layer: GovernorLayer<ByRateLimitKey, StateInformationMiddleware, Body> =
         GovernorLayer::new(config).error_handler(move |error| refuse(&error, kind));
     let routes = routes
         .route_layer(layer)
@@ -65,14 +66,17 @@ pub(super) fn limited<S: Clone + Send + Sync + 'static>(
 
 fn refuse(error: &GovernorError, kind: &'static str) -> Response<Body> {
     let GovernorError::TooManyRequests { wait_time, headers } = error else {
-        return Failure::from(Refusal::new(Code::Internal, "A request without an asker"))
-            .into_response();
+        return ApiError::from(Refusal::new(
+            Code::Internal,
+            "A request without a rate limit key",
+        ))
+        .into_response();
     };
-    over(kind);
+    count_rejection(kind);
     // Whole seconds, of which the first has begun.
     let wait = wait_time.saturating_add(1);
     let message = format!("Too many requests; try again in {wait} s");
-    let mut response = Failure::from(Refusal::new(Code::RateLimited, message)).into_response();
+    let mut response = ApiError::from(Refusal::new(Code::RateLimited, message)).into_response();
     if let Some(headers) = headers {
         response.headers_mut().extend(headers.clone());
     }

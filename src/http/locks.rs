@@ -9,14 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::Web;
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::input::{BeaconBody, JsonBody, Of, Who};
 use crate::protocol::{
     AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
     TakeOverBody, VerifyBody,
 };
 
-type Answered = Result<Json<LockAnswer>, Failure>;
+type Answered = Result<Json<LockAnswer>, ApiError>;
 
 /// What the lock's state is.
 #[utoipa::path(
@@ -36,7 +36,7 @@ type Answered = Result<Json<LockAnswer>, Failure>;
 pub(super) async fn lock_status(
     State(web): State<Arc<Web>>,
     Of(room): Of,
-) -> Result<Json<StatusAnswer>, Failure> {
+) -> Result<Json<StatusAnswer>, ApiError> {
     Ok(Json(StatusAnswer::of(&web.locks.status(&room).await?)))
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn acquire_lock(
     Who(who): Who,
     Of(room): Of,
     JsonBody(body): JsonBody<AcquireBody>,
-) -> Result<(StatusCode, Json<LockAnswer>), Failure> {
+) -> Result<(StatusCode, Json<LockAnswer>), ApiError> {
     let person = who.person(body.user_id, body.user_info.map(Into::into))?;
     let granted = web
         .locks

@@ -21,7 +21,7 @@ pub struct Ops {
     /// Renders the process's metrics, where they are kept.
     pub metrics: Option<PrometheusHandle>,
     /// Sets what is only known by looking, before metrics are rendered.
-    pub look: Arc<dyn Fn() + Send + Sync>,
+    pub set_gauges: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// `/metrics`, `/livez`, `/readyz`.
@@ -41,7 +41,7 @@ async fn metrics(State(ops): State<Ops>) -> Response {
         )
             .into_response();
     };
-    (ops.look)();
+    (ops.set_gauges)();
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
     (text, metrics.render()).into_response()
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use rust_embed::RustEmbed;
 
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::document;
 use super::files::{self, File};
 use crate::protocol::{Code, Refusal};
@@ -120,7 +120,7 @@ fn page(headers: &HeaderMap, name: &str) -> Response {
 
 fn file(headers: &HeaderMap, name: &str) -> Response {
     let Some(file) = all().get(name) else {
-        return Failure::from(Refusal::new(Code::NotFound, "There is no such file"))
+        return ApiError::from(Refusal::new(Code::NotFound, "There is no such file"))
             .into_response();
     };
     let mut response = file.answer(headers);

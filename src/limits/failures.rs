@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Asker;
+use super::RateLimitKey;
 
 /// Failures that each address may still make.
 pub(super) struct Failures {
     per_second: f64,
     burst: f64,
     /// What is left, and when that was. A std mutex: held for a look-up, never across an await.
-    left: Mutex<HashMap<Asker, (f64, Instant)>>,
+    left: Mutex<HashMap<RateLimitKey, (f64, Instant)>>,
 }
 
 impl Failures {
@@ -24,7 +24,7 @@ impl Failures {
         }
     }
 
-    fn left(&self) -> MutexGuard<'_, HashMap<Asker, (f64, Instant)>> {
+    fn left(&self) -> MutexGuard<'_, HashMap<RateLimitKey, (f64, Instant)>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -34,16 +34,16 @@ impl Failures {
     }
 
     /// The time until that address may fail again, where it may not now.
-    pub(super) fn wait(&self, asker: &Asker, now: Instant) -> Option<Duration> {
-        let left = self.now(*self.left().get(asker)?, now);
+    pub(super) fn wait(&self, key: &RateLimitKey, now: Instant) -> Option<Duration> {
+        let left = self.now(*self.left().get(key)?, now);
         (left < 1.0).then(|| Duration::from_secs_f64((1.0 - left) / self.per_second))
     }
 
     /// That address failed.
-    pub(super) fn charge(&self, asker: &Asker, now: Instant) {
+    pub(super) fn charge(&self, key: &RateLimitKey, now: Instant) {
         let mut left = self.left();
-        let before = left.get(asker).map_or(self.burst, |it| self.now(*it, now));
-        left.insert(asker.clone(), ((before - 1.0).max(0.0), now));
+        let before = left.get(key).map_or(self.burst, |it| self.now(*it, now));
+        left.insert(key.clone(), ((before - 1.0).max(0.0), now));
     }
 
     /// Forgets addresses whose budget is whole again.
@@ -59,18 +59,18 @@ mod tests {
     #[test]
     fn only_failures_cost_and_time_gives_back() {
         let failures = Failures::new(10, 2);
-        let asker = Asker::address("192.0.2.1".parse().unwrap());
+        let key = RateLimitKey::address("192.0.2.1".parse().unwrap());
         let now = Instant::now();
         for _ in 0..9 {
-            assert_eq!(failures.wait(&asker, now), None);
+            assert_eq!(failures.wait(&key, now), None);
         }
-        failures.charge(&asker, now);
-        assert_eq!(failures.wait(&asker, now), None);
-        failures.charge(&asker, now);
-        failures.charge(&asker, now);
-        let wait = failures.wait(&asker, now).unwrap();
+        failures.charge(&key, now);
+        assert_eq!(failures.wait(&key, now), None);
+        failures.charge(&key, now);
+        failures.charge(&key, now);
+        let wait = failures.wait(&key, now).unwrap();
         assert_eq!(wait, Duration::from_millis(100));
-        assert_eq!(failures.wait(&asker, now + wait), None);
+        assert_eq!(failures.wait(&key, now + wait), None);
         failures.sweep(now + wait);
         assert_eq!(failures.left().len(), 1);
         failures.sweep(now + wait * 2);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock, QuantaClock};
 
-use super::{Asker, Limits, over};
+use super::{Limits, RateLimitKey, count_rejection};
 
 /// Frames of a connection that has not joined, and KiB of them: it needs one with a token, and some tries.
 const BEFORE_JOINING: u32 = 64;
@@ -42,7 +42,7 @@ pub enum Verdict {
 /// The budget of one connection, or of one session that polls.
 pub struct FrameBudget {
     limits: Arc<Limits>,
-    asker: OnceLock<Asker>,
+    key: OnceLock<RateLimitKey>,
     before: AtomicU32,
     strikes: AtomicU32,
     /// Events that were read and are not answered.
@@ -75,7 +75,7 @@ impl FrameBudget {
     pub fn new(limits: Arc<Limits>) -> Self {
         Self {
             limits,
-            asker: OnceLock::new(),
+            key: OnceLock::new(),
             before: AtomicU32::new(0),
             strikes: AtomicU32::new(0),
             pending: Arc::default(),
@@ -104,15 +104,15 @@ impl FrameBudget {
     }
 
     /// From now on its frames are that one's.
-    pub fn join(&self, asker: Asker) {
+    pub fn join(&self, key: RateLimitKey) {
         // A connection joins once; a second time changes nothing.
-        let _ = self.asker.set(asker);
+        let _ = self.key.set(key);
     }
 
     /// Whether it is somebody's.
     #[must_use]
     pub fn has_joined(&self) -> bool {
-        self.asker.get().is_some()
+        self.key.get().is_some()
     }
 
     /// Spends so many frames. `again`: they have waited already.
@@ -120,19 +120,19 @@ impl FrameBudget {
         let Some(budget) = self.limits.frames() else {
             return Verdict::Admit;
         };
-        let Some(asker) = self.asker.get() else {
+        let Some(key) = self.key.get() else {
             let before = self.before.fetch_add(frames, Ordering::Relaxed);
             if before.saturating_add(frames) <= BEFORE_JOINING {
                 return Verdict::Admit;
             }
-            over("frame");
+            count_rejection("frame");
             return Verdict::End;
         };
         // Where even a whole burst is not enough, the rest waits for the next one.
         let Some(some) = NonZeroU32::new(frames.min(self.limits.frame_burst())) else {
             return Verdict::Admit;
         };
-        match budget.check_key_n(asker, some) {
+        match budget.check_key_n(key, some) {
             Ok(Ok(())) | Err(_) => {
                 if !again {
                     let less = |strikes: u32| Some(strikes.saturating_sub(frames));
@@ -144,7 +144,7 @@ impl FrameBudget {
             }
             Ok(Err(not_yet)) => {
                 if !again {
-                    over("frame");
+                    count_rejection("frame");
                     if self.strikes.fetch_add(frames, Ordering::Relaxed) >= ABUSE {
                         return Verdict::End;
                     }
@@ -157,12 +157,12 @@ impl FrameBudget {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Allowance, Proxies, Rate};
+    use super::super::{LimitConfig, Proxies, Rate};
     use super::*;
 
     fn budget(per_second: u32, burst: u32) -> FrameBudget {
         let n = |n| NonZeroU32::new(n).unwrap();
-        FrameBudget::new(Limits::new(Allowance {
+        FrameBudget::new(Limits::new(LimitConfig {
             rate: Some(Rate {
                 per_second: n(per_second),
                 burst: n(burst),
@@ -174,8 +174,8 @@ mod tests {
         }))
     }
 
-    fn somebody() -> Asker {
-        Asker::address("192.0.2.1".parse().unwrap())
+    fn somebody() -> RateLimitKey {
+        RateLimitKey::address("192.0.2.1".parse().unwrap())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::domain::ids::UserId;
 use crate::domain::lease::LockState;
-use crate::limits::over;
+use crate::limits::count_rejection;
 use crate::protocol::{Code, Lock, Refusal, held_by};
 use crate::store::StoreError;
 
@@ -36,7 +36,7 @@ pub enum LockError {
     /// The same, of a statement that many waited for.
     #[error(transparent)]
     Read(Arc<StoreError>),
-    /// Others wait for this appointment's row, and the turn did not come in time.
+    /// Others wait for this appointment's row, and the permit did not come in time.
     #[error("others wait for this appointment's row, which somebody holds")]
     Queued,
     /// Whoever asks has as many leases as one may have.
@@ -95,7 +95,7 @@ impl From<LockError> for Refusal {
                 Self::new(Code::Internal, "Something went wrong here; it was logged")
             }
             LockError::TooMany(max) => {
-                over("lease");
+                count_rejection("lease");
                 Self::new(
                     Code::LimitExceeded,
                     format!("You hold {max} locks already; release one (MAX_LEASES_PER_IDENTITY)"),
@@ -115,7 +115,7 @@ fn of_store(error: &StoreError) -> Refusal {
             Code::Unavailable,
             "Another transaction holds this appointment's row, a save in progress for example; try again shortly",
         ),
-        StoreError::Refused(_) => {
+        StoreError::BadStatement(_) => {
             Refusal::new(Code::Internal, "Something went wrong here; it was logged")
         }
         _ => Refusal::new(

@@ -15,7 +15,7 @@ use crate::domain::lease::LockState;
 
 /// Statements of one appointment that are under way at a time.
 const AT_A_TIME: usize = 3;
-/// How long one waits for its turn.
+/// How long one waits for a permit.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The queue of one appointment.
@@ -49,8 +49,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A statement's turn, until it is dropped.
-pub(super) struct Turn<'a> {
+/// The permit of one statement to work on a row, until it is dropped.
+pub(super) struct RowPermit<'a> {
     queues: &'a Queues,
     room: &'a RoomId,
     queue: Option<Arc<Queue>>,
@@ -59,15 +59,15 @@ pub(super) struct Turn<'a> {
 
 /// What waiting came to.
 pub(super) enum Waited<'a> {
-    /// It is one's turn.
-    Turn(Turn<'a>),
+    /// The permit.
+    Permit(RowPermit<'a>),
     /// Another one's acquire was decided meanwhile, so that there is nothing to wait for.
     Decided(LockState),
-    /// The turn did not come in time.
-    InVain,
+    /// The permit did not come in time.
+    TimedOut,
 }
 
-impl Turn<'_> {
+impl RowPermit<'_> {
     /// Tells all who wait what an acquire came to.
     pub(super) fn decided(&self, state: &LockState) {
         if let Some(queue) = &self.queue
@@ -83,21 +83,21 @@ impl Queues {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many wait for their turn.
+    /// How many wait for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for the turn; `None` where it did not come in time.
-    pub(super) async fn turn<'a>(&'a self, room: &'a RoomId) -> Option<Turn<'a>> {
-        match self.turn_unless(room, |_| false).await {
-            Waited::Turn(turn) => Some(turn),
-            Waited::Decided(_) | Waited::InVain => None,
+    /// Waits for a permit; `None` where it did not come in time.
+    pub(super) async fn permit<'a>(&'a self, room: &'a RoomId) -> Option<RowPermit<'a>> {
+        match self.permit_unless(room, |_| false).await {
+            Waited::Permit(row_permit) => Some(row_permit),
+            Waited::Decided(_) | Waited::TimedOut => None,
         }
     }
 
-    /// Waits for the turn, unless an acquire is decided meanwhile so that `enough` says there is nothing to wait for.
-    pub(super) async fn turn_unless<'a>(
+    /// Waits for a permit, unless an acquire is decided meanwhile so that `enough` says there is nothing to wait for.
+    pub(super) async fn permit_unless<'a>(
         &'a self,
         room: &'a RoomId,
         enough: impl Fn(&LockState) -> bool,
@@ -112,15 +112,15 @@ impl Queues {
                 })
             })
             .clone();
-        let mut turn = Turn {
+        let mut row_permit = RowPermit {
             queues: self,
             room,
             queue: Some(queue.clone()),
             permit: None,
         };
         if let Ok(permit) = queue.permits.clone().try_acquire_owned() {
-            turn.permit = Some(permit);
-            return Waited::Turn(turn);
+            row_permit.permit = Some(permit);
+            return Waited::Permit(row_permit);
         }
         let _waiting = Waiting::begin(&self.waiting);
         // What is decided from now on: what was before may be no more.
@@ -146,17 +146,17 @@ impl Queues {
         });
         match waited.await {
             Ok(Ok(Ok(permit))) => {
-                turn.permit = Some(permit);
-                Waited::Turn(turn)
+                row_permit.permit = Some(permit);
+                Waited::Permit(row_permit)
             }
             Ok(Err(state)) => Waited::Decided(state),
             // The semaphore is never closed.
-            Ok(Ok(Err(_))) | Err(_) => Waited::InVain,
+            Ok(Ok(Err(_))) | Err(_) => Waited::TimedOut,
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RowPermit<'_> {
     fn drop(&mut self) {
         let mut rooms = self.queues.rooms();
         drop(self.permit.take());
@@ -187,17 +187,17 @@ mod tests {
     async fn a_few_are_under_way_and_the_others_wait_their_turn() {
         let queues = Queues::default();
         let (busy, other) = (room("busy"), room("other"));
-        let mut turns = Vec::new();
+        let mut held = Vec::new();
         for _ in 0..AT_A_TIME {
-            turns.push(queues.turn(&busy).await.unwrap());
+            held.push(queues.permit(&busy).await.unwrap());
         }
-        let mut next = Box::pin(queues.turn(&busy));
+        let mut next = Box::pin(queues.permit(&busy));
         assert!(futures_util::poll!(&mut next).is_pending());
-        assert!(queues.turn(&other).await.is_some(), "another's queue");
-        turns.pop();
-        let turn = next.await;
-        assert!(turn.is_some());
-        drop((turn, turns));
+        assert!(queues.permit(&other).await.is_some(), "another's queue");
+        held.pop();
+        let permit = next.await;
+        assert!(permit.is_some());
+        drop((permit, held));
         assert!(queues.rooms().is_empty(), "a queue of nobody is kept");
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::domain::history::Entry;
+use crate::domain::history::HistoryRecord;
 use crate::domain::ids::UserId;
 use crate::domain::lease::{LockState, Reason, UserInfo};
 
@@ -55,7 +55,7 @@ pub struct HistoryAnswer {
 impl HistoryAnswer {
     /// Those entries.
     #[must_use]
-    pub fn of(entries: Vec<Entry>) -> Self {
+    pub fn of(entries: Vec<HistoryRecord>) -> Self {
         let history: Vec<HistoryEntry> = entries
             .into_iter()
             .map(|entry| {

@@ -316,7 +316,7 @@ mod tests {
         );
         let room = |cursors: &str| {
             let room = serde_json::json!({ "appointmentId": "a", "cursors": cursors });
-            from_value::<super::super::socket::Room>(room)
+            from_value::<super::super::socket::SubscribePayload>(room)
                 .unwrap_err()
                 .to_string()
         };

@@ -43,7 +43,7 @@ pub struct TokenExpired<'a> {
 
 /// Payload of `subscribe` and `unsubscribe`: the id alone, or an object with it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Room {
+pub struct SubscribePayload {
     /// Which appointment.
     pub appointment_id: AppointmentId,
     /// How cursors are to come.
@@ -86,24 +86,27 @@ impl<'de> Deserialize<'de> for CursorChoice {
     }
 }
 
-impl<'de> Deserialize<'de> for Room {
+impl<'de> Deserialize<'de> for SubscribePayload {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> serde::de::Visitor<'de> for Either {
-            type Value = Room;
+            type Value = SubscribePayload;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an appointmentId, or an object with one")
             }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Room, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SubscribePayload, E> {
                 let appointment_id = AppointmentId::new(text)
                     .map_err(|fault| E::custom(format!("appointmentId {fault}")))?;
-                Ok(Room {
+                Ok(SubscribePayload {
                     appointment_id,
                     cursors: CursorChoice::Each,
                     presence: false,
                 })
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Room, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<SubscribePayload, A::Error> {
                 #[derive(Deserialize)]
                 #[serde(rename_all = "camelCase")]
                 struct Fields {
@@ -115,7 +118,7 @@ impl<'de> Deserialize<'de> for Room {
                 }
                 let fields =
                     Fields::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Room {
+                Ok(SubscribePayload {
                     appointment_id: fields.appointment_id,
                     cursors: fields.cursors,
                     presence: fields.presence,

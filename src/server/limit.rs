@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::stream::{ConnectionHandle, WeakHandle};
-use crate::limits::{Asker, Proxies};
+use crate::limits::{Proxies, RateLimitKey};
 use crate::telemetry;
 
 /// Connections of clients besides those of sockets.
@@ -68,14 +68,14 @@ struct Table {
     connections: HashMap<u64, Entry>,
     /// Idle connections, the longest idle first: moment to connection.
     idle: BTreeMap<u64, u64>,
-    of: HashMap<Asker, Address>,
+    of: HashMap<RateLimitKey, Address>,
     refused: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     /// The address that it counts for, unless that is a proxy or the connection has an identity.
-    counts_for: Option<Asker>,
+    counts_for: Option<RateLimitKey>,
     /// Since which moment it is idle.
     idle: Option<u64>,
     handle: Option<WeakHandle>,
@@ -125,16 +125,16 @@ impl Table {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
         };
-        let Some(asker) = entry.counts_for.take() else {
+        let Some(key) = entry.counts_for.take() else {
             return;
         };
-        if let Some(address) = self.of.get_mut(&asker) {
+        if let Some(address) = self.of.get_mut(&key) {
             address.open -= 1;
             if let Some(since) = entry.idle {
                 address.idle.remove(&since);
             }
             if address.open == 0 {
-                self.of.remove(&asker);
+                self.of.remove(&key);
             }
         }
     }
@@ -149,9 +149,9 @@ impl Table {
     }
 
     /// Takes the longest idle connection out, of that address or of all.
-    fn evict(&mut self, asker: Option<&Asker>) -> Option<ConnectionHandle> {
-        let idle = match asker {
-            Some(asker) => &self.of.get(asker)?.idle,
+    fn evict(&mut self, key: Option<&RateLimitKey>) -> Option<ConnectionHandle> {
+        let idle = match key {
+            Some(key) => &self.of.get(key)?.idle,
             None => &self.idle,
         };
         let (_, id) = idle.first_key_value()?;
@@ -228,15 +228,15 @@ impl ConnectionLimit {
     /// [`Full`] where every connection that could make room is in use.
     pub(super) fn admit(&self, peer: IpAddr) -> Result<Permit, Full> {
         let shared = &self.0;
-        let asker = (!shared.proxies.trusts(peer)).then(|| Asker::address(peer));
+        let key = (!shared.proxies.trusts(peer)).then(|| RateLimitKey::address(peer));
         let mut evicted = Vec::new();
         let mut table = self.table();
         let full = |open: usize, max: usize| open >= max;
         let admitted = 'admitted: {
-            if let Some(asker) = &asker {
-                let open = table.of.get(asker).map_or(0, |address| address.open);
+            if let Some(key) = &key {
+                let open = table.of.get(key).map_or(0, |address| address.open);
                 if full(open, shared.max_per_address) {
-                    match table.evict(Some(asker)) {
+                    match table.evict(Some(key)) {
                         Some(handle) => evicted.push(handle),
                         None => break 'admitted Err(Full::Address),
                     }
@@ -252,13 +252,13 @@ impl ConnectionLimit {
                 }
             }
             let id = table.tick();
-            if let Some(asker) = &asker {
-                table.of.entry(asker.clone()).or_default().open += 1;
+            if let Some(key) = &key {
+                table.of.entry(key.clone()).or_default().open += 1;
             }
             table.connections.insert(
                 id,
                 Entry {
-                    counts_for: asker,
+                    counts_for: key,
                     idle: None,
                     handle: None,
                 },

@@ -17,6 +17,9 @@ use crate::protocol::{Answer, Code, Refusal};
 const AT_A_TIME: usize = 50;
 /// Time for the answer, and time for the client to close.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Time for the first bytes of a request. A client that hears an answer before it has asked may take it for a fault of
+/// the connection, and never see it.
+const FIRST_BYTES: Duration = Duration::from_millis(200);
 /// Maximum of what is read and thrown away, in bytes.
 const DISCARD: usize = 64 * 1024;
 
@@ -64,9 +67,12 @@ async fn say(mut stream: TcpStream, why: Full) -> std::io::Result<()> {
          connection: close\r\ncache-control: no-store\r\n\r\n{body}",
         body.len()
     );
+    let (mut buffer, mut discarded) = ([0; 4096], 0);
+    if let Ok(read) = timeout(FIRST_BYTES, stream.read(&mut buffer)).await {
+        discarded += read?;
+    }
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
-    let (mut buffer, mut discarded) = ([0; 4096], 0);
     while discarded < DISCARD {
         match stream.read(&mut buffer).await? {
             0 => break,

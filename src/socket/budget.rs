@@ -5,47 +5,47 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::Session;
-use crate::limits::{Asker, Limits, Place, over};
+use crate::limits::{Limits, RateLimitKey, SocketPermit, count_rejection};
 use crate::protocol::Refusal;
 
 /// Refusals, less what was granted between, after which it is no accident any more.
 const ABUSE: u32 = 1000;
 
-/// The budget of one socket, which it shares with all of the same asker.
+/// The budget of one socket, which it shares with all of the same key.
 pub(super) struct Budget {
-    asker: Asker,
+    key: RateLimitKey,
     limits: Arc<Limits>,
     strikes: AtomicU32,
     /// Held as long as the socket is there. A std mutex: held to take it out, never across an await.
-    place: Mutex<Option<Place>>,
+    permit: Mutex<Option<SocketPermit>>,
 }
 
 impl Budget {
-    pub(super) fn new(asker: Asker, place: Place, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(key: RateLimitKey, permit: SocketPermit, limits: Arc<Limits>) -> Self {
         Self {
-            asker,
+            key,
             limits,
             strikes: AtomicU32::new(0),
-            place: Mutex::new(Some(place)),
+            permit: Mutex::new(Some(permit)),
         }
     }
 
-    /// The socket is gone: its place is another's.
+    /// The socket is gone: its permit is another's.
     pub(super) fn free(&self) {
-        let place = self
-            .place
+        let permit = self
+            .permit
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        drop(place);
+        drop(permit);
     }
 
     /// What costs little: leaving a room, or what is no event of ours.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
-    pub(super) fn trifle(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.trifle(&self.asker), session)
+    pub(super) fn cheap(&self, session: &Session) -> Result<(), Refusal> {
+        self.judge(self.limits.cheap(&self.key), session)
     }
 
     /// An event.
@@ -53,7 +53,7 @@ impl Budget {
     /// # Errors
     /// `RATE_LIMITED`.
     pub(super) fn event(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.event(&self.asker), session)
+        self.judge(self.limits.event(&self.key), session)
     }
 
     /// A cursor that moved.
@@ -61,7 +61,7 @@ impl Budget {
     /// # Errors
     /// `RATE_LIMITED`.
     pub(super) fn cursor(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.cursor(&self.asker), session)
+        self.judge(self.limits.cursor(&self.key), session)
     }
 
     fn judge(&self, outcome: Result<(), Refusal>, session: &Session) -> Result<(), Refusal> {
@@ -73,7 +73,7 @@ impl Budget {
                 Ordering::Relaxed,
             );
         } else if strikes.fetch_add(1, Ordering::Relaxed) == ABUSE {
-            over("abuse");
+            count_rejection("abuse");
             session.end();
         }
         outcome

@@ -98,10 +98,10 @@ impl Carriers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{Allowance, Limits, Proxies};
+    use crate::limits::{LimitConfig, Limits, Proxies};
 
     fn budget() -> Arc<FrameBudget> {
-        Arc::new(FrameBudget::new(Limits::new(Allowance {
+        Arc::new(FrameBudget::new(Limits::new(LimitConfig {
             rate: None,
             sockets: 9,
             sockets_each: 9,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{debug, info_span};
 
-use super::ends::LAST_WORD;
+use super::close::LAST_WORD;
 use crate::domain::ids::RoomId;
 use crate::rooms::subscription::{Sent, Subscription};
 use crate::rooms::{Event, OutboundItem, Recipients, RoomUpdate};

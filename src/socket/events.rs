@@ -12,20 +12,22 @@ use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
 use tracing::debug;
 
-use super::Hub;
+use super::SocketContext;
 use super::ack::Ack;
 use super::session::Session;
 use super::subscribing;
 use crate::auth::shown_by_id;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
-use crate::protocol::{Code, CursorPosition, Object, RefreshToken, Refusal, Room, ack, from_value};
+use crate::protocol::{
+    Code, CursorPosition, Object, RefreshToken, Refusal, SubscribePayload, ack, from_value,
+};
 use crate::rooms::roster::{MAX_POINTERS, PointRefused};
 use crate::telemetry;
 
 /// Lets a socket ask.
-pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRef) {
-    let (h, s) = (hub.clone(), session.clone());
+pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, socket: &SocketRef) {
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "subscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
@@ -40,15 +42,12 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     socket.on(
         "unsubscribe",
         move |TryData(data): TryData<Value>, ack: Ack| {
-            let done = s
-                .budget
-                .trifle(&s)
-                .and_then(|()| unsubscribe(&s, data.ok()));
+            let done = s.budget.cheap(&s).and_then(|()| unsubscribe(&s, data.ok()));
             answer("unsubscribe", &s, ack, done);
             std::future::ready(())
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "cursor-position",
         move |TryData(data): TryData<Value>, ack: Ack| {
@@ -66,7 +65,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
             std::future::ready(())
         },
     );
-    let (h, s) = (hub.clone(), session.clone());
+    let (h, s) = (context.clone(), session.clone());
     socket.on(
         "refresh-token",
         async move |TryData(data): TryData<Value>, ack: Ack| {
@@ -80,7 +79,7 @@ pub(super) fn register(hub: &Arc<Hub>, session: &Arc<Session>, socket: &SocketRe
     let s = session.clone();
     socket.on_fallback(move || {
         // No event of ours: not answered, and not for ever.
-        let _ = s.budget.trifle(&s);
+        let _ = s.budget.cheap(&s);
         std::future::ready(())
     });
 }
@@ -123,29 +122,29 @@ pub(super) fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
 }
 
 fn unsubscribe(session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {
-    let Room { appointment_id, .. } = payload("unsubscribe", data)?;
+    let SubscribePayload { appointment_id, .. } = payload("unsubscribe", data)?;
     session.leave(&room_of(session, appointment_id));
     Ok("Unsubscribed")
 }
 
 async fn refresh_token(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
     // What came instead may be a token too, and is not repeated.
     let Object(RefreshToken { token }) = payload("refresh-token", data)
         .map_err(|_| Refusal::invalid("token", "is missing, or is not text"))?;
-    let fresh = hub
+    let fresh = context
         .auth
-        .principal(Some(&token), &hub.limits, session.who.address)
+        .principal(Some(&token), &context.limits, session.who.address)
         .await?;
     session.refresh(&fresh)?;
     Ok("Refreshed")
 }
 
 fn cursor_position(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Session,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
@@ -174,12 +173,14 @@ fn cursor_position(
             .person(named, user_info.map(Into::into))?,
     };
     let room = room_of(session, appointment_id);
-    hub.rooms
+    context
+        .rooms
         .point(&room, &session.socket, &person.user_id)
         .map_err(not_shown)?;
-    hub.cursors
+    context
+        .cursors
         .move_to(&room, &person, position, &session.socket);
-    hub.activity.moved(
+    context.activity.moved(
         &room,
         &person.user_id,
         session.who.session_id.as_ref(),

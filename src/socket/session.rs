@@ -12,18 +12,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Hub;
+use super::SocketContext;
 use super::ack::LateAcks;
 use super::budget::Budget;
 use super::carriers::Carriers;
-use super::ends::LAST_WORD;
+use super::close::LAST_WORD;
 use super::subscribing::Requests;
 use super::transport::Engine;
 use crate::auth::Principal;
 use crate::cursors::Cursors;
 use crate::domain::ids::{Member, RoomId, SessionId};
 use crate::domain::lease::Person;
-use crate::limits::{Asker, FrameBudget};
+use crate::limits::{FrameBudget, RateLimitKey};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 use crate::server::ConnectionHandle;
@@ -74,12 +74,12 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(
-        hub: &Hub,
+        context: &SocketContext,
         socket: &SocketRef,
         who: Who,
         budget: Budget,
         frames: &Arc<FrameBudget>,
-        asker: Asker,
+        key: RateLimitKey,
     ) -> Self {
         let name = socket.id.to_string();
         // Only the request of a WebSocket has it, if the session began with that.
@@ -87,19 +87,19 @@ impl Session {
         let connection = connection.cloned();
         let frames = match &connection {
             Some(_) => frames.clone(),
-            None => hub.carriers.join(&name, frames.clone()),
+            None => context.carriers.join(&name, frames.clone()),
         };
-        frames.join(asker);
+        frames.join(key);
         let name: Arc<str> = name.into();
-        hub.rooms.connect(&name);
+        context.rooms.connect(&name);
         let lasts = who.principal.lasts().map(|left| Instant::now() + left);
         Self {
             id: socket.id,
-            io: hub.io.clone(),
+            io: context.io.clone(),
             socket: name,
             connection,
-            carriers: hub.carriers.clone(),
-            engine: hub.engine.clone(),
+            carriers: context.carriers.clone(),
+            engine: context.engine.clone(),
             lasts: watch::Sender::new(lasts),
             gone: CancellationToken::new(),
             who,
@@ -107,8 +107,8 @@ impl Session {
             frames,
             late: LateAcks::default(),
             requests: Requests::default(),
-            rooms: hub.rooms.clone(),
-            cursors: hub.cursors.clone(),
+            rooms: context.rooms.clone(),
+            cursors: context.cursors.clone(),
         }
     }
 

@@ -15,20 +15,20 @@ use socketioxide::extract::SocketRef;
 use socketioxide::{SendError, SocketError};
 use tracing::{debug, warn};
 
-use super::Hub;
+use super::SocketContext;
 use super::ack::Ack;
 use super::events::{answer, payload, room_of};
 use super::session::Session;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
-use crate::limits::over;
-use crate::protocol::{Code, CursorChoice, Refusal, Room, Subscribed as Answer};
+use crate::limits::count_rejection;
+use crate::protocol::{Code, CursorChoice, Refusal, SubscribePayload, Subscribed as Answer};
 use crate::rooms::subscription::{Options, Sent, Sink, Subscription};
 use crate::rooms::{Event, Join, MAX_SUBSCRIPTIONS, SubscribeRefused, Subscribed};
-use crate::telemetry::{self, Muffler};
+use crate::telemetry::{self, LogThrottle};
 
 /// Lines about subscriptions that were not answered.
-static UNANSWERED: Muffler = Muffler::new();
+static UNANSWERED: LogThrottle = LogThrottle::new();
 
 /// Requests to subscribe that wait for their snapshots. Each one counts as a pending event of its connection, which
 /// bounds them.
@@ -103,12 +103,12 @@ impl Sink for SocketSink {
 /// # Errors
 /// The refusal for the client.
 pub(super) fn begin(
-    hub: &Hub,
+    context: &SocketContext,
     session: &Arc<Session>,
     socket: SocketRef,
     data: Option<Value>,
 ) -> Result<(RoomId, Subscribed), Refusal> {
-    let Room {
+    let SubscribePayload {
         appointment_id,
         cursors,
         presence,
@@ -134,11 +134,11 @@ pub(super) fn begin(
         session: session.clone(),
     });
     let subscription = Subscription::new(session.socket.clone(), session.member(), options, sink);
-    let subscribed = hub.rooms.subscribe(&room, subscription);
+    let subscribed = context.rooms.subscribe(&room, subscription);
     let subscribed = subscribed.map_err(|refused| match refused {
         SubscribeRefused::Closed => Refusal::new(Code::Unavailable, "This connection is closing"),
         SubscribeRefused::TooMany => {
-            over("subscription");
+            count_rejection("subscription");
             Refusal::new(
                 Code::LimitExceeded,
                 format!(
@@ -152,7 +152,7 @@ pub(super) fn begin(
 
 /// The part that waits.
 pub(super) async fn finish(
-    hub: Arc<Hub>,
+    context: Arc<SocketContext>,
     session: Arc<Session>,
     begun: Result<(RoomId, Subscribed), Refusal>,
     ack: Ack,
@@ -167,7 +167,7 @@ pub(super) async fn finish(
         if let Some(subscribing) = subscribed.subscribing {
             subscribing.await;
         }
-        hub.locks.status_in_turn(&room).await
+        context.locks.status_in_turn(&room).await
     };
     let Some(read) = session.gone.run_until_cancelled(read).await else {
         return;
@@ -180,16 +180,16 @@ pub(super) async fn finish(
                 subscription,
                 request,
             };
-            hub.rooms.admit(state, join).await;
+            context.rooms.admit(state, join).await;
         }
         Err(error) => {
             // While PostgreSQL is away all sockets come here, again and again.
-            if let Some(hidden) = UNANSWERED.speak() {
+            if let Some(hidden) = UNANSWERED.allow() {
                 let (appointment, socket) = (&room.appointment, &session.socket);
                 warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
             }
-            for user in hub.rooms.abandon(&room, &subscription) {
-                hub.cursors.leave(&room, &user);
+            for user in context.rooms.abandon(&room, &subscription) {
+                context.cursors.leave(&room, &user);
             }
             answer("subscribe", &session, ack, Err(error.into()));
         }

@@ -40,7 +40,7 @@ use tungstenite::handshake::derive_accept_key;
 use super::frames::Frames;
 use super::payload::Payload;
 use super::refusal::with_code;
-use super::{Hub, MAX_MESSAGE};
+use super::{MAX_MESSAGE, SocketContext};
 use crate::auth::Auth;
 use crate::http;
 use crate::limits::{FrameBudget, Verdict};
@@ -68,7 +68,7 @@ pub(super) struct ClientAddress(pub(super) IpAddr);
 /// The way in. Cheap to clone.
 #[derive(Clone)]
 pub struct Transport {
-    hub: Arc<Hub>,
+    context: Arc<SocketContext>,
     engine: Engine,
 }
 
@@ -138,7 +138,7 @@ pub async fn middleware(
     request: Request,
     next: Next,
 ) -> Response {
-    let hub = &transport.hub;
+    let context = &transport.context;
     let path = request.uri().path();
     let ours = path
         .strip_prefix("/socket.io")
@@ -150,8 +150,8 @@ pub async fn middleware(
     // Where bodies say who it is, a page that somebody happens to visit could act for them.
     let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     if acts
-        && matches!(hub.auth, Auth::Trusted)
-        && let Err(refusal) = of_a_page_that_may(hub, request.headers())
+        && matches!(context.auth, Auth::Trusted)
+        && let Err(refusal) = of_a_page_that_may(context, request.headers())
     {
         return http::refuse(refusal);
     }
@@ -181,23 +181,23 @@ impl<'a> Query<'a> {
 }
 
 impl Transport {
-    pub(super) fn new(hub: Arc<Hub>, engine: Engine) -> Self {
-        Self { hub, engine }
+    pub(super) fn new(context: Arc<SocketContext>, engine: Engine) -> Self {
+        Self { context, engine }
     }
 
     async fn answer(&self, mut request: Request) -> Result<Response, Refusal> {
-        let hub = &self.hub;
-        of_a_page_that_may(hub, request.headers())?;
+        let context = &self.context;
+        of_a_page_that_may(context, request.headers())?;
         let query = Query::of(request.uri());
-        let address = http::client_of(request.headers(), request.extensions(), &hub.limits);
+        let address = http::client_of(request.headers(), request.extensions(), &context.limits);
         if query.session.is_none() {
             // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
-            if hub.closing.load(Ordering::Relaxed) {
+            if context.closing.load(Ordering::Relaxed) {
                 return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
             }
         }
         if query.session.is_none() || query.websocket {
-            hub.limits.connect(address)?;
+            context.limits.connect(address)?;
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let query = Query::of(request.uri());
@@ -220,7 +220,7 @@ impl Transport {
                 poll.session = None;
                 if answer.status() == StatusCode::BAD_REQUEST {
                     // Of a session that is not there: anybody can ask for those.
-                    hub.limits.connect(address)?;
+                    context.limits.connect(address)?;
                 }
                 Ok(self.with_refusals(session, answer).await)
             }
@@ -230,7 +230,7 @@ impl Transport {
 
     /// What a poll brings to a session that has not joined may be a refusal, whose code is put where clients look.
     async fn with_refusals(&self, session: &str, answer: Response) -> Response {
-        if self.hub.carriers.budget(session).is_some() {
+        if self.context.carriers.budget(session).is_some() {
             return answer;
         }
         let (parts, body) = answer.into_parts();
@@ -244,7 +244,7 @@ impl Transport {
         let mut fresh = Request::new(Body::empty());
         *fresh.uri_mut() = copy(request.uri());
         fresh.extensions_mut().insert(ClientAddress(address));
-        let budget = Arc::new(FrameBudget::new(self.hub.limits.clone()));
+        let budget = Arc::new(FrameBudget::new(self.context.limits.clone()));
         fresh.extensions_mut().insert(budget);
         fresh
     }
@@ -280,7 +280,7 @@ impl Transport {
         let connection = request.extensions().get::<ConnectionHandle>().cloned();
         let session = Query::of(request.uri()).session.map(str::to_owned);
         if let Some(name) = &session
-            && (name.len() > LONGEST_NAME || self.hub.carriers.is_upgraded(name))
+            && (name.len() > LONGEST_NAME || self.context.carriers.is_upgraded(name))
         {
             let fault = "sid: is no session that can be upgraded";
             return Err(Refusal::new(Code::Malformed, fault));
@@ -306,9 +306,9 @@ impl Transport {
                 .extensions
                 .get::<Arc<FrameBudget>>()
                 .cloned()
-                .unwrap_or_else(|| Arc::new(FrameBudget::new(transport.hub.limits.clone())));
+                .unwrap_or_else(|| Arc::new(FrameBudget::new(transport.context.limits.clone())));
             if let (Some(name), Some(connection)) = (&session, &connection) {
-                match transport.hub.carriers.upgrade(name, connection, budget) {
+                match transport.context.carriers.upgrade(name, connection, budget) {
                     Some(joined) => budget = joined,
                     None => return,
                 }
@@ -337,7 +337,7 @@ impl Transport {
         address: IpAddr,
     ) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
-        let budget = self.hub.carriers.budget(session);
+        let budget = self.context.carriers.budget(session);
         // Before the body is read, which takes memory: of a session that has joined one at a time, and of all others
         // as many as their address may begin.
         let _posting = match &budget {
@@ -350,7 +350,7 @@ impl Transport {
                 }
             },
             None => {
-                self.hub.limits.connect(address)?;
+                self.context.limits.connect(address)?;
                 None
             }
         };
@@ -454,14 +454,14 @@ fn copy(uri: &Uri) -> Uri {
 }
 
 /// Browsers name the origin of the page that asks; other clients name none.
-fn of_a_page_that_may(hub: &Hub, headers: &HeaderMap) -> Result<(), Refusal> {
+fn of_a_page_that_may(context: &SocketContext, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let may = match (origins.next(), origins.next()) {
         (None, _) => true,
         (Some(origin), None) => origin
             .to_str()
-            .is_ok_and(|origin| hub.origins.allow(origin, host)),
+            .is_ok_and(|origin| context.origins.allow(origin, host)),
         (Some(_), Some(_)) => false,
     };
     if may {

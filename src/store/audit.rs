@@ -6,14 +6,14 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
-use super::ask::ask;
 use super::row::{room, state, unreadable};
+use super::statement::statement;
 use super::{Store, StoreError, only, sql};
-use crate::domain::history::Entry;
+use crate::domain::history::HistoryRecord;
 use crate::domain::ids::{AppointmentId, RoomId, TenantId, UserId};
 use crate::domain::lease::{Admin, LockState, Reason, UserInfo};
 
-fn entry(row: &PgRow) -> Result<Entry, StoreError> {
+fn entry(row: &PgRow) -> Result<HistoryRecord, StoreError> {
     let user = |column| -> Result<Option<UserId>, StoreError> {
         let id: Option<String> = row.try_get(column)?;
         id.map(UserId::new).transpose().map_err(unreadable)
@@ -24,7 +24,7 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
             .map(|json| json.0))
     };
     let admin_info = info("actor_info")?;
-    Ok(Entry {
+    Ok(HistoryRecord {
         version: row.try_get("version")?,
         // A word of a newer release, while replicas are being updated: something that ended or began a lease.
         reason: Reason::nearest(row.try_get("reason")?, false),
@@ -50,8 +50,8 @@ impl Store {
         room: &RoomId,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let query = ask(sql::HISTORY)
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let query = statement(sql::HISTORY)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(before)
@@ -69,7 +69,7 @@ impl Store {
         after: Option<&AppointmentId>,
         limit: i64,
     ) -> Result<Vec<LockState>, StoreError> {
-        let query = ask(sql::LEASES)
+        let query = statement(sql::LEASES)
             .bind(tenant.as_str())
             .bind(after.map(AppointmentId::as_str))
             .bind(limit);
@@ -87,7 +87,7 @@ impl Store {
         user: &UserId,
         max: usize,
     ) -> Result<usize, StoreError> {
-        let query = ask(sql::LEASES_OF)
+        let query = statement(sql::LEASES_OF)
             .bind(tenant.as_str())
             .bind(user.as_str())
             .bind(i64::try_from(max).unwrap_or(i64::MAX));
@@ -107,7 +107,7 @@ impl Store {
         older: Duration,
         batch: i64,
     ) -> Result<i64, StoreError> {
-        let query = ask(sql::FORGET)
+        let query = statement(sql::FORGET)
             .bind(holder)
             .bind(term)
             .bind(older.as_secs_f64())

@@ -23,7 +23,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug, info_span};
 
-use super::ask::Ask;
+use super::statement::Statement;
 use super::{StoreError, sql};
 use crate::config::Pooler;
 use crate::telemetry::{self, TRACE};
@@ -94,7 +94,7 @@ pub(super) struct Connections {
     pool: managed::Pool<Maker>,
     pooler: Pooler,
     /// Whether the outcome of a statement is not known.
-    doubt: Arc<AtomicBool>,
+    unknown_outcome: Arc<AtomicBool>,
 }
 
 /// A connection in use. Closed when it is dropped, unless it was given back: also where nobody waits for
@@ -134,14 +134,14 @@ impl Connections {
         Self {
             pool,
             pooler,
-            doubt: Arc::default(),
+            unknown_outcome: Arc::default(),
         }
     }
 
     /// Whether, since this was last asked, a statement was sent of which nobody knows what became: PostgreSQL
     /// may carry it out yet.
-    pub(super) fn take_doubt(&self) -> bool {
-        self.doubt.swap(false, Ordering::Relaxed)
+    pub(super) fn take_unknown_outcome(&self) -> bool {
+        self.unknown_outcome.swap(false, Ordering::Relaxed)
     }
 
     /// How they are used now.
@@ -160,8 +160,8 @@ impl Connections {
     ///
     /// # Errors
     /// [`StoreError`]: it was not carried out, or, where the connection was lost in between, nobody knows.
-    pub(super) async fn rows(&self, ask: Ask<'_>) -> Result<Vec<PgRow>, StoreError> {
-        let name = ask.name;
+    pub(super) async fn rows(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
+        let name = statement.name;
         // Only as a part of something: the duties' own statements come several times a second.
         let span = if Span::current().is_disabled() {
             Span::none()
@@ -171,7 +171,7 @@ impl Connections {
                 db.system.name = "postgresql", db.operation.name = name, otel.status_code = tracing::field::Empty,
             )
         };
-        let outcome = self.run(ask).instrument(span.clone()).await;
+        let outcome = self.run(statement).instrument(span.clone()).await;
         if outcome.is_err() {
             span.record("otel.status_code", "ERROR");
             metrics::counter!(telemetry::DATABASE_ERRORS).increment(1);
@@ -179,7 +179,10 @@ impl Connections {
         outcome
     }
 
-    async fn run(&self, Ask { name, query }: Ask<'_>) -> Result<Vec<PgRow>, StoreError> {
+    async fn run(
+        &self,
+        Statement { name, query }: Statement<'_>,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let mut used = InUse(Some(self.get().await?));
         let Some(connection) = used.0.as_deref_mut() else {
             return Err(StoreError::NoAnswer);
@@ -213,7 +216,7 @@ impl Connections {
         };
         drop(used);
         if !fault.was_an_answer() {
-            self.doubt.store(true, Ordering::Relaxed);
+            self.unknown_outcome.store(true, Ordering::Relaxed);
             self.forget_idle();
         }
         Err(fault)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 
-use super::ask::ask;
+use super::statement::statement;
 use super::{Store, StoreError, only, sql};
 
 /// A replica that stands for the sweeper's duty.
@@ -22,7 +22,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn campaign(&self, candidate: &Candidate<'_>) -> Result<Option<i64>, StoreError> {
-        let query = ask(sql::CAMPAIGN)
+        let query = statement(sql::CAMPAIGN)
             .bind(candidate.name)
             .bind(candidate.ttl.as_secs_f64());
         let rows = self.duties.rows(query).await?;
@@ -34,7 +34,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn count_leases(&self) -> Result<i64, StoreError> {
-        let rows = self.duties.rows(ask(sql::COUNT_LEASES)).await?;
+        let rows = self.duties.rows(statement(sql::COUNT_LEASES)).await?;
         Ok(only(&rows)?.try_get(0)?)
     }
 
@@ -43,7 +43,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn resign(&self, name: &str, term: i64) -> Result<(), StoreError> {
-        let query = ask(sql::RESIGN).bind(name).bind(term);
+        let query = statement(sql::RESIGN).bind(name).bind(term);
         self.duties.rows(query).await?;
         Ok(())
     }

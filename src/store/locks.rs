@@ -8,8 +8,8 @@ use sqlx::types::Json;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
-use super::ask::{Ask, ask};
 use super::row::{room, state};
+use super::statement::{Statement, statement};
 use super::{Store, StoreError, only, sql};
 
 /// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
@@ -18,7 +18,7 @@ const REPEATS: usize = 5;
 
 /// The state that stands in the way; the rules of who may what read it.
 #[derive(Debug)]
-pub struct Refused(pub LockState);
+pub struct Rejected(pub LockState);
 
 /// A lock that was taken or kept.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn status(&self, room: &RoomId) -> Result<LockState, StoreError> {
-        let query = ask(sql::STATUS)
+        let query = statement(sql::STATUS)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str());
         state(room, only(&self.requests.rows(query).await?)?)
@@ -69,7 +69,7 @@ impl Store {
     pub async fn statuses(&self, rooms: &[&RoomId]) -> Result<Vec<LockState>, StoreError> {
         let tenants: Vec<&str> = rooms.iter().map(|room| room.tenant.as_str()).collect();
         let appointments: Vec<&str> = rooms.iter().map(|room| room.appointment.as_str()).collect();
-        let query = ask(sql::STATUSES).bind(tenants).bind(appointments);
+        let query = statement(sql::STATUSES).bind(tenants).bind(appointments);
         let rows = self.duties.rows(query).await?;
         if rows.len() != rooms.len() {
             return Err(sqlx::Error::RowNotFound.into());
@@ -92,9 +92,9 @@ impl Store {
         session: Option<&SessionId>,
         ttl: Duration,
         transfer: bool,
-    ) -> Result<Result<Acquired, Refused>, StoreError> {
+    ) -> Result<Result<Acquired, Rejected>, StoreError> {
         self.take(room, || {
-            ask(sql::ACQUIRE)
+            statement(sql::ACQUIRE)
                 .bind(room.tenant.as_str())
                 .bind(room.appointment.as_str())
                 .bind(person.user_id.as_str())
@@ -114,20 +114,20 @@ impl Store {
         &self,
         room: &RoomId,
         admin: &Admin,
-        seen_as: &UserInfo,
+        display_info: &UserInfo,
         why: Option<&Note>,
         token: Option<i64>,
         ttl: Duration,
-    ) -> Result<Result<Acquired, Refused>, StoreError> {
+    ) -> Result<Result<Acquired, Rejected>, StoreError> {
         self.take(room, || {
-            ask(sql::TAKE_OVER)
+            statement(sql::TAKE_OVER)
                 .bind(room.tenant.as_str())
                 .bind(room.appointment.as_str())
                 .bind(token)
                 .bind(admin.admin_id.as_str())
                 .bind(admin.admin_info.as_ref().map(Json))
                 .bind(why.map(Note::as_str))
-                .bind(Json(seen_as))
+                .bind(Json(display_info))
                 .bind(ttl.as_secs_f64())
         })
         .await
@@ -136,8 +136,8 @@ impl Store {
     async fn take<'q>(
         &self,
         room: &RoomId,
-        query: impl Fn() -> Ask<'q>,
-    ) -> Result<Result<Acquired, Refused>, StoreError> {
+        query: impl Fn() -> Statement<'q>,
+    ) -> Result<Result<Acquired, Rejected>, StoreError> {
         for _ in 0..REPEATS {
             let rows = self.requests.rows(query()).await?;
             let Some(row) = rows.first() else {
@@ -145,13 +145,13 @@ impl Store {
             };
             let now = state(room, row)?;
             if !row.try_get::<bool, _>("changed")? {
-                return Ok(Err(Refused(now)));
+                return Ok(Err(Rejected(now)));
             }
             let ran_out: bool = row.try_get("ran_out")?;
             let ended = ran_out.then(|| ended(&now, now.version - 1, Reason::Expired));
             return Ok(Ok(Acquired { state: now, ended }));
         }
-        Ok(Err(Refused(self.status(room).await?)))
+        Ok(Err(Rejected(self.status(room).await?)))
     }
 
     /// Keeps the user's lease, as of an activity that was `ago`.
@@ -165,8 +165,8 @@ impl Store {
         position: Option<Position>,
         ttl: Duration,
         ago: Duration,
-    ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = ask(sql::RENEW)
+    ) -> Result<Result<LockState, Rejected>, StoreError> {
+        let query = statement(sql::RENEW)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(user.as_str())
@@ -186,8 +186,8 @@ impl Store {
         user: &UserId,
         session: Option<&SessionId>,
         token: Option<i64>,
-    ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = ask(sql::RELEASE)
+    ) -> Result<Result<LockState, Rejected>, StoreError> {
+        let query = statement(sql::RELEASE)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(user.as_str())
@@ -207,8 +207,8 @@ impl Store {
         admin: &Admin,
         why: Option<&Note>,
         token: Option<i64>,
-    ) -> Result<Result<LockState, Refused>, StoreError> {
-        let query = ask(sql::FORCE_RELEASE)
+    ) -> Result<Result<LockState, Rejected>, StoreError> {
+        let query = statement(sql::FORCE_RELEASE)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(token)
@@ -222,15 +222,15 @@ impl Store {
     async fn change(
         &self,
         room: &RoomId,
-        query: Ask<'_>,
-    ) -> Result<Result<LockState, Refused>, StoreError> {
+        query: Statement<'_>,
+    ) -> Result<Result<LockState, Rejected>, StoreError> {
         let rows = self.requests.rows(query).await?;
         let row = only(&rows)?;
         let found = state(room, row)?;
         Ok(if row.try_get("changed")? {
             Ok(found)
         } else {
-            Err(Refused(found))
+            Err(Rejected(found))
         })
     }
 
@@ -244,7 +244,7 @@ impl Store {
         term: i64,
         batch: i64,
     ) -> Result<Vec<Swept>, StoreError> {
-        let query = ask(sql::SWEEP).bind(holder).bind(term).bind(batch);
+        let query = statement(sql::SWEEP).bind(holder).bind(term).bind(batch);
         let rows = self.duties.rows(query).await?;
         rows.iter()
             .map(|row| {
@@ -268,7 +268,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn next_expiry(&self) -> Result<Option<Duration>, StoreError> {
-        let rows = self.duties.rows(ask(sql::NEXT_EXPIRY)).await?;
+        let rows = self.duties.rows(statement(sql::NEXT_EXPIRY)).await?;
         let seconds: Option<f64> = only(&rows)?.try_get(0)?;
         Ok(seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or_default()))
     }

@@ -7,8 +7,8 @@ use sqlx::Row;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
-use super::ask::ask;
 use super::row::{room, state};
+use super::statement::statement;
 use super::{Store, StoreError, only, sql};
 
 impl Store {
@@ -23,7 +23,7 @@ impl Store {
             .map(|(room, _)| room.appointment.as_str())
             .collect();
         let versions: Vec<i64> = seen.iter().map(|(_, version)| *version).collect();
-        let query = ask(sql::DIFFERING)
+        let query = statement(sql::DIFFERING)
             .bind(tenants)
             .bind(appointments)
             .bind(versions);
@@ -35,8 +35,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn note_unannounced(&self, replica: &str) -> Result<(), StoreError> {
-        let query = ask(sql::NOTE_UNANNOUNCED).bind(replica);
+    pub async fn note_unpublished(&self, replica: &str) -> Result<(), StoreError> {
+        let query = statement(sql::NOTE_UNPUBLISHED).bind(replica);
         self.duties.rows(query).await?;
         Ok(())
     }
@@ -45,8 +45,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn unannounced(&self, replica: &str) -> Result<String, StoreError> {
-        let query = ask(sql::UNANNOUNCED).bind(replica);
+    pub async fn unpublished(&self, replica: &str) -> Result<String, StoreError> {
+        let query = statement(sql::UNPUBLISHED).bind(replica);
         let asked = Instant::now();
         let rows = self.duties.rows(query).await?;
         let row = only(&rows)?;

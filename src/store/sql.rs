@@ -320,18 +320,18 @@ left join appointment_lock l on l.tenant_id = seen.tenant_id and l.appointment_i
 where coalesce(l.version, 0) <> seen.version";
 
 /// Says that others may not have been told of changes: `$1` which replica.
-pub const NOTE_UNANNOUNCED: &str = "/* note_unannounced */
+pub const NOTE_UNPUBLISHED: &str = "/* note_unpublished */
 with forgotten as (
-    delete from unannounced where replica <> $1 and at < clock_timestamp() - interval '1 hour'
+    delete from unpublished where replica <> $1 and at < clock_timestamp() - interval '1 hour'
 )
-insert into unannounced (replica, at) values ($1, clock_timestamp())
+insert into unpublished (replica, at) values ($1, clock_timestamp())
 on conflict (replica) do update set at = excluded.at";
 
 /// What others have said so: `$1` which replica asks. One text that differs whenever any of them says it again.
 /// A newest time would not do: who says it first need not commit first.
-pub const UNANNOUNCED: &str = "/* unannounced */
+pub const UNPUBLISHED: &str = "/* unpublished */
 select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') as notes, clock_timestamp() as now
-from unannounced where replica <> $1";
+from unpublished where replica <> $1";
 
 /// An appointment's history: `$3` before which version or NULL, `$4` how many.
 pub const HISTORY: &str = "/* history */

@@ -135,8 +135,8 @@ metrics! {
     BUS_UNPUBLISHED: Counter "apptlock_bus_unpublished_total", Count,
         "Messages not published, because the queue was full or Redis away";
     BUS_RECEIVED: Counter "apptlock_bus_received_total", Count,
-        "Messages of the bus, by outcome: shown, stale, no_room, full (no place left), echo (our own), unreadable, or unsigned (not by this installation)",
-        "outcome" in ["shown", "stale", "no_room", "full", "echo", "unreadable", "unsigned"];
+        "Messages of the bus, by outcome: shown, stale, no_room, full (no place left), members (who is in a room), echo (our own), unreadable, or unsigned (not by this installation)",
+        "outcome" in ["shown", "stale", "no_room", "full", "members", "echo", "unreadable", "unsigned"];
     BUS_GAPS: Counter "apptlock_bus_gaps_total", Count,
         "Times that messages of the bus may have been lost";
     BUS_SUBSCRIPTIONS: Gauge "apptlock_bus_subscriptions", Count,

@@ -380,7 +380,7 @@ async fn a_room_that_is_ahead_of_postgresql_is_put_back_and_its_sockets_connect_
             .unwrap();
     }
     // Replicas compare after a gap, here one that another replica notes.
-    sqlx::query("insert into unannounced values ('somebody', clock_timestamp())")
+    sqlx::query("insert into unpublished values ('somebody', clock_timestamp())")
         .execute(&stack.pool)
         .await
         .unwrap();

@@ -361,7 +361,7 @@ async fn a_stop_writes_the_last_activity() {
     assert!(longer, "the last activity was not written");
 }
 
-/// A client that hung up waits for nothing, and yet what it asked for is done: it is announced before the end.
+/// A client that hung up waits for nothing, and yet what it asked for is done: it is published before the end.
 #[tokio::test]
 async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
     let mut stack = Stack::start(2, &[]).await;

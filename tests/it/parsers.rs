@@ -8,8 +8,8 @@ use apptlock::domain::ids::{AppointmentId, Email, Name, Note, SessionId, TenantI
 use apptlock::limits::Proxies;
 use apptlock::protocol::{
     AcquireBody, CursorPosition, Envelope, ForceReleaseBody, Handshake, InvalidInput, Lock,
-    Message, Object, PositionBody, RefreshToken, ReleaseBody, Room, UserInfoBody, VerifyBody,
-    from_slice, from_value,
+    Message, Object, PositionBody, RefreshToken, ReleaseBody, SubscribePayload, UserInfoBody,
+    VerifyBody, from_slice, from_value,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -140,7 +140,7 @@ impl Bounded for RefreshToken {
     }
 }
 
-impl Bounded for Room {
+impl Bounded for SubscribePayload {
     fn bounds(&self) -> Result<(), String> {
         id(self.appointment_id.as_str())
     }
@@ -274,7 +274,7 @@ fn every_payload(value: &Value) -> Result<(), TestCaseError> {
     value_as::<Handshake>(value)?;
     value_as::<CursorPosition>(value)?;
     value_as::<RefreshToken>(value)?;
-    judge(&from_value::<Room>(value.clone()))
+    judge(&from_value::<SubscribePayload>(value.clone()))
 }
 
 /// What came over the bus: whatever is read can be shown to clients and sent on, and says the same there.
@@ -291,7 +291,10 @@ fn envelope(bytes: &[u8], exact: bool) -> Result<(), TestCaseError> {
         });
         prop_assert!(shown.is_ok(), "{change:?} cannot be shown");
     }
-    let again = Envelope::decode(&read.encode())
+    if matches!(read.message, Message::Unknown { .. }) {
+        return Ok(());
+    }
+    let again = Envelope::decode(&read.clone().encode())
         .map_err(|fault| TestCaseError::fail(format!("{read:?} cannot be read again: {fault}")))?;
     if exact {
         prop_assert_eq!(format!("{:?}", &read), format!("{:?}", &again));
@@ -324,6 +327,10 @@ fn samples() -> Vec<Value> {
         json!({ "from": "replica", "message": { "cursors": { "room": room, "frames": [
             { "user_id": "ann", "update": { "position": { "x": 1, "y": 2 } } } ] } } }),
         json!({ "from": "replica", "message": { "cursor-left": { "room": room, "user_id": "ann" } } }),
+        json!({ "from": "replica", "message": { "joined": { "room": room, "member": { "user_id": "ann" } } } }),
+        json!({ "from": "replica", "message": { "left": { "room": room, "member": { "user_id": "ann", "session_id": "tab" } } } }),
+        json!({ "from": "replica", "message": { "roster": { "room": room, "members": [{ "user_id": "ann" }] } } }),
+        json!({ "from": "replica", "message": { "roster-wanted": { "room": room } } }),
     ]
 }
 
@@ -617,7 +624,7 @@ fn every_sample_is_what_it_is_meant_to_be() {
                 from_slice::<AcquireBody>(&bytes).is_ok(),
                 from_slice::<PositionBody>(&bytes).is_ok(),
                 from_slice::<VerifyBody>(&bytes).is_ok(),
-                from_value::<Room>(sample.clone()).is_ok(),
+                from_value::<SubscribePayload>(sample.clone()).is_ok(),
                 from_value::<Object<RefreshToken>>(sample.clone()).is_ok(),
                 Envelope::decode(&bytes).is_ok(),
             ]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tokio::task::block_in_place;
 
 use crate::support::{Backend, Haproxy, Socket, Stack, auth, fresh, person};
@@ -342,4 +343,92 @@ async fn a_socket_that_polls_is_told_and_does_not_hold_up_a_stop() {
     let (status, log) = ended.unwrap();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(!log.contains("took too long"), "{log}");
+}
+
+/// A replica of the release before, which knows the table `unpublished` by its old name, whatever its account.
+#[tokio::test]
+async fn the_release_before_still_notes_what_it_could_not_publish() {
+    let mut stack = Stack::empty(&[]).await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    // As the release before left it, with an account of the replicas that does not own the table.
+    let before = format!(
+        "drop view unannounced;
+        alter table unpublished rename to unannounced;
+        alter table unannounced rename constraint unpublished_pkey to unannounced_pkey;
+        delete from _sqlx_migrations where version = 5;
+        create role {role};
+        grant select, insert, update, delete on unannounced to {role}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(before))
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let mut older = sqlx::PgConnection::connect(&stack.database).await.unwrap();
+    let own = format!("set role {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(own))
+        .execute(&mut older)
+        .await
+        .unwrap();
+    const NOTE: &str = "with forgotten as (
+            delete from unannounced where replica <> $1 and at < clock_timestamp() - interval '1 hour'
+        )
+        insert into unannounced (replica, at) values ($1, clock_timestamp())
+        on conflict (replica) do update set at = excluded.at";
+    const NOTES: &str =
+        "select coalesce(string_agg(replica || '@' || at, ' ' order by replica), '') as notes
+        from unannounced where replica <> $1";
+    // Prepared before the update, and used after it.
+    sqlx::query(NOTE)
+        .bind("older")
+        .execute(&mut older)
+        .await
+        .unwrap();
+    let notes = sqlx::query_scalar::<_, String>(NOTES).bind("newer");
+    let known = notes.fetch_one(&mut older).await.unwrap();
+
+    let migrated = tokio::process::Command::new(env!("CARGO_BIN_EXE_apptlock"))
+        .arg("migrate")
+        .env("DATABASE_URL", &stack.database)
+        .status()
+        .await
+        .unwrap();
+    assert!(migrated.success());
+    stack.add_with(&[]).await;
+    let id = fresh("unpublished");
+    stack.replicas[0].acquire(&id, "ann").await;
+    let mut socket = Socket::connect(&stack.replicas[0], auth("ben")).await;
+    assert_eq!(socket.subscribe(&id).await["version"], 1);
+    // A commit of which the bus says nothing.
+    sqlx::query(
+        "update appointment_lock set version = 2, reason = 'renewed' where appointment_id = $1",
+    )
+    .bind(&id)
+    .execute(&stack.pool)
+    .await
+    .unwrap();
+    for _ in 0..2 {
+        sqlx::query(NOTE)
+            .bind("older")
+            .execute(&mut older)
+            .await
+            .unwrap();
+    }
+    assert_eq!(socket.expect("lock-update").await["version"], 2);
+    let notes = sqlx::query_scalar::<_, String>(NOTES).bind("newer");
+    assert_ne!(notes.fetch_one(&mut older).await.unwrap(), known);
+    // Forgotten through the view too.
+    sqlx::query("update unpublished set at = at - interval '2 hours'")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    sqlx::query(NOTE)
+        .bind("another")
+        .execute(&mut older)
+        .await
+        .unwrap();
+    let left: Vec<String> = sqlx::query_scalar("select replica from unpublished")
+        .fetch_all(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, ["another"]);
 }

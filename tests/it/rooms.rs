@@ -1,4 +1,4 @@
-//! A room whose outlet the test itself empties: what comes between two steps, and what does not fit.
+//! A room whose outbound queue the test itself empties: what comes between two steps, and what does not fit.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -11,25 +11,19 @@ use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use apptlock::domain::lease::{Change, LockState, Person};
 use apptlock::protocol::{AcquireBody, from_value};
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outcome, Outlet, Rooms, Showing, Ticket};
+use apptlock::rooms::{OutboundItem, Outcome, RoomUpdate, Rooms};
 use apptlock::store::Store;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::support::rooms::{announcer, subscribe};
 use crate::support::{PATIENCE, Proxy, Stack, fresh, person, servers};
 
 fn a_room() -> RoomId {
     RoomId {
         tenant: TenantId::default(),
         appointment: AppointmentId::new(fresh("room")).unwrap(),
-    }
-}
-
-fn a_ticket() -> Ticket {
-    Ticket {
-        socket: "socket".into(),
-        let_in: Box::new(|_| ()),
     }
 }
 
@@ -45,10 +39,10 @@ async fn acquire(store: &Store, room: &RoomId) -> LockState {
 }
 
 /// The version that comes out next, as a snapshot or as a change.
-fn version(item: Option<Outlet>) -> (&'static str, i64) {
+fn version(item: Option<OutboundItem>) -> (&'static str, i64) {
     match item {
-        Some(Outlet::Admit(_, state)) => ("snapshot", state.version),
-        Some(Outlet::Change(Showing { events, .. })) => {
+        Some(OutboundItem::Admit(_, state)) => ("snapshot", state.version),
+        Some(OutboundItem::Change(RoomUpdate { events, .. })) => {
             let payload: serde_json::Value = serde_json::from_str(events[0].payload.get()).unwrap();
             ("change", payload["version"].as_i64().unwrap())
         }
@@ -57,9 +51,9 @@ fn version(item: Option<Outlet>) -> (&'static str, i64) {
 }
 
 /// Within two seconds, where a pass in calm weather is half a minute away.
-async fn comes_at_once(outlet: &mut mpsc::Receiver<Outlet>, newest: i64) {
+async fn comes_at_once(outbound: &mut mpsc::Receiver<OutboundItem>, newest: i64) {
     let since = Instant::now();
-    let next = timeout(PATIENCE, outlet.recv()).await.expect("forgotten");
+    let next = timeout(PATIENCE, outbound.recv()).await.expect("forgotten");
     assert_eq!(version(next), ("change", newest));
     let took = since.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -72,13 +66,11 @@ fn repair(
     bus: Arc<dyn Bus>,
     heard: mpsc::Receiver<BusEvent>,
 ) -> DropGuard {
-    let replication = Arc::new(Replication {
-        rooms: rooms.clone(),
-        store: store.clone(),
-        bus,
-        replica: fresh("replica"),
-        gap: Notify::new(),
-    });
+    let replication = Arc::new(Replication::new(
+        rooms.clone(),
+        store.clone(),
+        announcer(&bus, "replica"),
+    ));
     let stop = CancellationToken::new();
     let (receiver, end) = (replication.clone(), stop.clone());
     tokio::spawn(async move { receiver.receive(heard, end).await });
@@ -91,49 +83,46 @@ fn repair(
 async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
     let store = Stack::empty(&[]).await.store(4);
     let (bus, _heard) = Hub::default().join();
-    let (rooms, mut outlet) = Rooms::new(Arc::new(bus));
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outbound) = Rooms::new(announcer(&bus, "here"));
     let room = a_room();
-    rooms.enter(&room).await;
-    rooms
-        .admit(store.status(&room).await.unwrap(), a_ticket())
-        .await;
-    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    let join = subscribe(&rooms, &room, "first", |_| ()).await;
+    rooms.admit(store.status(&room).await.unwrap(), join).await;
+    assert_eq!(version(outbound.recv().await), ("snapshot", 0));
 
-    rooms.enter(&room).await;
+    let join = subscribe(&rooms, &room, "second", |_| ()).await;
     let read = store.status(&room).await.unwrap();
     // This comes between: whoever is let in after it does not hear it, and nothing would show it later.
     let acquired = Change::from(acquire(&store, &room).await);
-    assert_eq!(rooms.observe(&acquired), Outcome::Shown);
-    rooms.admit(read, a_ticket()).await;
-    assert_eq!(version(outlet.recv().await), ("change", 1));
-    assert_eq!(version(outlet.recv().await), ("snapshot", 1));
+    assert_eq!(rooms.apply_local(&acquired), Outcome::Shown);
+    rooms.admit(read, join).await;
+    assert_eq!(version(outbound.recv().await), ("change", 1));
+    assert_eq!(version(outbound.recv().await), ("snapshot", 1));
 }
 
 #[tokio::test]
-async fn what_did_not_fit_the_outlet_is_shown_as_soon_as_it_does() {
+async fn what_did_not_fit_the_outbound_queue_is_shown_as_soon_as_it_does() {
     let store = Stack::empty(&[]).await.store(4);
     let (bus, _heard) = Hub::default().join();
     let bus: Arc<dyn Bus> = Arc::new(bus);
-    let (rooms, mut outlet) = Rooms::with_outlet(bus.clone(), 1);
+    let (rooms, mut outbound) = Rooms::with_queue(announcer(&bus, "here"), 1);
     let rooms = Arc::new(rooms);
     let (_events, heard) = mpsc::channel(1);
     let _stopped = repair(&rooms, &store, bus, heard);
 
     let room = a_room();
-    rooms.enter(&room).await;
-    rooms
-        .admit(store.status(&room).await.unwrap(), a_ticket())
-        .await;
-    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    let join = subscribe(&rooms, &room, "first", |_| ()).await;
+    rooms.admit(store.status(&room).await.unwrap(), join).await;
+    assert_eq!(version(outbound.recv().await), ("snapshot", 0));
     let acquired = Change::from(acquire(&store, &room).await);
-    assert_eq!(rooms.observe(&acquired), Outcome::Shown);
-    assert_eq!(rooms.observe(&acquired), Outcome::Stale);
+    assert_eq!(rooms.apply_local(&acquired), Outcome::Shown);
+    assert_eq!(rooms.apply_local(&acquired), Outcome::Stale);
     let renewed = Change::from(acquire(&store, &room).await);
-    assert_eq!(rooms.observe(&renewed), Outcome::Full);
+    assert_eq!(rooms.apply_local(&renewed), Outcome::Full);
     let elsewhere = Change::from(acquire(&store, &a_room()).await);
-    assert_eq!(rooms.observe(&elsewhere), Outcome::NoRoom);
-    assert_eq!(version(outlet.recv().await), ("change", 1));
-    comes_at_once(&mut outlet, 2).await;
+    assert_eq!(rooms.apply_local(&elsewhere), Outcome::NoRoom);
+    assert_eq!(version(outbound.recv().await), ("change", 1));
+    comes_at_once(&mut outbound, 2).await;
 }
 
 #[tokio::test]
@@ -141,21 +130,19 @@ async fn what_a_gap_swallowed_is_shown_at_once() {
     let store = Stack::empty(&[]).await.store(4);
     let (bus, _heard) = Hub::default().join();
     let bus: Arc<dyn Bus> = Arc::new(bus);
-    let (rooms, mut outlet) = Rooms::new(bus.clone());
+    let (rooms, mut outbound) = Rooms::new(announcer(&bus, "here"));
     let rooms = Arc::new(rooms);
     let (events, heard) = mpsc::channel(1);
     let _stopped = repair(&rooms, &store, bus, heard);
 
     let room = a_room();
-    rooms.enter(&room).await;
-    rooms
-        .admit(store.status(&room).await.unwrap(), a_ticket())
-        .await;
-    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    let join = subscribe(&rooms, &room, "first", |_| ()).await;
+    rooms.admit(store.status(&room).await.unwrap(), join).await;
+    assert_eq!(version(outbound.recv().await), ("snapshot", 0));
     // The bus seems well all the time: nothing but the gap tells of it.
     acquire(&store, &room).await;
     events.send(BusEvent::Gap).await.unwrap();
-    comes_at_once(&mut outlet, 1).await;
+    comes_at_once(&mut outbound, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,17 +160,15 @@ async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back
     .unwrap();
     let (bus, _heard) = Hub::default().join();
     let bus: Arc<dyn Bus> = Arc::new(bus);
-    let (rooms, mut outlet) = Rooms::new(bus.clone());
+    let (rooms, mut outbound) = Rooms::new(announcer(&bus, "here"));
     let rooms = Arc::new(rooms);
     let (events, heard) = mpsc::channel(1);
     let _stopped = repair(&rooms, &cut_off, bus, heard);
 
     let room = a_room();
-    rooms.enter(&room).await;
-    rooms
-        .admit(store.status(&room).await.unwrap(), a_ticket())
-        .await;
-    assert_eq!(version(outlet.recv().await), ("snapshot", 0));
+    let join = subscribe(&rooms, &room, "first", |_| ()).await;
+    rooms.admit(store.status(&room).await.unwrap(), join).await;
+    assert_eq!(version(outbound.recv().await), ("snapshot", 0));
     proxy.cut();
     acquire(&store, &room).await;
     events.send(BusEvent::Gap).await.unwrap();
@@ -193,5 +178,5 @@ async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back
         .await
         .unwrap();
     proxy.pass();
-    comes_at_once(&mut outlet, 1).await;
+    comes_at_once(&mut outbound, 1).await;
 }

@@ -1,5 +1,5 @@
 //! Random schedules over simulated replicas: every step is an operation, a message that arrives, repeats or is
-//! lost, an outlet that is emptied or not, time that runs out. A model of a few lines says what each answer
+//! lost, an outbound queue that is emptied or not, time that runs out. A model of a few lines says what each answer
 //! must be; PostgreSQL is real.
 //!
 //! Held after each step: one live lease, versions and tokens only rise, each answer is the model's. Held at the
@@ -302,7 +302,7 @@ impl World {
             Step::Leave { at, room } => self.replicas[at].leave(&self.rooms[room]),
             Step::Message { at, pick, fate } => {
                 self.net.decide(at, pick, fate, &self.replicas[at].to);
-                self.replicas[at].hear().await;
+                self.replicas[at].receive().await;
             }
             Step::Drain { at, most } => self.replicas[at].drain(most),
             Step::Reconcile { at } => self.replicas[at].replication.pass(false).await.unwrap(),

@@ -34,7 +34,7 @@ pub(crate) struct Plan {
     pub(crate) forgetful: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) stop: AtomicBool,
-    pub(crate) doors: Vec<Door>,
+    pub(crate) rendezvous: Vec<Rendezvous>,
     /// For the progress line.
     pub(crate) grants: AtomicUsize,
     pub(crate) refusals: AtomicUsize,
@@ -43,7 +43,7 @@ pub(crate) struct Plan {
 /// Where those meet who want one appointment. It makes sure that they do meet, with as few requests as it
 /// takes: the more of them are needed for one contended grant, the fewer grants there are in a run.
 #[derive(Debug, Default)]
-pub(crate) struct Door {
+pub(crate) struct Rendezvous {
     /// Rung by who gives it back, for one of those who wait; the other who tries at once is who rang.
     freed: Notify,
     /// Rung by who was refused.
@@ -152,8 +152,8 @@ impl Worker {
     async fn wait(&mut self, appointment: usize) {
         let limit = Duration::from_millis(self.random.u64(80..240));
         // Either is a reason to try again.
-        let door = &self.plan.doors[appointment];
-        let _ = tokio::time::timeout(limit, door.freed.notified()).await;
+        let meeting = &self.plan.rendezvous[appointment];
+        let _ = tokio::time::timeout(limit, meeting.freed.notified()).await;
     }
 
     async fn try_acquire(&mut self, appointment: usize) -> Option<Reply> {
@@ -202,9 +202,9 @@ impl Worker {
             token: lock.fencing_token,
             sent: reply.sent,
         };
-        let door = &self.plan.doors[appointment];
-        door.met.fetch_max(now.token, Ordering::Relaxed);
-        door.refused.notify_one();
+        let meeting = &self.plan.rendezvous[appointment];
+        meeting.met.fetch_max(now.token, Ordering::Relaxed);
+        meeting.refused.notify_one();
         match self.ledger.refused.last_mut() {
             Some(last) if last.appointment == appointment && last.token == now.token => *last = now,
             _ => self.ledger.refused.push(now),
@@ -256,7 +256,7 @@ impl Worker {
         grant.given_up = Some(self.plan.clock.now());
         self.ledger.grants.push(grant.clone());
         self.release(&grant).await;
-        self.plan.doors[appointment].freed.notify_one();
+        self.plan.rendezvous[appointment].freed.notify_one();
         if self.random.u8(..50) == 0 {
             self.verify(&grant).await;
         }
@@ -265,13 +265,13 @@ impl Worker {
     /// Until somebody was refused for this lease, or for a moment.
     async fn meet(&mut self, grant: &Grant) {
         let limit = Duration::from_millis(self.random.u64(20..40));
-        let door = &self.plan.doors[grant.appointment];
+        let meeting = &self.plan.rendezvous[grant.appointment];
         let met = async {
-            while door.met.load(Ordering::Relaxed) < grant.token {
-                let refused = door.refused.notified();
+            while meeting.met.load(Ordering::Relaxed) < grant.token {
+                let refused = meeting.refused.notified();
                 if tokio::time::timeout(SOON, refused).await.is_err() {
                     // Whoever tried came too early or not at all.
-                    door.freed.notify_one();
+                    meeting.freed.notify_one();
                 }
             }
         };

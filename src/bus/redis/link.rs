@@ -1,6 +1,6 @@
 //! What one end knows of the link to Redis: whether messages come through, and whether some did not get out.
 //!
-//! Two facts make the link *up*: every wanted room is subscribed, and this end's own probe came back a moment
+//! Two facts make the link *up*: every desired room is subscribed, and this end's own probe came back a moment
 //! ago. The probe goes out on one connection and comes in on the other, so it finds a link that is dead and
 //! silent as well as one that is closed. Nobody decides here; the two tasks note, everybody asks.
 
@@ -64,7 +64,7 @@ impl Link {
         Duration::from_millis(self.now().saturating_sub(heard))
     }
 
-    /// Whether all that is wanted is subscribed.
+    /// Whether all that is desired is subscribed.
     pub(super) fn set_subscribed(&self, subscribed: bool) {
         self.subscribed.store(subscribed, Ordering::Relaxed);
     }

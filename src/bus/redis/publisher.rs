@@ -137,7 +137,7 @@ impl Publisher {
                 _ = queue.recv_many(&mut batch, PIPELINE) => {}
             }
             // Whatever it was that woke this: where Redis takes longer than the pause between two probes, it is
-            // always time for a probe; and what was announced before a stop still goes out.
+            // always time for a probe; and what was published before a stop still goes out.
             while batch.len() < PIPELINE
                 && let Ok(message) = queue.try_recv()
             {

@@ -1,12 +1,12 @@
 //! What this end hears: the rooms it wants, and the connection that has subscribed to them.
 //!
 //! ```text
-//!   connecting ── all wanted rooms subscribed, confirmed ──▶ listening ── ended, failed, silent ──▶ connecting
-//!                                                              │ changed wishes: subscribe, unsubscribe
+//!   connecting ── all desired rooms subscribed, confirmed ──▶ listening ── ended, failed, silent ──▶ connecting
+//!                                                              │ changed set: subscribe, unsubscribe
 //! ```
 //!
 //! Rooms say what they want by changing a set, which never waits and is never full; this task makes Redis
-//! follow it. So subscribe and unsubscribe of a room cannot overtake each other, and a wish cannot be lost.
+//! follow it. So subscribe and unsubscribe of a room cannot overtake each other, and a subscription cannot be lost.
 //! Redis confirms in the order of commands: a PING that is answered says that what was subscribed before it
 //! is in force.
 
@@ -29,7 +29,7 @@ use super::link::Link;
 use crate::bus::BusEvent;
 use crate::domain::ids::RoomId;
 use crate::sync::{Guard, Ordered, Rank};
-use crate::telemetry::{self, Muffler};
+use crate::telemetry::{self, LogThrottle};
 
 /// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
 const BATCH: usize = 512;
@@ -41,82 +41,82 @@ const LOOK: Duration = Duration::from_millis(100);
 const SILENT: Duration = Duration::from_secs(4);
 
 /// Lines about messages that are not signed, and comparisons for their sake.
-static UNSIGNED: Muffler = Muffler::new();
+static UNSIGNED: LogThrottle = LogThrottle::new();
 
 #[derive(Default)]
-struct Wishes {
+struct Desired {
     rooms: HashSet<RoomId>,
-    /// Whether a connection follows. While none does, only what is wanted counts, not how it came to be.
+    /// Whether a connection follows. While none does, only what is desired counts, not how it came to be.
     followed: bool,
-    /// Rooms whose wish may have changed since the subscriber looked, and who waits for them.
+    /// Rooms whose subscription may have changed since the subscriber looked, and who waits for them.
     changed: HashMap<RoomId, Vec<oneshot::Sender<()>>>,
 }
 
 /// The rooms that this end wants.
-pub(super) struct Wanted {
-    wishes: Ordered<Wishes>,
+pub(super) struct DesiredSubscriptions {
+    desired: Ordered<Desired>,
     something: Notify,
 }
 
-impl Default for Wanted {
+impl Default for DesiredSubscriptions {
     fn default() -> Self {
         Self {
-            wishes: Ordered::new(Rank::Bus, Wishes::default()),
+            desired: Ordered::new(Rank::Bus, Desired::default()),
             something: Notify::new(),
         }
     }
 }
 
-impl Wanted {
-    fn wishes(&self) -> Guard<'_, Wishes> {
-        self.wishes.lock()
+impl DesiredSubscriptions {
+    fn desired(&self) -> Guard<'_, Desired> {
+        self.desired.lock()
     }
 
     /// How many they are.
     pub(super) fn count(&self) -> usize {
-        self.wishes().rooms.len()
+        self.desired().rooms.len()
     }
 
-    /// A connection begins to follow: all that is wanted is news to it.
+    /// A connection begins to follow: all that is desired is news to it.
     fn begin(&self) {
-        let mut wishes = self.wishes();
-        let wishes = &mut *wishes;
-        wishes.followed = true;
-        for room in &wishes.rooms {
-            wishes.changed.entry(room.clone()).or_default();
+        let mut desired = self.desired();
+        let desired = &mut *desired;
+        desired.followed = true;
+        for room in &desired.rooms {
+            desired.changed.entry(room.clone()).or_default();
         }
     }
 
     /// No connection follows any more. Whoever waits for one goes on without.
     fn end(&self) {
-        let mut wishes = self.wishes();
-        wishes.followed = false;
-        wishes.changed.clear();
+        let mut desired = self.desired();
+        desired.followed = false;
+        desired.changed.clear();
     }
 
     /// Wants a room. What is handed back resolves when it is subscribed, or fails when that went wrong.
-    pub(super) fn want(&self, room: &RoomId) -> oneshot::Receiver<()> {
+    pub(super) fn subscribe(&self, room: &RoomId) -> oneshot::Receiver<()> {
         let (done, confirmed) = oneshot::channel();
-        let mut wishes = self.wishes();
-        wishes.rooms.insert(room.clone());
-        if wishes.followed {
-            let waiting = wishes.changed.entry(room.clone()).or_default();
+        let mut desired = self.desired();
+        desired.rooms.insert(room.clone());
+        if desired.followed {
+            let waiting = desired.changed.entry(room.clone()).or_default();
             waiting.retain(|waiting| !waiting.is_closed());
             waiting.push(done);
         }
-        drop(wishes);
+        drop(desired);
         self.something.notify_one();
         confirmed
     }
 
     /// No longer wants a room.
-    pub(super) fn no_longer(&self, room: &RoomId) {
-        let mut wishes = self.wishes();
-        wishes.rooms.remove(room);
-        if wishes.followed {
-            wishes.changed.entry(room.clone()).or_default();
+    pub(super) fn unsubscribe(&self, room: &RoomId) {
+        let mut desired = self.desired();
+        desired.rooms.remove(room);
+        if desired.followed {
+            desired.changed.entry(room.clone()).or_default();
         }
-        drop(wishes);
+        drop(desired);
         self.something.notify_one();
     }
 }
@@ -127,7 +127,7 @@ pub(super) struct Subscriber {
     pub(super) replica: String,
     pub(super) channels: Known,
     pub(super) link: Arc<Link>,
-    pub(super) wanted: Arc<Wanted>,
+    pub(super) desired: Arc<DesiredSubscriptions>,
     pub(super) to: mpsc::Sender<BusEvent>,
 }
 
@@ -171,7 +171,7 @@ impl Subscriber {
         let mut messages = client.message_rx();
         let mut subscribed = HashSet::new();
         let since = tokio::time::Instant::now();
-        self.wanted.begin();
+        self.desired.begin();
         let follow = async {
             let alive = || vec![channels.alive().to_owned()];
             self.subscribe(client, alive()).await?;
@@ -179,11 +179,11 @@ impl Subscriber {
                 self.follow(client, channels, &mut subscribed).await?;
                 self.link.set_subscribed(true);
                 tokio::select! {
-                    () = self.wanted.something.notified() => {}
+                    () = self.desired.something.notified() => {}
                     // A slot that moves ends the subscriptions of its rooms without a word.
                     () = tokio::time::sleep(AFRESH), if self.sharded => {
                         subscribed.clear();
-                        self.wanted.begin();
+                        self.desired.begin();
                         self.subscribe(client, alive()).await?;
                         self.follow(client, channels, &mut subscribed).await?;
                         let _ = self.to.send(BusEvent::Gap).await;
@@ -212,12 +212,12 @@ impl Subscriber {
             () = hear => {}
             () = look => debug!("the connection for subscribing is silent"),
         }
-        self.wanted.end();
+        self.desired.end();
         // Its socket ends with its task, whatever state it is in.
         ended.abort();
     }
 
-    /// Makes Redis follow what is wanted now.
+    /// Makes Redis follow what is desired now.
     async fn follow(
         &self,
         client: &Client,
@@ -226,10 +226,10 @@ impl Subscriber {
     ) -> Result<(), Error> {
         let (mut joining, mut leaving, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         {
-            let mut wishes = self.wanted.wishes();
-            for (room, waits) in std::mem::take(&mut wishes.changed) {
+            let mut desired = self.desired.desired();
+            for (room, waits) in std::mem::take(&mut desired.changed) {
                 waiting.extend(waits);
-                match (wishes.rooms.contains(&room), subscribed.contains(&room)) {
+                match (desired.rooms.contains(&room), subscribed.contains(&room)) {
                     (true, false) => joining.push(room),
                     (false, true) => leaving.push(room),
                     _ => {}
@@ -328,7 +328,7 @@ impl Subscriber {
     /// yet. It is not believed, and its room is compared, with all others, at most once a second.
     async fn distrust(&self) -> bool {
         metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "unsigned").increment(1);
-        let Some(hidden) = UNSIGNED.speak() else {
+        let Some(hidden) = UNSIGNED.allow() else {
             return true;
         };
         warn!(
@@ -348,7 +348,7 @@ impl Subscriber {
         metrics::gauge!(telemetry::BUS_UP).set(if up { 1.0 } else { 0.0 });
         if up {
             told.warned = false;
-            info!(rooms = self.wanted.count(), "Redis is there");
+            info!(rooms = self.desired.count(), "Redis is there");
             metrics::counter!(telemetry::BUS_GAPS).increment(1);
         } else {
             told.warned = true;

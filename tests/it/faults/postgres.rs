@@ -292,7 +292,7 @@ async fn what_the_holder_does_while_postgresql_is_silent_counts_afterwards() {
     );
 }
 
-/// Whoever got a 503 went away, and PostgreSQL does it all the same when it goes on: nobody announces that.
+/// Whoever got a 503 went away, and PostgreSQL does it all the same when it goes on: nobody publishes that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_carries_out_after_a_503_is_shown_soon() {
     let mut server = own_postgres();

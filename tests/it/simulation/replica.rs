@@ -1,4 +1,4 @@
-//! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outlet
+//! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outbound queue
 //! that is emptied when the schedule says so, and one socket in each room that checks what it hears.
 
 use std::collections::HashMap;
@@ -9,15 +9,16 @@ use apptlock::bus::{Bus, BusEvent};
 use apptlock::domain::ids::RoomId;
 use apptlock::locks::Locks;
 use apptlock::replication::Replication;
-use apptlock::rooms::{Outlet, Rooms, Showing, Ticket};
+use apptlock::rooms::{OutboundItem, RoomUpdate, Rooms};
 use apptlock::store::Store;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::net::Net;
+use crate::support::rooms::{announcer, subscribe};
 
 /// Changes that wait for the sockets: few, so that schedules fill it.
-const OUTLET: usize = 3;
+const OUTBOUND_QUEUE: usize = 3;
 pub const TTL: Duration = Duration::from_secs(3600);
 
 /// The versions that the socket in each room was last shown.
@@ -30,7 +31,7 @@ pub struct Replica {
     pub replication: Arc<Replication>,
     pub to: mpsc::Sender<BusEvent>,
     pub term: i64,
-    outlet: mpsc::Receiver<Outlet>,
+    outbound: mpsc::Receiver<OutboundItem>,
     shown: Shown,
     stop: CancellationToken,
 }
@@ -45,23 +46,11 @@ impl Replica {
     pub fn start(n: usize, store: &Store, net: &Net) -> Self {
         let name = format!("replica-{n}");
         let bus: Arc<dyn Bus> = Arc::new(net.join());
-        let (rooms, outlet) = Rooms::with_outlet(bus.clone(), OUTLET);
+        let announcer = announcer(&bus, &name);
+        let (rooms, outbound) = Rooms::with_queue(announcer.clone(), OUTBOUND_QUEUE);
         let rooms = Arc::new(rooms);
-        let (locks, _) = Locks::new(
-            store.clone(),
-            rooms.clone(),
-            bus.clone(),
-            name.clone(),
-            TTL,
-            0,
-        );
-        let replication = Arc::new(Replication {
-            rooms: rooms.clone(),
-            store: store.clone(),
-            bus,
-            replica: name.clone(),
-            gap: Notify::new(),
-        });
+        let (locks, _) = Locks::new(store.clone(), rooms.clone(), announcer.clone(), TTL, 0);
+        let replication = Arc::new(Replication::new(rooms.clone(), store.clone(), announcer));
         let (to, events) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let (receiver, end) = (replication.clone(), stop.clone());
@@ -73,7 +62,7 @@ impl Replica {
             replication,
             to,
             term: 0,
-            outlet,
+            outbound,
             shown: Arc::default(),
             stop,
         }
@@ -84,18 +73,15 @@ impl Replica {
         if self.shown.lock().unwrap().contains_key(room) {
             return;
         }
-        self.rooms.enter(room).await;
-        let state = self.locks.status(room).await.unwrap();
         let (shown, id) = (self.shown.clone(), room.clone());
-        let ticket = Ticket {
-            socket: "socket".into(),
-            let_in: Box::new(move |state| {
-                shown.lock().unwrap().insert(id, state.version);
-            }),
-        };
-        // Admission waits for room in the outlet, which the pump makes.
+        let join = subscribe(&self.rooms, room, "socket", move |state| {
+            shown.lock().unwrap().insert(id.clone(), state.version);
+        })
+        .await;
+        let state = self.locks.status(room).await.unwrap();
+        // Admission waits for room in the outbound queue, which the dispatcher makes.
         self.drain(usize::MAX);
-        self.rooms.admit(state, ticket).await;
+        self.rooms.admit(state, join).await;
         self.drain(usize::MAX);
     }
 
@@ -103,27 +89,29 @@ impl Replica {
         // What is on its way to the socket is not heard any more.
         self.drain(usize::MAX);
         if self.shown.lock().unwrap().remove(room).is_some() {
-            self.rooms.leave(room);
+            self.rooms.unsubscribe(room, "socket");
         }
     }
 
     /// What the bus brought is shown before anything else happens.
-    pub async fn hear(&self) {
+    pub async fn receive(&self) {
         while self.to.capacity() < self.to.max_capacity() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// The pump's work, for at most so many items. Versions only rise.
+    /// The dispatcher's work, for at most so many items. Versions only rise.
     pub fn drain(&mut self, most: usize) {
         for _ in 0..most {
-            let Ok(item) = self.outlet.try_recv() else {
+            let Ok(item) = self.outbound.try_recv() else {
                 return;
             };
             match item {
-                Outlet::Admit(ticket, state) => (ticket.let_in)(&state),
-                Outlet::Cursors(..) => {}
-                Outlet::Change(Showing { room, events, .. }) => {
+                OutboundItem::Admit(join, state) => {
+                    join.subscription.sink().admitted(join.request, &state);
+                }
+                OutboundItem::Cursors(..) => {}
+                OutboundItem::Change(RoomUpdate { room, events, .. }) => {
                     let mut shown = self.shown.lock().unwrap();
                     let Some(last) = shown.get_mut(&room) else {
                         continue;
@@ -148,8 +136,8 @@ impl Replica {
 
     /// Reconciles until nothing is behind, and returns what each socket sees then.
     pub async fn settle(&mut self) -> HashMap<RoomId, i64> {
-        self.hear().await;
-        // Each pass shows at least one room that is behind, however small the outlet.
+        self.receive().await;
+        // Each pass shows at least one room that is behind, however small the outbound queue.
         for _ in 0..8 {
             self.drain(usize::MAX);
             self.replication.pass(false).await.unwrap();

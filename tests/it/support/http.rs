@@ -189,7 +189,7 @@ impl Replica {
                 return;
             }
             passes = now;
-            // Twice as long as between two looks at what others could not announce.
+            // Twice as long as between two looks at what others could not publish.
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
     }

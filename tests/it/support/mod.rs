@@ -7,6 +7,7 @@ mod nginx;
 mod pgbouncer;
 mod prometheus;
 mod proxy;
+pub mod rooms;
 mod socket;
 mod stack;
 pub mod tokens;

@@ -173,8 +173,8 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, mut obey: watch::Rec
         let (from_server, to_server) = server.split();
         let both = async {
             tokio::try_join!(
-                pump(from_client, to_server, flow.clone(), since),
-                pump(from_server, to_client, flow.clone(), since),
+                relay(from_client, to_server, flow.clone(), since),
+                relay(from_server, to_client, flow.clone(), since),
             )
         };
         tokio::select! {
@@ -195,7 +195,7 @@ fn reset_when_dropped(stream: &TcpStream) {
 }
 
 /// One direction, until it ends.
-async fn pump(
+async fn relay(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut obey: watch::Receiver<Orders>,

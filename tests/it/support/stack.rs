@@ -19,7 +19,7 @@ pub struct Servers {
     pub redis: dev::Server,
 }
 
-/// The servers that all tests share. Their leashes stop them when this process ends.
+/// The servers that all tests share. Their supervisors stop them when this process ends.
 pub fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
     SERVERS.get_or_init(|| {

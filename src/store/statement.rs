@@ -5,23 +5,23 @@ use sqlx::query::Query;
 use sqlx::{Encode, Postgres, Type};
 
 /// A statement to be run.
-pub(super) struct Ask<'q> {
+pub(super) struct Statement<'q> {
     pub(super) name: &'static str,
     pub(super) query: Query<'q, Postgres, PgArguments>,
 }
 
 /// A statement of [`super::sql`], with nothing bound yet.
-pub(super) fn ask<'q>(text: &'static str) -> Ask<'q> {
+pub(super) fn statement<'q>(text: &'static str) -> Statement<'q> {
     let name = text
         .strip_prefix("/* ")
         .and_then(|rest| rest.split(' ').next());
-    Ask {
+    Statement {
         name: name.unwrap_or("unnamed"),
         query: sqlx::query(text),
     }
 }
 
-impl<'q> Ask<'q> {
+impl<'q> Statement<'q> {
     pub(super) fn bind<T>(self, value: T) -> Self
     where
         T: Encode<'q, Postgres> + Type<Postgres> + 'q,

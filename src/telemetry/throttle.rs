@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 /// Lets one line a second through, and counts the others.
 #[derive(Debug, Default)]
-pub struct Muffler {
+pub struct LogThrottle {
     /// When a line was let through, and how many were not since. A std mutex: held for a look, never across an
     /// await.
     last: Mutex<Option<(Instant, u64)>>,
 }
 
-impl Muffler {
+impl LogThrottle {
     /// One that has kept nothing back.
     #[must_use]
     pub const fn new() -> Self {
@@ -21,7 +21,7 @@ impl Muffler {
     }
 
     /// How many lines were kept back since the last one, where this one may go out.
-    pub fn speak(&self) -> Option<u64> {
+    pub fn allow(&self) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *last {
             Some((at, hidden)) if at.elapsed() < Duration::from_secs(1) => {

@@ -1,4 +1,4 @@
-//! A server on a leash: a small shell that starts it and waits for its own standard input to end, which
+//! A server under a supervisor: a small shell that starts it and waits for its own standard input to end, which
 //! happens when the parent is gone, by whatever signal; then it stops the server and removes its data.
 //!
 //! ```text
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::place::{Owner, lower};
+use super::paths::{Owner, lower};
 
 /// How a server is run.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) struct Recipe {
 
 impl Recipe {
     /// Runs the server until standard input ends, then stops it in order; or until it ends by itself.
-    pub(super) fn leash(&self, home: &Path, port: u16) -> io::Result<Child> {
+    pub(super) fn supervise(&self, home: &Path, port: u16) -> io::Result<Child> {
         let (run, signal) = (self.run, self.signal);
         // A background list reads from /dev/null unless it is told otherwise: hence descriptor 3. Where the
         // parent is gone while the server stands still, the kernel sends SIGHUP to the whole group.
@@ -71,7 +71,7 @@ impl Recipe {
         shell
             .arg("-c")
             .arg(script)
-            .arg("leash")
+            .arg("supervisor")
             .arg(&self.program)
             .arg(home)
             .arg(port.to_string());
@@ -96,7 +96,7 @@ pub(super) fn server_of(home: &Path) -> io::Result<u32> {
             return Ok(pid);
         }
         if since.elapsed() > Duration::from_secs(5) {
-            return Err(io::Error::other("the server's leash did not start it"));
+            return Err(io::Error::other("the server's supervisor did not start it"));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -93,7 +93,7 @@ pub(super) fn home(under: &Path, kind: &str) -> Result<(PathBuf, Owner), DevErro
     let owner = owner()?;
     fs::create_dir_all(under)?;
     let under = fs::canonicalize(under)?;
-    // A leash empties a directory whose process was killed, and may not remove it. A young one may be in use.
+    // A supervisor empties a directory whose process was killed, and may not remove it. A young one may be in use.
     for left in fs::read_dir(&under)?.filter_map(Result::ok) {
         let old = left
             .metadata()

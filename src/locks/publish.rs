@@ -17,26 +17,26 @@ impl Shared {
             state: done?,
             admin,
         };
-        self.announce(&change);
+        self.publish(&change);
         Ok(change.state)
     }
 
     /// Tells of a grant, and before it of the lease that it found had run out.
-    pub(super) fn announce_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
+    pub(super) fn publish_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
         if let Some(ended) = taken.ended {
             metrics::counter!(telemetry::EXPIRIES, "by" => "acquire").increment(1);
-            self.announce(&Change::from(ended));
+            self.publish(&Change::from(ended));
         }
         let change = Change {
             state: taken.state,
             admin,
         };
-        self.announce(&change);
+        self.publish(&change);
         change.state
     }
 
     /// Local sockets first: they wait for nobody. Then the other replicas.
-    pub(super) fn announce(&self, change: &Change) {
+    pub(super) fn publish(&self, change: &Change) {
         self.rooms.apply_local(change);
         let message = Message::Change(Box::new(change.clone()));
         self.announcer.announce(&change.state.room, message);

@@ -14,7 +14,7 @@ use tracing::{Instrument, error, info_span, warn};
 
 use super::answer::Cause;
 use super::{Web, X_REQUEST_ID};
-use crate::telemetry::{self, Muffler, TRACE};
+use crate::telemetry::{self, LogThrottle, TRACE};
 
 /// The longest id of a request that is taken, in bytes.
 const LONGEST_ID: usize = 128;
@@ -35,7 +35,7 @@ pub(super) async fn named(mut request: Request) -> Request {
 }
 
 /// Lines about requests that were put off.
-static PUT_OFF: Muffler = Muffler::new();
+static PUT_OFF: LogThrottle = LogThrottle::new();
 
 /// What nobody waits for any more, in the place of a status: as other servers have it.
 const GIVEN_UP: u16 = 499;
@@ -84,7 +84,11 @@ fn known(method: &Method) -> &'static str {
 }
 
 /// The one place where requests are counted, timed and traced, and where a failed one is logged.
-pub(super) async fn witness(State(web): State<Arc<Web>>, request: Request, next: Next) -> Response {
+pub(super) async fn request_log(
+    State(web): State<Arc<Web>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let method = known(request.method());
     // A URI is ASCII, so it can be cut anywhere.
     let path = request.uri().path();
@@ -117,7 +121,7 @@ pub(super) async fn witness(State(web): State<Arc<Web>>, request: Request, next:
             .map_or("none given", |cause| cause.0.as_str());
         if status == 503 {
             // While PostgreSQL is away every request comes here: one line a second says as much.
-            if let Some(hidden) = PUT_OFF.speak() {
+            if let Some(hidden) = PUT_OFF.allow() {
                 warn!(%method, path, status, request_id, cause, hidden, "a request was put off: {method} {path}: {cause}");
             }
         } else {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Hub;
+use super::SocketContext;
 use super::session::Session;
 use crate::protocol::{Restarting, TokenExpired};
 use crate::server::{ConnectionHandle, count_closed};
@@ -68,8 +68,8 @@ pub(super) async fn end_when_it_left(session: Arc<Session>, connection: Option<C
 
 /// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
 /// they do not all come back to the other replicas at once.
-pub async fn close(io: &SocketIo, hub: &Hub, over: Duration) {
-    hub.closing.store(true, Ordering::Relaxed);
+pub async fn close(io: &SocketIo, context: &SocketContext, over: Duration) {
+    context.closing.store(true, Ordering::Relaxed);
     let sockets = io.sockets();
     let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
     let begun = Instant::now();

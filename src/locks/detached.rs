@@ -1,4 +1,4 @@
-//! How an operation is carried out: in a task of its own, so that what was begun is announced though its caller is
+//! How an operation is carried out: in a task of its own, so that what was begun is published though its caller is
 //! gone; counted, timed and traced when it ends, with what came of it.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::domain::ids::RoomId;
 use crate::telemetry::{self, TRACE};
 
 impl Locks {
-    pub(super) async fn carry_out<T, F>(
+    pub(super) async fn run_detached<T, F>(
         &self,
         span: Span,
         operation: &'static str,
