@@ -22,9 +22,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::auth::{Auth, Jwks};
+use crate::bus::announcer::Announcer;
 use crate::bus::memory::Hub as MemoryHub;
 use crate::bus::redis::RedisBus;
-use crate::bus::{Announcer, Bus, BusEvent, Installation};
+use crate::bus::{Bus, BusEvent, Installation};
 use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::health::{Health, Status};

@@ -13,10 +13,9 @@
 //! Nothing here waits for Redis: `publish` puts into a bounded queue, `subscribe` hands back a future that a
 //! caller may stop waiting for.
 
+pub mod announcer;
 pub mod memory;
 pub mod redis;
-
-mod announcer;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,8 +23,6 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 use crate::domain::ids::RoomId;
-
-pub use announcer::Announcer;
 
 /// What the bus hands to a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]

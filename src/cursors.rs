@@ -12,7 +12,7 @@ use metrics::Counter;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::Announcer;
+use crate::bus::announcer::Announcer;
 use crate::domain::ids::{RoomId, UserId};
 use crate::domain::lease::{Person, Position};
 use crate::protocol::{CursorFrame, CursorUpdate, Message};

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::display_info;
-use crate::bus::Announcer;
+use crate::bus::announcer::Announcer;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, Change, LockState, Person, Position};
 use crate::rooms::Rooms;

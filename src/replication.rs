@@ -21,7 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, info_span, warn};
 
-use crate::bus::{Announcer, Bus, BusEvent};
+use crate::bus::announcer::Announcer;
+use crate::bus::{Bus, BusEvent};
 use crate::domain::ids::RoomId;
 use crate::domain::lease::{Change, LockState};
 use crate::protocol::{Envelope, Message};

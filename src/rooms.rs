@@ -18,8 +18,9 @@
 //! A room also keeps its [`Roster`]: members here, and members that other replicas told of. Members are announced over
 //! the bus as they come and go; after a gap the others are asked for all of theirs.
 
-mod events;
+mod event;
 mod members;
+mod queue;
 pub mod roster;
 pub mod subscription;
 
@@ -31,7 +32,8 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
-use crate::bus::{Announcer, Subscribing};
+use crate::bus::Subscribing;
+use crate::bus::announcer::Announcer;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::{Change, LockState, Reason};
 use crate::domain::transition::{Transition, classify};
@@ -39,9 +41,10 @@ use crate::protocol::{CursorFrame, Message};
 use crate::sync::{Guard, Ordered, Rank};
 use crate::telemetry;
 
-pub use events::{Event, Join, OutboundItem, Recipients, RoomUpdate};
+pub use event::{Audience, Event};
+pub use queue::{Join, OutboundItem, Recipients, RoomUpdate};
 use roster::{Departure, PointRefused, Replicas, Roster};
-use subscription::{Audience, Subscription};
+use subscription::Subscription;
 
 /// Entries that wait for the dispatcher; beyond that, changes are repaired later and cursors are dropped.
 const OUTBOUND_QUEUE: usize = 8192;
@@ -348,7 +351,7 @@ impl Rooms {
         let update = RoomUpdate {
             room: change.state.room.clone(),
             recipients,
-            events: events::of_change(change, transition),
+            events: event::of_change(change, transition),
             span: Span::current(),
             decided_remotely,
             reconnect,

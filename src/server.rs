@@ -13,6 +13,7 @@
 //! answer ends its connection, so that whoever keeps connections open lets go of them; then the listener closes,
 //! those that still waited at it are served, idle connections close, and requests under way finish.
 
+mod handle;
 mod limit;
 mod refuse;
 mod stream;
@@ -42,10 +43,10 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use crate::telemetry::LogThrottle;
-pub use limit::{ConnectionLimit, count_closed, raise_file_limit};
+pub use handle::{ConnectionHandle, WeakHandle, count_closed};
+pub use limit::{ConnectionLimit, raise_file_limit};
 use refuse::Refuser;
 use stream::ConnectionStream;
-pub use stream::{ConnectionHandle, WeakHandle};
 use unread::Unread;
 
 /// How long a client may take for the head of a request, the wait for it on an open connection included.

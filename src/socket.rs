@@ -14,110 +14,48 @@ mod ack;
 mod budget;
 mod carriers;
 mod close;
+mod context;
 mod dispatcher;
+mod engine;
 mod events;
 mod frames;
 mod payload;
 mod refusal;
+mod request;
 mod session;
 mod subscribing;
 mod transport;
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::Counter;
 use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
 use socketioxide::handler::ConnectHandler;
 use socketioxide::socket::DisconnectReason;
 use socketioxide::{ParserConfig, SocketIo, TransportType};
 
-use crate::auth::Auth;
-use crate::config::Origins;
-use crate::cursors::Cursors;
-use crate::limits::{FrameBudget, Limits, RateLimitKey};
-use crate::locks::{Activity, Locks};
+use crate::limits::{FrameBudget, RateLimitKey};
 use crate::protocol::{Code, Handshake, InvalidInput, Object, Refusal, from_value};
-use crate::rooms::Rooms;
 use crate::telemetry;
 
 use budget::Budget;
-use carriers::Carriers;
 pub use close::close;
 use close::{close_when_it_runs_out, end_when_it_left};
+use context::MAX_MESSAGE;
+pub use context::SocketContext;
 pub use dispatcher::dispatch;
+use engine::{Elsewhere, Engine};
 use refusal::ConnectError;
 use session::{Session, Who};
-use transport::{ClientAddress, Elsewhere, Engine};
+use transport::ClientAddress;
 pub use transport::{Transport, middleware};
 
-/// The largest message of a socket, in bytes.
-const MAX_MESSAGE: usize = 64 * 1024;
 /// How long a connection may take to join the namespace.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Packets that wait for one slow socket.
 const SOCKET_QUEUE: usize = 256;
-
-/// What the handlers need.
-pub struct SocketContext {
-    /// Snapshots.
-    pub locks: Locks,
-    /// Who watches what.
-    pub rooms: Arc<Rooms>,
-    /// Where people point.
-    pub cursors: Arc<Cursors>,
-    /// What renews a lease.
-    pub activity: Activity,
-    /// Who asks.
-    auth: Auth,
-    /// How often, and how many.
-    limits: Arc<Limits>,
-    /// From which pages.
-    origins: Origins,
-    /// Cursors that moved: kept at hand, because there are so many.
-    moves: Counter,
-    /// Whether sockets are being closed.
-    closing: AtomicBool,
-    /// Where all sockets are, once there is one.
-    io: Arc<OnceLock<SocketIo>>,
-    /// Their sessions, once there are some.
-    engine: Arc<OnceLock<Engine>>,
-    /// What carries sessions that began by polling.
-    carriers: Arc<Carriers>,
-}
-
-impl SocketContext {
-    /// What the handlers need.
-    pub fn new(
-        locks: Locks,
-        rooms: Arc<Rooms>,
-        cursors: Arc<Cursors>,
-        activity: Activity,
-        auth: Auth,
-        limits: Arc<Limits>,
-        origins: Origins,
-    ) -> Self {
-        Self {
-            locks,
-            rooms,
-            cursors,
-            activity,
-            auth,
-            limits,
-            origins,
-            moves: metrics::counter!(
-                telemetry::SOCKET_EVENTS, "event" => "cursor-position", "outcome" => "ok"
-            ),
-            closing: AtomicBool::new(false),
-            io: Arc::default(),
-            engine: Arc::default(),
-            carriers: Arc::default(),
-        }
-    }
-}
 
 /// What answers for `/socket.io`, and the handle to its sockets.
 pub fn start(context: Arc<SocketContext>) -> (Transport, SocketIo) {
@@ -223,6 +161,8 @@ async fn connect(
         key,
     ));
     socket.extensions.insert(session.clone());
+    // What it is asked before it is answered counts there.
+    socket.extensions.insert(session.frames.clone());
     if let Some(connection) = session.connection() {
         // From here on it counts as a socket of its identity.
         connection.leave_address();

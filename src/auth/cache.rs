@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use lru::LruCache;
 use ring::digest::{SHA256, digest};
 
-use super::Principal;
+use super::principal::Principal;
 
 /// Maximum of tokens that are kept.
 const MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("is not zero");

@@ -1,13 +1,10 @@
 //! The keys that signatures are checked with. Owns that the algorithm is the key's and never the token's: a
 //! token that claims another one, or none, is no token.
 
-use std::sync::Arc;
-
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use tracing::warn;
 
-use super::jwks::Jwks;
 use crate::secret::Secret;
 
 /// The shortest secret, in bytes: as long as what HS256 makes of it (RFC 7518, 3.2).
@@ -54,15 +51,6 @@ pub enum BadKey {
     NotAUrl,
 }
 
-/// Where keys come from.
-#[derive(Debug, Clone)]
-pub enum KeySource {
-    /// One key, for good.
-    Fixed(Key),
-    /// A set that is fetched, and fetched again.
-    Set(Arc<Jwks>),
-}
-
 /// A key and what it may sign with.
 #[derive(Clone)]
 pub struct Key {
@@ -76,34 +64,26 @@ impl std::fmt::Debug for Key {
     }
 }
 
-impl KeySource {
-    /// Which keys these are: another number after each change. `None` where there are none that count.
-    pub(super) fn generation(&self) -> Option<u64> {
-        match self {
-            Self::Fixed(_) => Some(0),
-            Self::Set(set) => set.generation(),
-        }
-    }
-
+impl Key {
     /// A secret that is shared with whoever signs: HS256.
     ///
     /// # Errors
     /// [`BadKey::ShortSecret`].
-    pub fn secret(secret: &Secret) -> Result<Self, BadKey> {
+    pub(super) fn secret(secret: &Secret) -> Result<Self, BadKey> {
         if secret.expose().len() < SHORTEST_SECRET {
             return Err(BadKey::ShortSecret);
         }
-        Ok(Self::Fixed(Key {
+        Ok(Self {
             key: DecodingKey::from_secret(secret.expose().as_bytes()),
             algorithms: &[Algorithm::HS256],
-        }))
+        })
     }
 
     /// A public key, in PEM. `\n` may stand for a new line, as it does where a variable holds only one.
     ///
     /// # Errors
     /// [`BadKey::NotAPublicKey`].
-    pub fn public_key(pem: &str) -> Result<Self, BadKey> {
+    pub(super) fn public_key(pem: &str) -> Result<Self, BadKey> {
         let pem = pem.replace("\\n", "\n");
         // A private key would do for checking too, and has no business here.
         if !pem.contains("PUBLIC KEY") {
@@ -125,33 +105,9 @@ impl KeySource {
                 let key = DecodingKey::from_ed_pem(pem).map_err(|_| BadKey::NotAPublicKey)?;
                 (key, &[Algorithm::EdDSA])
             };
-        Ok(Self::Fixed(Key { key, algorithms }))
+        Ok(Self { key, algorithms })
     }
 
-    /// A JWK set at that URL (RFC 7517).
-    ///
-    /// # Errors
-    /// [`BadKey::NotAUrl`].
-    pub fn set(url: &str) -> Result<Self, BadKey> {
-        let host = url
-            .strip_prefix("https://")
-            .or_else(|| url.strip_prefix("http://"));
-        match host {
-            Some(host) if !host.is_empty() => {
-                let here = ["127.0.0.1", "localhost", "[::1]"];
-                if url.starts_with("http://") && !here.iter().any(|name| host.starts_with(name)) {
-                    warn!(
-                        "JWT_JWKS_URL is not https: whoever is between can put keys of their own there"
-                    );
-                }
-                Ok(Self::Set(Arc::new(Jwks::new(url))))
-            }
-            _ => Err(BadKey::NotAUrl),
-        }
-    }
-}
-
-impl Key {
     /// A key of a set; `None` where it is not for checking signatures, or of a kind that is not taken: a
     /// symmetric key in a set that everybody can read would be none.
     pub(super) fn of(jwk: &Jwk) -> Option<Self> {

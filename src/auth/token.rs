@@ -12,9 +12,11 @@ use serde_json::{Map, Value};
 use std::time::{Duration, SystemTime};
 
 use super::cache::Cache;
+use super::crypto;
 use super::jwks::NoKey;
-use super::keys::{Key, KeySource};
-use super::{Identity, Principal, crypto};
+use super::keys::Key;
+use super::principal::{Identity, Principal};
+use super::source::KeySource;
 use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Person, UserInfo};
 use crate::limits::Limits;

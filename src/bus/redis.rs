@@ -46,8 +46,6 @@ const OUT_QUEUE: usize = 8192;
 const IN_QUEUE: usize = 8192;
 /// How long a command may take, and how long a subscriber waits for its room's channel.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two attempts to connect.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// What a `REDIS_URL` may start with.
 const SCHEMES: [&str; 6] = [

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::RateLimitKey;
+use super::key::RateLimitKey;
 
 /// Failures that each address may still make.
 pub(super) struct Failures {

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use governor::clock::{Clock, QuantaClock};
 
-use super::{Limits, RateLimitKey, count_rejection};
+use super::budgets::Limits;
+use super::key::{RateLimitKey, count_rejection};
 
 /// Frames of a connection that has not joined, and KiB of them: it needs one with a token, and some tries.
 const BEFORE_JOINING: u32 = 64;
@@ -157,8 +158,8 @@ impl FrameBudget {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LimitConfig, Proxies, Rate};
     use super::*;
+    use crate::limits::{LimitConfig, Proxies, Rate};
 
     fn budget(per_second: u32, burst: u32) -> FrameBudget {
         let n = |n| NonZeroU32::new(n).unwrap();

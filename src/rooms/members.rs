@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use super::events::Event;
+use super::event::Event;
 use super::{LINGER, Room, Rooms};
 use crate::domain::ids::{Member, RoomId};
 use crate::protocol::Message;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Event;
-use crate::domain::ids::{Member, UserId};
+use super::event::{Audience, Event};
+use crate::domain::ids::Member;
 use crate::domain::lease::LockState;
 use crate::protocol::CursorChoice;
 
@@ -82,37 +82,20 @@ impl Subscription {
         self.current.load(Ordering::Acquire)
     }
 
+    /// Whether an event for that audience is for this socket.
+    #[must_use]
+    pub fn is_in(&self, audience: &Audience) -> bool {
+        let member = self.member.as_ref();
+        match audience {
+            Audience::Room => true,
+            Audience::AllBut(socket) => self.socket != *socket,
+            Audience::User(user_id) => member.is_some_and(|member| member.user_id == *user_id),
+            Audience::Session(session) => member == Some(session),
+            Audience::Socket(socket) => self.socket == *socket,
+        }
+    }
+
     pub(super) fn end(&self) {
         self.current.store(false, Ordering::Release);
-    }
-}
-
-/// The subscriptions of a room that an event is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Audience {
-    /// All.
-    Room,
-    /// All but one socket, which caused the event.
-    AllBut(Arc<str>),
-    /// All sockets of a user.
-    User(UserId),
-    /// All sockets of a user's tab.
-    Session(Member),
-    /// One socket.
-    Socket(Arc<str>),
-}
-
-impl Audience {
-    /// Whether an event for this audience is for that subscription.
-    #[must_use]
-    pub fn includes(&self, subscription: &Subscription) -> bool {
-        let member = subscription.member.as_ref();
-        match self {
-            Self::Room => true,
-            Self::AllBut(socket) => subscription.socket != *socket,
-            Self::User(user_id) => member.is_some_and(|member| member.user_id == *user_id),
-            Self::Session(session) => member == Some(session),
-            Self::Socket(socket) => subscription.socket == *socket,
-        }
     }
 }

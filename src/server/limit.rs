@@ -22,9 +22,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::stream::{ConnectionHandle, WeakHandle};
+use super::handle::{ConnectionHandle, Slot, WeakHandle, count_closed};
 use crate::limits::{Proxies, RateLimitKey};
-use crate::telemetry;
 
 /// Connections of clients besides those of sockets.
 const REQUESTS: usize = 1000;
@@ -319,9 +318,8 @@ pub(super) struct Permit {
     id: u64,
 }
 
-impl Permit {
-    /// How the connection can be aborted, once that is known; it is idle from now on.
-    pub(super) fn begin(&self, handle: WeakHandle) {
+impl Slot for Permit {
+    fn begin(&self, handle: WeakHandle) {
         let mut table = self.limit.table();
         if let Some(entry) = table.connections.get_mut(&self.id) {
             entry.handle = Some(handle);
@@ -329,30 +327,21 @@ impl Permit {
         table.set_idle(self.id);
     }
 
-    /// Nothing is asked on it.
-    pub(super) fn idle(&self) {
+    fn idle(&self) {
         self.limit.table().set_idle(self.id);
     }
 
-    /// Something is.
-    pub(super) fn busy(&self) {
+    fn busy(&self) {
         self.limit.table().set_busy(self.id);
     }
 
-    /// It counts for an identity from now on, and no longer for its address.
-    pub(super) fn leave_address(&self) {
+    fn leave_address(&self) {
         self.limit.table().leave_address(self.id);
     }
 
-    /// The place is another's. Doing it twice does no harm.
-    pub(super) fn release(&self) {
+    fn release(&self) {
         self.limit.table().remove(self.id);
     }
-}
-
-/// Counts a connection that this replica closed or refused.
-pub fn count_closed(reason: &'static str) {
-    metrics::counter!(telemetry::CONNECTIONS_CLOSED, "reason" => reason).increment(1);
 }
 
 /// Raises the limit of open files that this process was started with, which is 1024 in many containers, as far as

@@ -3,18 +3,16 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::debug;
 
-use super::limit::{Permit, count_closed};
+use super::handle::{ConnectionHandle, Slot, count_closed};
 
 /// How patient a stream is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -39,106 +37,6 @@ impl Default for Patience {
     }
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    aborted: CancellationToken,
-    /// Requests that are being answered; a WebSocket is one for ever.
-    under_way: AtomicUsize,
-    /// Requests that have begun.
-    begun: AtomicUsize,
-    /// Whether nothing is asked, as far as the permit knows.
-    idle: AtomicBool,
-    permit: Option<Permit>,
-}
-
-/// A handle to one connection; it is in the extensions of each of its requests.
-#[derive(Debug, Clone, Default)]
-pub struct ConnectionHandle(Arc<Inner>);
-
-impl ConnectionHandle {
-    fn new(permit: Option<Permit>) -> Self {
-        Self(Arc::new(Inner {
-            idle: AtomicBool::new(true),
-            permit,
-            ..Inner::default()
-        }))
-    }
-
-    /// Ends it: its reader sees the end at once, what was written before still goes out.
-    pub fn abort(&self) {
-        self.0.aborted.cancel();
-    }
-
-    /// Whether it was ended, or has ended.
-    #[must_use]
-    pub fn is_aborted(&self) -> bool {
-        self.0.aborted.is_cancelled()
-    }
-
-    /// Resolves when it was ended, or has ended.
-    pub fn aborted(&self) -> WaitForCancellationFutureOwned {
-        self.0.aborted.clone().cancelled_owned()
-    }
-
-    /// It carries a socket with an identity of its own, and no longer counts for its address.
-    pub fn leave_address(&self) {
-        if let Some(permit) = &self.0.permit {
-            permit.leave_address();
-        }
-    }
-
-    /// A handle that does not keep it in memory.
-    pub fn downgrade(&self) -> WeakHandle {
-        WeakHandle(Arc::downgrade(&self.0))
-    }
-
-    /// A request begins.
-    pub(super) fn begin(&self) {
-        self.0.under_way.fetch_add(1, Ordering::Relaxed);
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
-        if self.0.idle.swap(false, Ordering::Relaxed)
-            && let Some(permit) = &self.0.permit
-        {
-            permit.busy();
-        }
-    }
-
-    /// A request has its answer. The connection is idle when that is flushed.
-    pub(super) fn finish(&self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Whether this is not its first request.
-    pub(super) fn has_asked_before(&self) -> bool {
-        self.0.begun.load(Ordering::Relaxed) > 1
-    }
-
-    /// Whether requests are under way.
-    pub(super) fn is_busy(&self) -> bool {
-        self.0.under_way.load(Ordering::Relaxed) > 0
-    }
-
-    fn flushed(&self) {
-        if !self.is_busy()
-            && !self.0.idle.swap(true, Ordering::Relaxed)
-            && let Some(permit) = &self.0.permit
-        {
-            permit.idle();
-        }
-    }
-}
-
-/// A handle to a connection that may be gone.
-#[derive(Debug, Clone)]
-pub struct WeakHandle(Weak<Inner>);
-
-impl WeakHandle {
-    /// The connection, where it is still there.
-    pub fn upgrade(&self) -> Option<ConnectionHandle> {
-        self.0.upgrade().map(ConnectionHandle)
-    }
-}
-
 /// A stream that can be aborted, and that notices a client which does not take what it is sent.
 pub(super) struct ConnectionStream {
     stream: TcpStream,
@@ -158,11 +56,11 @@ pub(super) struct ConnectionStream {
 
 impl ConnectionStream {
     /// Of a connection, and the place that it has until it is closed, also after it became a WebSocket.
-    pub(super) fn new(stream: TcpStream, permit: Permit) -> Self {
+    pub(super) fn new(stream: TcpStream, slot: impl Slot + 'static) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection could not be tuned; it was gone already");
         }
-        Self::with_patience(stream, Some(permit), Patience::default())
+        Self::with_patience(stream, Some(Box::new(slot)), Patience::default())
     }
 
     /// The handle to it.
@@ -170,14 +68,11 @@ impl ConnectionStream {
         self.handle.clone()
     }
 
-    fn with_patience(stream: TcpStream, permit: Option<Permit>, patience: Patience) -> Self {
-        let handle = ConnectionHandle::new(permit);
-        if let Some(permit) = &handle.0.permit {
-            permit.begin(handle.downgrade());
-        }
+    fn with_patience(stream: TcpStream, slot: Option<Box<dyn Slot>>, patience: Patience) -> Self {
+        let handle = ConnectionHandle::open(slot);
         Self {
             stream,
-            aborted: Box::pin(handle.0.aborted.clone().cancelled_owned()),
+            aborted: Box::pin(handle.aborted()),
             handle,
             patience,
             sending: None,
@@ -190,7 +85,7 @@ impl ConnectionStream {
 
     /// Bytes came. Where nothing is asked yet they are the beginning of a head.
     fn a_head_begins(&mut self) {
-        let begun = self.handle.0.begun.load(Ordering::Relaxed);
+        let begun = self.handle.begun();
         if self.handle.is_busy() {
             self.head = None;
         } else if self.head.is_none_or(|(_, of)| of != begun) {
@@ -200,7 +95,7 @@ impl ConnectionStream {
 
     /// Whether the head that has begun is not whole yet, and had its time.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let begun = self.handle.0.begun.load(Ordering::Relaxed);
+        let begun = self.handle.begun();
         let Some((until, _)) = self.head.filter(|(_, of)| *of == begun) else {
             (self.head, self.half) = (None, None);
             return false;
@@ -246,9 +141,7 @@ impl Drop for ConnectionStream {
     fn drop(&mut self) {
         // Whoever keeps a handle sees that it is over.
         self.handle.abort();
-        if let Some(permit) = &self.handle.0.permit {
-            permit.release();
-        }
+        self.handle.release();
     }
 }
 

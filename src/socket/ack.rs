@@ -9,7 +9,7 @@
 //!             too many pending: nothing more is read of this client, until it has taken some answers
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,9 +24,7 @@ use socketioxide::{SendError, SocketError};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::session::Session;
-use crate::limits::Pending;
-use crate::telemetry;
+use crate::limits::{FrameBudget, Pending};
 
 /// Between two attempts to hand over what did not fit.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -49,40 +47,42 @@ impl FromMessageParts<LocalAdapter> for Ack {
         _: &mut Value,
         id: &Option<i64>,
     ) -> Result<Self, Infallible> {
-        let session = socket.extensions.get::<Arc<Session>>();
+        let frames = socket.extensions.get::<Arc<FrameBudget>>();
         Ok(Self {
             socket: socket.clone(),
             id: *id,
-            _pending: session.map(|session| session.frames.begin()),
+            _pending: frames.map(|frames| frames.begin()),
         })
     }
 }
 
 impl Ack {
-    fn try_send(&self, answer: &(impl Serialize + ?Sized)) -> Result<(), SendError> {
+    /// Puts the answer into the socket's queue.
+    pub(super) fn try_send(&self, answer: &(impl Serialize + ?Sized)) -> Handed {
+        if self.id.is_none() {
+            return Handed::Done;
+        }
         // The library's own sender can be used once: it is made anew for each attempt.
         let unused = &mut Value::Bytes(bytes::Bytes::new());
         let Ok(sender) = AckSender::from_message_parts(&self.socket, unused, &self.id);
-        sender.send(answer)
-    }
-
-    /// Answers, now or as soon as there is room.
-    pub(super) fn send(self, session: &Arc<Session>, answer: &impl Serialize) {
-        if self.id.is_none() {
-            return;
-        }
-        match self.try_send(answer) {
-            Ok(()) => {}
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => {
-                metrics::counter!(telemetry::SOCKET_FULL).increment(1);
-                // What could be encoded once can be encoded again.
-                if let Ok(answer) = serde_json::value::to_raw_value(answer) {
-                    session.late.keep(session, self, answer);
-                }
+        match sender.send(answer) {
+            Ok(()) => Handed::Done,
+            Err(SendError::Socket(SocketError::InternalChannelFull)) => Handed::Full,
+            Err(error) => {
+                debug!(%error, "an acknowledgement did not get out: the socket is gone");
+                Handed::Done
             }
-            Err(error) => debug!(%error, "an acknowledgement did not get out: the socket is gone"),
         }
     }
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// There is nothing more to do for it.
+    Done,
+    /// The socket's queue is full.
+    Full,
 }
 
 /// Answers of one socket that did not fit into its queue.
@@ -97,44 +97,77 @@ impl LateAcks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, session: &Arc<Session>, ack: Ack, answer: Box<RawValue>) {
+    /// Keeps an answer. True for the first: somebody is to hand them over from now on.
+    pub(super) fn keep(&self, ack: Ack, answer: Box<RawValue>) -> bool {
         let mut all = self.all();
         all.push_back((ack, answer));
-        if all.len() == 1 {
-            tokio::spawn(hand_over(session.clone()));
-        }
+        all.len() == 1
     }
 
     /// The socket is gone.
     pub(super) fn forget(&self) {
         self.all().clear();
     }
-}
 
-/// Hands over what is late, until nothing is.
-async fn hand_over(session: Arc<Session>) {
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep(AGAIN).await;
-        let mut late = session.late.all();
-        while let Some((ack, answer)) = late.front() {
-            match ack.try_send(answer) {
-                Err(SendError::Socket(SocketError::InternalChannelFull)) => break,
-                Ok(()) | Err(_) => {
-                    since = Instant::now();
-                    late.pop_front();
+    /// Hands over what is late, until nothing is. False if the client takes nothing for too long.
+    pub(super) async fn hand_over(&self) -> bool {
+        let mut since = Instant::now();
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let mut late = self.all();
+            while let Some((ack, answer)) = late.front() {
+                if ack.try_send(answer) == Handed::Full {
+                    break;
                 }
+                since = Instant::now();
+                late.pop_front();
+            }
+            if late.is_empty() {
+                return true;
+            }
+            if since.elapsed() > PATIENCE {
+                late.clear();
+                return false;
             }
         }
-        if late.is_empty() {
-            return;
-        }
-        drop(late);
-        if since.elapsed() > PATIENCE {
-            debug!(socket = %session.socket, "a client takes no answers");
-            session.end();
-            session.late.forget();
-            return;
-        }
+    }
+}
+
+/// Requests to subscribe that wait for their snapshots. Each one counts as a pending event of its connection, which
+/// bounds them.
+#[derive(Default)]
+pub(super) struct Requests(
+    /// A std mutex: held for a change of a map, never across an await.
+    Mutex<Waiting>,
+);
+
+#[derive(Default)]
+struct Waiting {
+    last: u64,
+    acks: HashMap<u64, Ack>,
+}
+
+impl Requests {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an acknowledgement, under a number.
+    pub(super) fn add(&self, ack: Ack) -> u64 {
+        let mut waiting = self.waiting();
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.acks.insert(number, ack);
+        number
+    }
+
+    /// Takes the acknowledgement of that number.
+    pub(super) fn take(&self, number: u64) -> Option<Ack> {
+        self.waiting().acks.remove(&number)
+    }
+
+    /// The socket is gone.
+    pub(super) fn forget(&self) {
+        self.waiting().acks.clear();
     }
 }

@@ -4,12 +4,19 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::session::Session;
 use crate::limits::{Limits, RateLimitKey, SocketPermit, count_rejection};
 use crate::protocol::Refusal;
 
 /// Refusals, less what was granted between, after which it is no accident any more.
 const ABUSE: u32 = 1000;
+
+/// What became of a price.
+pub(super) struct Spent {
+    /// `RATE_LIMITED` beyond the budget.
+    pub(super) outcome: Result<(), Refusal>,
+    /// Whether the socket has earned its end.
+    pub(super) abuse: bool,
+}
 
 /// The budget of one socket, which it shares with all of the same key.
 pub(super) struct Budget {
@@ -41,30 +48,21 @@ impl Budget {
     }
 
     /// What costs little: leaving a room, or what is no event of ours.
-    ///
-    /// # Errors
-    /// `RATE_LIMITED`.
-    pub(super) fn cheap(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.cheap(&self.key), session)
+    pub(super) fn cheap(&self) -> Spent {
+        self.judge(self.limits.cheap(&self.key))
     }
 
     /// An event.
-    ///
-    /// # Errors
-    /// `RATE_LIMITED`.
-    pub(super) fn event(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.event(&self.key), session)
+    pub(super) fn event(&self) -> Spent {
+        self.judge(self.limits.event(&self.key))
     }
 
     /// A cursor that moved.
-    ///
-    /// # Errors
-    /// `RATE_LIMITED`.
-    pub(super) fn cursor(&self, session: &Session) -> Result<(), Refusal> {
-        self.judge(self.limits.cursor(&self.key), session)
+    pub(super) fn cursor(&self) -> Spent {
+        self.judge(self.limits.cursor(&self.key))
     }
 
-    fn judge(&self, outcome: Result<(), Refusal>, session: &Session) -> Result<(), Refusal> {
+    fn judge(&self, outcome: Result<(), Refusal>) -> Spent {
         let strikes = &self.strikes;
         if outcome.is_ok() {
             // Forgiven one by one. That two at once may forgive only one does not matter.
@@ -72,10 +70,11 @@ impl Budget {
                 strikes.load(Ordering::Relaxed).saturating_sub(1),
                 Ordering::Relaxed,
             );
-        } else if strikes.fetch_add(1, Ordering::Relaxed) == ABUSE {
-            count_rejection("abuse");
-            session.end();
         }
-        outcome
+        let abuse = outcome.is_err() && strikes.fetch_add(1, Ordering::Relaxed) == ABUSE;
+        if abuse {
+            count_rejection("abuse");
+        }
+        Spent { outcome, abuse }
     }
 }

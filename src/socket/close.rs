@@ -12,15 +12,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::SocketContext;
-use super::session::Session;
+use super::context::SocketContext;
+use super::session::{LAST_WORD, Session};
 use crate::protocol::{Restarting, TokenExpired};
 use crate::server::{ConnectionHandle, count_closed};
 
 /// Between two sockets that are closed at a stop, at most: a few need not take long.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
-/// Between the word that a socket is told and its end, so that the word gets out.
-pub(super) const LAST_WORD: Duration = Duration::from_millis(100);
 /// Between two looks whether connections that were ended are gone.
 const SETTLING: Duration = Duration::from_millis(5);
 /// How long a client that has left may take to close its connection.

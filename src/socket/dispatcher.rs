@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{debug, info_span};
 
-use super::close::LAST_WORD;
+use super::session::LAST_WORD;
 use crate::domain::ids::RoomId;
 use crate::rooms::subscription::{Sent, Subscription};
 use crate::rooms::{Event, OutboundItem, Recipients, RoomUpdate};
@@ -124,7 +124,7 @@ fn show(recipients: &Recipients, events: &[Event]) {
     let mut full = 0;
     for subscription in recipients.iter().filter(|it| it.is_current()) {
         for event in events {
-            if event.audience.includes(subscription) {
+            if subscription.is_in(&event.audience) {
                 full += u64::from(subscription.sink().send(event) == Sent::Full);
             }
         }
@@ -156,7 +156,7 @@ impl Late {
             return;
         }
         for (at, event) in events.iter().enumerate().skip(from) {
-            if !event.audience.includes(subscription) {
+            if !subscription.is_in(&event.audience) {
                 continue;
             }
             match subscription.sink().send(event) {

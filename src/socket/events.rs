@@ -7,23 +7,19 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use socketioxide::extract::{SocketRef, TryData};
-use tracing::debug;
 
-use super::SocketContext;
 use super::ack::Ack;
+use super::budget::Budget;
+use super::context::SocketContext;
+use super::request::{answer, payload, room_of};
 use super::session::Session;
 use super::subscribing;
 use crate::auth::shown_by_id;
-use crate::domain::ids::{AppointmentId, RoomId};
 use crate::domain::lease::Person;
-use crate::protocol::{
-    Code, CursorPosition, Object, RefreshToken, Refusal, SubscribePayload, ack, from_value,
-};
+use crate::protocol::{Code, CursorPosition, Object, RefreshToken, Refusal, SubscribePayload, ack};
 use crate::rooms::roster::{MAX_POINTERS, PointRefused};
-use crate::telemetry;
 
 /// Lets a socket ask.
 pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, socket: &SocketRef) {
@@ -32,8 +28,7 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
         "subscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
             let begun = s
-                .budget
-                .event(&s)
+                .spend(Budget::event)
                 .and_then(|()| subscribing::begin(&h, &s, socket, data.ok()));
             subscribing::finish(h, s, begun, ack)
         },
@@ -42,7 +37,9 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
     socket.on(
         "unsubscribe",
         move |TryData(data): TryData<Value>, ack: Ack| {
-            let done = s.budget.cheap(&s).and_then(|()| unsubscribe(&s, data.ok()));
+            let done = s
+                .spend(Budget::cheap)
+                .and_then(|()| unsubscribe(&s, data.ok()));
             answer("unsubscribe", &s, ack, done);
             std::future::ready(())
         },
@@ -52,13 +49,12 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
         "cursor-position",
         move |TryData(data): TryData<Value>, ack: Ack| {
             let done = s
-                .budget
-                .cursor(&s)
+                .spend(Budget::cursor)
                 .and_then(|()| cursor_position(&h, &s, data.ok()));
             match done {
                 Ok(shown) => {
                     h.moves.increment(1);
-                    ack.send(&s, &self::ack(Ok(shown)));
+                    s.answer(ack, &self::ack(Ok(shown)));
                 }
                 Err(refusal) => answer("cursor-position", &s, ack, Err(refusal)),
             }
@@ -69,7 +65,7 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
     socket.on(
         "refresh-token",
         async move |TryData(data): TryData<Value>, ack: Ack| {
-            let done = match s.budget.event(&s) {
+            let done = match s.spend(Budget::event) {
                 Ok(()) => refresh_token(&h, &s, data.ok()).await,
                 Err(refusal) => Err(refusal),
             };
@@ -79,46 +75,9 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
     let s = session.clone();
     socket.on_fallback(move || {
         // No event of ours: not answered, and not for ever.
-        let _ = s.budget.cheap(&s);
+        let _ = s.spend(Budget::cheap);
         std::future::ready(())
     });
-}
-
-/// Reads an event's payload. One that is no JSON, or missing, is null, which no event takes.
-pub(super) fn payload<T: DeserializeOwned>(
-    event: &'static str,
-    data: Option<Value>,
-) -> Result<T, Refusal> {
-    from_value(data.unwrap_or(Value::Null)).map_err(|fault| {
-        metrics::counter!(telemetry::BAD_PAYLOADS, "event" => event).increment(1);
-        fault.of_a("payload").into()
-    })
-}
-
-pub(super) fn answer(
-    event: &'static str,
-    session: &Arc<Session>,
-    sender: Ack,
-    outcome: Result<&str, Refusal>,
-) {
-    let came_to = match &outcome {
-        Ok(_) => "ok",
-        Err(refusal) if refusal.code.status() >= 500 => "failed",
-        Err(_) => "refused",
-    };
-    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => came_to)
-        .increment(1);
-    if let Err(refusal) = &outcome {
-        debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
-    }
-    sender.send(session, &ack(outcome));
-}
-
-pub(super) fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
-    RoomId {
-        tenant: session.who.principal.tenant.clone(),
-        appointment,
-    }
 }
 
 fn unsubscribe(session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {

@@ -4,21 +4,22 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use serde::Serialize;
 use socketioxide::SocketIo;
 use socketioxide::extract::SocketRef;
 use socketioxide::socket::Sid;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::SocketContext;
-use super::ack::LateAcks;
-use super::budget::Budget;
+use super::ack::{Ack, Handed, LateAcks, Requests};
+use super::budget::{Budget, Spent};
 use super::carriers::Carriers;
-use super::close::LAST_WORD;
-use super::subscribing::Requests;
-use super::transport::Engine;
+use super::context::SocketContext;
+use super::engine::Engine;
 use crate::auth::Principal;
 use crate::cursors::Cursors;
 use crate::domain::ids::{Member, RoomId, SessionId};
@@ -27,6 +28,10 @@ use crate::limits::{FrameBudget, RateLimitKey};
 use crate::protocol::{Code, Refusal};
 use crate::rooms::Rooms;
 use crate::server::ConnectionHandle;
+use crate::telemetry;
+
+/// Between the word that a socket is told and its end, so that the word gets out.
+pub(super) const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Who joined, and from where.
 pub(super) struct Who {
@@ -118,6 +123,39 @@ impl Session {
             user_id: person.user_id.clone(),
             session_id: self.who.session_id.clone(),
         })
+    }
+
+    /// Pays for an event. A socket that goes on and on beyond its budget is ended.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`.
+    pub(super) fn spend(&self, price: fn(&Budget) -> Spent) -> Result<(), Refusal> {
+        let spent = price(&self.budget);
+        if spent.abuse {
+            self.end();
+        }
+        spent.outcome
+    }
+
+    /// Answers an event, now or as soon as there is room.
+    pub(super) fn answer(self: &Arc<Self>, ack: Ack, answer: &impl Serialize) {
+        if ack.try_send(answer) == Handed::Done {
+            return;
+        }
+        metrics::counter!(telemetry::SOCKET_FULL).increment(1);
+        // What could be encoded once can be encoded again.
+        let Ok(answer) = serde_json::value::to_raw_value(answer) else {
+            return;
+        };
+        if self.late.keep(ack, answer) {
+            let session = self.clone();
+            tokio::spawn(async move {
+                if !session.late.hand_over().await {
+                    debug!(socket = %session.socket, "a client takes no answers");
+                    session.end();
+                }
+            });
+        }
     }
 
     /// Its connection, where it has one of its own: a session that polls has none.

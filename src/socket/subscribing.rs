@@ -7,17 +7,16 @@
 //!
 //! On failure of the database the request is refused, and the client asks again.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde_json::Value;
 use socketioxide::extract::SocketRef;
 use socketioxide::{SendError, SocketError};
 use tracing::{debug, warn};
 
-use super::SocketContext;
 use super::ack::Ack;
-use super::events::{answer, payload, room_of};
+use super::context::SocketContext;
+use super::request::{answer, payload, room_of};
 use super::session::Session;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
@@ -29,43 +28,6 @@ use crate::telemetry::{self, LogThrottle};
 
 /// Lines about subscriptions that were not answered.
 static UNANSWERED: LogThrottle = LogThrottle::new();
-
-/// Requests to subscribe that wait for their snapshots. Each one counts as a pending event of its connection, which
-/// bounds them.
-#[derive(Default)]
-pub(super) struct Requests(
-    /// A std mutex: held for a change of a map, never across an await.
-    Mutex<Waiting>,
-);
-
-#[derive(Default)]
-struct Waiting {
-    last: u64,
-    acks: HashMap<u64, Ack>,
-}
-
-impl Requests {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, ack: Ack) -> u64 {
-        let mut waiting = self.waiting();
-        waiting.last += 1;
-        let number = waiting.last;
-        waiting.acks.insert(number, ack);
-        number
-    }
-
-    fn take(&self, number: u64) -> Option<Ack> {
-        self.waiting().acks.remove(&number)
-    }
-
-    /// The socket is gone.
-    pub(super) fn forget(&self) {
-        self.waiting().acks.clear();
-    }
-}
 
 /// A room's way to one socket.
 struct SocketSink {
@@ -89,7 +51,7 @@ impl Sink for SocketSink {
         metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
             .increment(1);
         if let Some(ack) = self.session.requests.take(request) {
-            ack.send(&self.session, &Answer::of(state));
+            self.session.answer(ack, &Answer::of(state));
         }
     }
 

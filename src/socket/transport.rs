@@ -12,12 +12,9 @@
 //! What a session keeps of its first request is made anew here: hyper's read buffer lives for as long as any URI or
 //! header that was sliced from it.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -31,16 +28,16 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use socketioxide::service::SocketIoService;
 use tokio::time::{Instant, sleep_until, timeout};
 use tower_service::Service;
 use tracing::debug;
 use tungstenite::handshake::derive_accept_key;
 
+use super::context::{MAX_MESSAGE, SocketContext};
+use super::engine::Engine;
 use super::frames::Frames;
 use super::payload::Payload;
 use super::refusal::with_code;
-use super::{MAX_MESSAGE, SocketContext};
 use crate::auth::Auth;
 use crate::http;
 use crate::limits::{FrameBudget, Verdict};
@@ -70,50 +67,6 @@ pub(super) struct ClientAddress(pub(super) IpAddr);
 pub struct Transport {
     context: Arc<SocketContext>,
     engine: Engine,
-}
-
-/// The sessions of Engine.IO. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Engine(pub(super) SocketIoService<Elsewhere>);
-
-/// What answers for other paths than those of Socket.IO, which never come here.
-#[derive(Debug, Clone)]
-pub(super) struct Elsewhere;
-
-impl Service<Request> for Elsewhere {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Ready<Result<Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request) -> Self::Future {
-        let nothing = Refusal::new(Code::NotFound, "There is no such route");
-        ready(Ok(http::refuse(nothing)))
-    }
-}
-
-impl Engine {
-    async fn answer(&self, request: Request) -> Response {
-        let mut service = self.0.clone();
-        match Service::call(&mut service, request).await {
-            Ok(response) => response.map(Body::new),
-            Err(never) => match never {},
-        }
-    }
-
-    /// Ends a session that polls, as its client would. One that does not, or is gone, is left alone.
-    pub(super) async fn end(&self, session: &str) {
-        let uri = format!("/socket.io/?EIO=4&transport=polling&sid={session}");
-        let mut request = Request::new(Body::from("1"));
-        *request.method_mut() = Method::POST;
-        if let Ok(uri) = uri.parse() {
-            *request.uri_mut() = uri;
-            self.answer(request).await;
-        }
-    }
 }
 
 /// A poll that waits. A client that gives it up gives its session up: what is sent with an answer that nobody takes

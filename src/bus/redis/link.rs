@@ -7,6 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Between two attempts to connect.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
+
 /// Between two probes while the link is up.
 pub(super) const PROBE: Duration = Duration::from_millis(250);
 /// Between two probes while it is not, so that it is up again soon.

@@ -20,9 +20,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug, warn};
 
-use super::RETRY;
 use super::channels::{Channels, Known};
-use super::link::{self, Link};
+use super::link::{self, Link, RETRY};
 use crate::domain::ids::RoomId;
 use crate::telemetry;
 

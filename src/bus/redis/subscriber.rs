@@ -23,9 +23,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::RETRY;
 use super::channels::{Channels, Known};
-use super::link::Link;
+use super::link::{Link, RETRY};
 use crate::bus::BusEvent;
 use crate::domain::ids::RoomId;
 use crate::sync::{Guard, Ordered, Rank};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use apptlock::bus::{Announcer, Bus};
+use apptlock::bus::Bus;
+use apptlock::bus::announcer::Announcer;
 use apptlock::domain::ids::RoomId;
 use apptlock::domain::lease::LockState;
 use apptlock::rooms::subscription::{Options, Sent, Sink, Subscription};

@@ -1,19 +1,31 @@
-//! The events of a room, encoded once each, and their way to the dispatcher.
+//! The events of a room, encoded once each, and their audience.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use tracing::Span;
 
-use super::subscription::{Audience, Subscription};
-use crate::domain::ids::{AppointmentId, RoomId, UserId};
-use crate::domain::lease::{Change, LockState, Reason};
+use crate::domain::ids::{AppointmentId, Member, UserId};
+use crate::domain::lease::{Change, Reason};
 use crate::domain::transition::Transition;
 use crate::protocol::{
     AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate,
 };
+
+/// The subscriptions of a room that an event is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// All.
+    Room,
+    /// All but one socket, which caused the event.
+    AllBut(Arc<str>),
+    /// All sockets of a user.
+    User(UserId),
+    /// All sockets of a user's tab.
+    Session(Member),
+    /// One socket.
+    Socket(Arc<str>),
+}
 
 /// One event, encoded once.
 #[derive(Debug, Clone)]
@@ -52,43 +64,6 @@ impl Event {
         };
         Self::new("cursor-left", &left)
     }
-}
-
-/// The subscriptions that were in the room when an event was put into the queue.
-pub type Recipients = Arc<Vec<Arc<Subscription>>>;
-
-/// A change of a lock, for the sockets of its room.
-pub struct RoomUpdate {
-    /// The room.
-    pub room: RoomId,
-    /// Its subscriptions.
-    pub recipients: Recipients,
-    /// The events, in order.
-    pub events: Vec<Event>,
-    /// The span that it is a part of.
-    pub span: Span,
-    /// When PostgreSQL decided it, by its own clock, if another replica asked.
-    pub decided_remotely: Option<OffsetDateTime>,
-    /// Whether the room's sockets reconnect after it: their clients have seen versions that are no more.
-    pub reconnect: bool,
-}
-
-/// A socket that is let into a room.
-pub struct Join {
-    /// Its subscription.
-    pub subscription: Arc<Subscription>,
-    /// The number of its request, which is answered now.
-    pub request: u64,
-}
-
-/// An entry of the queue from rooms to sockets.
-pub enum OutboundItem {
-    /// A change of a lock: no socket of the room may miss the newest.
-    Change(RoomUpdate),
-    /// Cursors in a room: a socket that does not keep up misses them.
-    Cursors(Recipients, Vec<Event>),
-    /// A socket joins: it gets this state, and every later event of its room.
-    Admit(Join, LockState),
 }
 
 /// The events of a change: who stepped in, what happened, what is.

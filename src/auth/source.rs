@@ -1,0 +1,66 @@
+//! The source of the keys that signatures are checked with: one key for good, or a set that is fetched.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::jwks::Jwks;
+use super::keys::{BadKey, Key};
+use crate::secret::Secret;
+
+/// The source of keys.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// One key, for good.
+    Fixed(Key),
+    /// A set that is fetched, and fetched again.
+    Set(Arc<Jwks>),
+}
+
+impl KeySource {
+    /// Which keys these are: another number after each change. `None` where there are none that count.
+    pub(super) fn generation(&self) -> Option<u64> {
+        match self {
+            Self::Fixed(_) => Some(0),
+            Self::Set(set) => set.generation(),
+        }
+    }
+
+    /// A secret that is shared with the issuer: HS256.
+    ///
+    /// # Errors
+    /// [`BadKey::ShortSecret`].
+    pub fn secret(secret: &Secret) -> Result<Self, BadKey> {
+        Key::secret(secret).map(Self::Fixed)
+    }
+
+    /// A public key, in PEM. `\n` may stand for a new line, as it does if a variable holds only one.
+    ///
+    /// # Errors
+    /// [`BadKey::NotAPublicKey`], [`BadKey::ShortRsa`].
+    pub fn public_key(pem: &str) -> Result<Self, BadKey> {
+        Key::public_key(pem).map(Self::Fixed)
+    }
+
+    /// A JWK set at that URL (RFC 7517).
+    ///
+    /// # Errors
+    /// [`BadKey::NotAUrl`].
+    pub fn set(url: &str) -> Result<Self, BadKey> {
+        let host = url
+            .strip_prefix("https://")
+            .or_else(|| url.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() => {
+                let here = ["127.0.0.1", "localhost", "[::1]"];
+                if url.starts_with("http://") && !here.iter().any(|name| host.starts_with(name)) {
+                    warn!(
+                        "JWT_JWKS_URL is not https: whoever is between can put keys of their own there"
+                    );
+                }
+                Ok(Self::Set(Arc::new(Jwks::new(url))))
+            }
+            _ => Err(BadKey::NotAUrl),
+        }
+    }
+}

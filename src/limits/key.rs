@@ -1,0 +1,79 @@
+//! The key that a budget belongs to, and its rate.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::Quota;
+
+use crate::domain::ids::{TenantId, UserId};
+use crate::telemetry;
+
+/// The owner of a budget.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RateLimitKey {
+    /// Somebody who is known.
+    Identity(Arc<str>),
+    /// An address; of IPv6 the network that one subscriber has, 64 bits.
+    Address(IpAddr),
+}
+
+impl RateLimitKey {
+    /// A user of a tenant.
+    #[must_use]
+    pub fn user(tenant: &TenantId, user: &UserId) -> Self {
+        Self::Identity(format!("{}\u{1f}{user}", tenant.as_str()).into())
+    }
+
+    /// A client's address.
+    #[must_use]
+    pub fn address(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = v6.to_bits() >> 64 << 64;
+                Self::Address(IpAddr::V6(network.into()))
+            }
+            v4 @ IpAddr::V4(_) => Self::Address(v4),
+        }
+    }
+}
+
+/// A rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// On average.
+    pub per_second: NonZeroU32,
+    /// At once, after a while of silence.
+    pub burst: NonZeroU32,
+}
+
+impl Rate {
+    pub(super) fn times(self, factor: u32) -> Quota {
+        self.quota(factor, factor)
+    }
+
+    pub(super) fn quota(self, rate: u32, burst: u32) -> Quota {
+        let times =
+            |n: NonZeroU32, factor| n.saturating_mul(NonZeroU32::MIN.saturating_add(factor - 1));
+        Quota::per_second(times(self.per_second, rate)).allow_burst(times(self.burst, burst))
+    }
+}
+
+/// Counts a rejection by a limit.
+pub fn count_rejection(kind: &'static str) {
+    metrics::counter!(telemetry::RATE_LIMITED, "kind" => kind).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_subscriber_has_one_network() {
+        let at = |text: &str| RateLimitKey::address(text.parse().unwrap());
+        assert_eq!(at("2001:db8:1:2:3::4"), at("2001:db8:1:2:ffff::1"));
+        assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+    }
+}
