@@ -11,6 +11,7 @@ mod ask;
 mod audit;
 mod clock;
 mod connections;
+mod demo;
 mod leadership;
 mod locks;
 mod reconcile;
@@ -30,6 +31,7 @@ use ask::ask;
 pub use clock::Clock;
 use connections::Connections;
 pub use connections::Pool;
+pub use demo::{LeaseNotInForce, Saved};
 pub use leadership::Candidate;
 pub use locks::{Acquired, Refused, Swept};
 
