@@ -78,10 +78,10 @@ async fn save(
             let lock = Lock::of(&web.locks.status(&room).await?);
             let holder = match &lock {
                 Some(lock) => format!(
-                    "{} holds the lock now, with fencing token {}",
+                    "{} holds the lock now, with fencing token {}.",
                     lock.user_info.name, lock.fencing_token
                 ),
-                None => "Nobody holds the lock now".into(),
+                None => "Nobody holds the lock now.".into(),
             };
             let message = format!("Nothing was saved: {why}. {holder}");
             Err(Refusal::conflict(Code::StaleToken, message, lock).into())

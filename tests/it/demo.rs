@@ -73,7 +73,7 @@ async fn a_record_is_saved_with_the_lease_in_force_and_refused_with_an_old_token
     assert_eq!((late.status, late.code()), (409, "STALE_TOKEN"), "{late:?}");
     assert_eq!(late.token(), token, "{late:?}");
     let said = format!(
-        "with fencing token {old} is not in force. Ben holds the lock now, with fencing token {token}"
+        "with fencing token {old} is not in force. Ben holds the lock now, with fencing token {token}."
     );
     assert!(late.message().ends_with(&said), "{late:?}");
 
