@@ -6,6 +6,7 @@
 mod answer;
 mod audit;
 mod deadline;
+mod demo;
 mod document;
 mod examples;
 mod files;
@@ -105,6 +106,9 @@ fn asking() -> OpenApiRouter<Arc<Web>> {
 /// The routes of the API, each behind its budget and behind who asks; and what forgets old budgets.
 fn api(web: &Arc<Web>) -> (Router<Arc<Web>>, Vec<Forget>) {
     let (mut asking, _) = asking().split_for_parts();
+    if web.demo {
+        asking = asking.merge(demo::router());
+    }
     let (mut keeping, _) = keeping().split_for_parts();
     let (mut releasing, _) = releasing().split_for_parts();
     let mut forget = Vec::new();

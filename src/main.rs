@@ -340,7 +340,9 @@ async fn develop(mut args: DevArgs) -> Result<(), CliError> {
             .or_else(|| Some(Hosts::of_this_machine(own.as_deref()))),
         ..config
     };
-    Store::new(&config.database)?.migrate().await?;
+    let store = Store::new(&config.database)?;
+    store.migrate().await?;
+    store.create_demo().await?;
     let stop = stopped()?;
 
     let neighbours = MemoryHub::default();

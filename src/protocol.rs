@@ -5,6 +5,7 @@
 //! and the snapshot tests show it.
 
 mod audit;
+mod demo;
 mod input;
 mod lock;
 mod refusal;
@@ -13,6 +14,7 @@ mod rest;
 mod socket;
 
 pub use audit::{HistoryAnswer, HistoryEntry, LocksAnswer};
+pub use demo::{DemoInfoAnswer, DemoRecordAnswer, DemoSaveBody};
 pub use input::{InvalidInput, Object, from_slice, from_value};
 pub(crate) use lock::held_by;
 pub use lock::{Lock, rfc3339_millis};

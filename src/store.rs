@@ -10,6 +10,7 @@
 mod audit;
 mod clock;
 mod connections;
+mod demo;
 mod leadership;
 mod locks;
 mod reconcile;
@@ -29,6 +30,7 @@ use crate::telemetry;
 pub use clock::Clock;
 use connections::Connections;
 pub use connections::Pool;
+pub use demo::{LeaseNotInForce, Saved};
 pub use leadership::Candidate;
 pub use locks::{Acquired, Rejected, Swept};
 use statement::statement;

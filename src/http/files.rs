@@ -85,7 +85,7 @@ impl File {
 }
 
 /// Whether the client has what has this tag.
-fn known(headers: &HeaderMap, tag: &str) -> bool {
+pub(super) fn known(headers: &HeaderMap, tag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()

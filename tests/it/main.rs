@@ -12,6 +12,7 @@ mod bus;
 mod clocks;
 mod connections;
 mod crossing;
+mod demo;
 mod events;
 mod expiry;
 mod faults;

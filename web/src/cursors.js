@@ -1,14 +1,18 @@
-// Owns the named cursors over the card: sends ours, draws everybody else's. Positions go over the wire as
-// fractions of the card, so that windows of different sizes agree.
+// Owns the named cursors over the card: sends ours, draws everybody else's. Their places are relative to the card's
+// parts (place.js), so that windows of different sizes agree.
 import { colourOf } from "./identity.js";
+import { toPoint, toPosition } from "./place.js";
 
 const SEND_EVERY_MS = 50;
 const QUIET_AFTER_MS = 4000;
 const GONE_AFTER_MS = 120_000;
 const SVG = "http://www.w3.org/2000/svg";
 
-const clamp = (value) => Math.min(1, Math.max(0, value));
-const round = (value) => Math.round(value * 10_000) / 10_000;
+/** The card's parts, in the order of the document, which is the same in every window. */
+const boxesOf = (card) =>
+  [...card.querySelectorAll(".card-head, .banner, .record [name], .fine")].map((part) => part.getBoundingClientRect());
+
+const within = (value, size) => Math.min(size, Math.max(0, value));
 
 /** `send(position)` is called at most every 50 ms, and always with the last position in the end. */
 export function watchPointer(card, send) {
@@ -24,19 +28,19 @@ export function watchPointer(card, send) {
     waiting = null;
   }
   function offer(clientX, clientY) {
-    const box = card.getBoundingClientRect();
-    if (!box.width || !box.height) return;
-    waiting = { x: round(clamp((clientX - box.left) / box.width)), y: round(clamp((clientY - box.top) / box.height)) };
+    waiting = toPosition(boxesOf(card), clientX, clientY) ?? waiting;
     if (!timer) timer = setTimeout(flush, Math.max(0, last + SEND_EVERY_MS - performance.now()));
   }
 
   card.addEventListener("pointermove", (event) => offer(event.clientX, event.clientY));
   card.addEventListener("pointerdown", (event) => offer(event.clientX, event.clientY));
-  // Typing is activity as well, though no pointer moves: the field being typed in is the position then.
-  card.addEventListener("input", (event) => {
+  // Keys are activity as well, also those that only move the caret: the field that they go to is the position then.
+  const offerField = (event) => {
     const box = event.target.getBoundingClientRect();
     offer(box.left + Math.min(box.width * 0.6, 220), box.top + Math.min(box.height * 0.6, 40));
-  });
+  };
+  card.addEventListener("input", offerField);
+  card.addEventListener("keydown", offerField);
 }
 
 export class Cursors {
@@ -57,8 +61,7 @@ export class Cursors {
       this.#shown.set(userId, cursor);
     }
     cursor.name.textContent = userInfo?.name || "Somebody";
-    cursor.x = clamp(position.x);
-    cursor.y = clamp(position.y);
+    cursor.position = position;
     cursor.movedAt = performance.now();
     cursor.element.classList.remove("quiet");
     this.#place(cursor);
@@ -75,8 +78,10 @@ export class Cursors {
   }
 
   #place(cursor) {
-    const x = Math.round(cursor.x * this.#layer.clientWidth);
-    const y = Math.round(cursor.y * this.#layer.clientHeight);
+    const origin = this.#layer.getBoundingClientRect();
+    const point = toPoint(boxesOf(this.#layer.parentElement), cursor.position);
+    const x = Math.round(within(point.x - origin.left, origin.width));
+    const y = Math.round(within(point.y - origin.top, origin.height));
     cursor.element.style.transform = `translate(${x}px, ${y}px)`;
     // The name turns inwards near the edges, where it would be cut off.
     cursor.element.classList.toggle("leftwards", this.#layer.clientWidth - x < 170 && x > 150);
@@ -106,5 +111,5 @@ function draw(userId) {
   const name = document.createElement("span");
   name.className = "cursor-name";
   element.append(arrow, name);
-  return { element, name, x: 0, y: 0, movedAt: 0 };
+  return { element, name, position: null, movedAt: 0 };
 }

@@ -1,45 +1,106 @@
-// Owns the demo page: joins the lock's state, the people and the buttons, and draws the outcome. The rules are
-// in lease.js, the wires in link.js and api.js.
+// Owns the demo page: joins the lock's state, the record, the people and the buttons. The rules are in lease.js, the
+// wires in link.js, api.js and saving.js, the drawing in view.js.
 import { Api } from "./api.js";
 import { Cursors, watchPointer } from "./cursors.js";
-import { colourOf, initialsOf, loadPerson, randomPerson, savePerson } from "./identity.js";
-import { clock, fractionLeft, newRoom, remaining, standing, startOver, take } from "./lease.js";
+import { loadPerson, savePerson } from "./identity.js";
+import { newRoom, standing, startOver, take } from "./lease.js";
 import { openLink } from "./link.js";
 import { EventLog } from "./log.js";
 import { Notices } from "./notices.js";
+import { OldToken } from "./old-token.js";
+import { personDialog } from "./person.js";
 import { RecordForm } from "./record.js";
+import { findReplica, linkTo } from "./replica.js";
+import { Saving } from "./saving.js";
+import { $, draw as drawPage, nameOf, now, setText, tick, timeOf } from "./view.js";
 
-const $ = (id) => document.getElementById(id);
 const appointmentId = new URLSearchParams(location.search).get("id") || "demo";
-// Below this fraction the countdown asks for attention; the server's own warning comes at the same point.
-const SHORT = 0.2;
+// Between two looks at the record while somebody else edits it.
+const LOOK_EVERY_MS = 1000;
 // The one notice about wanting to edit and not being able to: each replaces the one before.
 const CONFLICT = "conflict";
 // The one notice about what became of our lock.
-const FATE = { key: "fate" };
+const FATE = "fate";
+// The one notice about text that was not saved.
+const ASIDE = "aside";
 
-let me = await loadPerson();
-let linkState = "connecting";
-let linkDetail = "";
-// What happened just now and to whom, kept apart from the room because it says why, not what.
-let wasMine = false;
+const page = { appointmentId, me: await loadPerson(), room: newRoom(), linkState: "connecting", linkDetail: "", busy: false };
+const { room } = page;
+// The lease that this tab holds, as a save needs it: `{ userId, token }`.
+let held = null;
+// The record as it was when that lease began.
+let before = null;
+// Resolves when the text of a new lease may be edited.
+let ready = Promise.resolve();
 let leavingByChoice = false;
 let refusedOnce = false;
 let lastAdmin = null;
-let busy = false;
 
-const room = newRoom();
 const log = new EventLog({ list: $("log-list"), count: $("log-count"), cursorCount: $("log-cursors"), clear: $("log-clear") });
 const notices = new Notices($("notices"));
-const record = new RecordForm($("record"), appointmentId);
 const cursors = new Cursors($("cursors"));
-const api = new Api(appointmentId, (label, status, body) =>
-  log.add("call", label, { reason: status ? String(status) : "no answer", detail: body.code }));
+const logCall = (label, status, body) => log.add("call", label, { reason: status ? String(status) : "no answer", detail: body.code });
+const api = new Api(appointmentId, logCall);
+const saving = new Saving(appointmentId, { call: logCall, record: onRecord, state: onSaving });
+const record = new RecordForm($("record"), () => held && saving.typed(record.read(), held));
+const oldToken = new OldToken((text, lease) => once(() => saving.send(text, lease)));
 
-const now = () => performance.now();
-const nameOf = (lock) => lock?.userInfo?.name || lock?.userId || "Somebody";
+const draw = () => drawPage(page);
+const isMine = () => standing(room, page.me.userId) === "mine";
 
-// ---- what we hear -------------------------------------------------------------------------------------------
+/** True for as long as the same person, or nobody, holds the lock. */
+function sameHolder() {
+  const holder = room.lock?.userId;
+  return () => room.lock?.userId === holder;
+}
+
+// ---- the record -----------------------------------------------------------------------------------------------
+
+function onRecord({ record: text, revision, savedAt, savedByName }) {
+  record.take(text);
+  const byWhom = text ? `Saved at ${timeOf(savedAt)} by ${savedByName}, revision ${revision}.` : "Nothing is saved yet.";
+  $("saved").dataset.state = "saved";
+  setText($("saved-text"), byWhom);
+  notices.review();
+}
+
+function onSaving(name, message) {
+  $("saved").dataset.state = name;
+  if (name === "typing") setText($("saved-text"), "Saving…");
+  if (name === "failed") setText($("saved-text"), `Not saved yet, trying again: ${message}`);
+  if (name === "refused") setText($("saved-text"), message);
+}
+
+function offerAside(text) {
+  notices.say("warn", "Your last words were not saved", text, {
+    key: ASIDE,
+    label: "Bring them back",
+    run: bringBack,
+    holds: () => record.hasAside(),
+  });
+}
+
+async function bringBack() {
+  const done = await once(async () => {
+    if (!isMine()) {
+      const answer = await api.acquire(page.me);
+      believeAnswer(answer.body, "acquired");
+      if (!answer.ok) {
+        const why = answer.status === 409 ? `${nameOf(answer.body.lock)} is editing.` : answer.body.message;
+        offerAside(`${why} They wait in this tab until you can edit.`);
+        return;
+      }
+    }
+    await ready;
+    record.restoreAside();
+    if (held) saving.typed(record.read(), held);
+    record.focus();
+    notices.review();
+  });
+  if (done === false) offerAside("They are kept in this tab.");
+}
+
+// ---- what we hear ---------------------------------------------------------------------------------------------
 
 function believe(version, lock, reason) {
   if (!Number.isFinite(version)) return "stale";
@@ -53,43 +114,57 @@ function believe(version, lock, reason) {
 
 /** What a new state means for the person at this tab. */
 function follow(reason) {
-  const mine = standing(room, me.userId) === "mine";
-  if (mine && !wasMine) gained(reason);
-  if (!mine && wasMine) lost(reason);
+  const token = isMine() ? room.lock.fencingToken : null;
+  const had = held;
+  // First what no longer holds, then what holds now.
+  notices.review();
+  if (had && had.token !== token) {
+    oldToken.keep(had, record.read());
+    held = null;
+  }
+  if (token !== null && had?.token !== token) gained(token, reason);
+  else if (token === null && had) lost(reason);
+  if (token === null) saving.look();
   if (!room.lock && refusedOnce) {
     refusedOnce = false;
-    notices.say("good", "It is free now", "You wanted to edit a moment ago.", { key: CONFLICT, label: "Edit", run: edit });
+    notices.say("good", "It is free now", "You wanted to edit a moment ago.", { key: CONFLICT, label: "Edit", run: edit, holds: sameHolder() });
   }
-  wasMine = mine;
 }
 
-function gained(reason) {
+function gained(token, reason) {
   refusedOnce = false;
-  notices.unsay(CONFLICT);
-  record.setEditing(true);
-  if (record.hasAside()) {
-    notices.say("good", "Your earlier text is still here", "It was not saved when the lock went away.",
-      { label: "Bring it back", run: () => standing(room, me.userId) === "mine" && record.restoreAside() });
-  }
-  if (reason === "taken-over") notices.say("good", "You took over", "The lock is yours now.", FATE);
+  held = { userId: page.me.userId, token };
+  for (const key of [CONFLICT, FATE]) notices.unsay(key);
+  // What the one before saved last comes first.
+  ready = saving.look().then(() => {
+    if (held?.token !== token) return;
+    before = record.read();
+    record.setEditing(true);
+  });
+  if (record.hasAside()) offerAside("They are kept in this tab.");
+  if (reason === "taken-over") notices.say("good", "You took over", "The lock is yours now.", { key: FATE, holds: sameHolder() });
 }
 
 function lost(reason) {
   record.setEditing(false);
+  saving.drop();
   if (leavingByChoice) return;
-  const kept = record.setAside() ? " Your unsaved text is kept in this tab." : "";
-  const admin = lastAdmin && lastAdmin.adminId !== me.userId ? lastAdmin.adminInfo?.name : null;
-  if (lastAdmin?.adminId === me.userId) notices.say("warn", "You ended your own lock", kept.trim(), FATE);
-  else if (room.lock) notices.say("bad", `${nameOf(room.lock)} took over`, `You can read along, but no longer edit.${kept}`, FATE);
-  else if (reason === "forced") notices.say("bad", `${admin ?? "An administrator"} released your lock`, `Anyone may edit now.${kept}`, FATE);
-  else if (reason === "expired") notices.say("warn", "Your lock ran out", `There was no activity for a while.${kept}`, FATE);
-  else notices.say("warn", "Your lock has ended", kept.trim(), FATE);
+  record.setAside();
+  if (record.hasAside()) offerAside("They are kept in this tab.");
+  const admin = lastAdmin?.adminInfo?.name ?? "An administrator";
+  const [tone, title, text] = lastAdmin?.adminId === page.me.userId
+    ? ["warn", "You ended your own lock", ""]
+    : room.lock ? ["bad", `${nameOf(room.lock)} took over`, "You can read along, but no longer edit."]
+    : reason === "forced" ? ["bad", `${admin} released your lock`, "Anyone may edit now."]
+    : reason === "expired" ? ["warn", "Your lock ran out", "There was no activity for a while."]
+    : ["warn", "Your lock has ended", ""];
+  notices.say(tone, title, text, { key: FATE, holds: sameHolder() });
 }
 
 function onEvent(name, payload) {
   if (name === "cursor-update") {
     log.cursor();
-    if (payload.userId !== me.userId) cursors.move(payload.userId, payload.userInfo, payload.position);
+    if (payload.userId !== page.me.userId) cursors.move(payload.userId, payload.userInfo, payload.position);
     return;
   }
   if (name === "cursor-left") {
@@ -112,11 +187,11 @@ function onEvent(name, payload) {
   }
 }
 
-const link = openLink(appointmentId, () => me, {
+const link = openLink(appointmentId, () => page.me, {
   state(name, detail = "") {
-    if (name !== linkState || name === "live") log.add("link", name === "live" ? "connected" : name, { detail });
-    linkState = name;
-    linkDetail = detail;
+    if (name !== page.linkState || name === "live") log.add("link", name === "live" ? "connected" : name, { detail });
+    page.linkState = name;
+    page.linkDetail = detail;
     // Whoever left while we were away said goodbye to somebody else.
     if (name !== "live") cursors.clear();
     draw();
@@ -130,17 +205,17 @@ const link = openLink(appointmentId, () => me, {
   event: onEvent,
 });
 
-// ---- what we do ---------------------------------------------------------------------------------------------
+// ---- what we do -----------------------------------------------------------------------------------------------
 
-/** One request at a time: a second press while the first is on its way would only confuse. */
+/** One request at a time: a second press while the first is on its way is passed over, and answered `false`. */
 async function once(work) {
-  if (busy) return;
-  busy = true;
+  if (page.busy) return false;
+  page.busy = true;
   draw();
   try {
-    await work();
+    return await work();
   } finally {
-    busy = false;
+    page.busy = false;
     draw();
   }
 }
@@ -159,67 +234,96 @@ function explain(answer, title) {
 }
 
 const edit = () => once(async () => {
-  const answer = await api.acquire(me);
+  const answer = await api.acquire(page.me);
   believeAnswer(answer.body, "acquired");
   if (answer.ok) {
-    record.focusFirst();
+    record.focus();
   } else if (answer.status === 409) {
     refusedOnce = true;
-    notices.say("warn", `${nameOf(answer.body.lock)} is editing`, "Only one person can at a time. This page will tell you when it is free.", { key: CONFLICT });
+    notices.say("warn", `${nameOf(answer.body.lock)} is editing`, "Only one person can at a time. This page will tell you when it is free.",
+      { key: CONFLICT, holds: sameHolder() });
   } else {
     explain(answer, "You cannot edit just now");
   }
 });
 
+/** A renewal: activity without a key or a pointer. */
+const keep = () => once(async () => {
+  const answer = await api.acquire(page.me);
+  believeAnswer(answer.body, "renewed");
+  if (answer.ok) record.focus();
+  else explain(answer, "The lock could not be kept");
+});
+
+/** Saves what was typed, or what was there before, and gives the lock back. */
 const giveBack = (save) => once(async () => {
-  const token = room.lock?.fencingToken;
-  leavingByChoice = true;
-  // A real application saves first and lets its back end check the fencing token in the same transaction. This
-  // record lives in the browser, so the release, which carries the token too, is the check.
+  await ready;
+  if (!held) return;
+  const lease = held;
   record.setEditing(false);
-  const answer = await api.release(me, token);
-  const stillMine = standing(room, me.userId) === "mine";
+  if (!save) record.put(before);
+  const saved = save ? await saving.flush() : await saving.save(before, lease);
+  if (saved === "failed") {
+    if (held === lease) record.setEditing(true);
+    notices.say("bad", "The text could not be saved", "You still hold the lock. The page goes on trying.", { holds: isMine });
+    return;
+  }
+  leavingByChoice = true;
+  const answer = await api.release(page.me, lease.token);
+  leavingByChoice = false;
   if (answer.ok) {
-    if (save) record.save();
-    else record.discard();
     // The event says so too; not waiting for it makes the button feel as fast as it is.
-    if (stillMine && room.lock?.fencingToken === token) believe(answer.body.version ?? room.seen + 1, null, "released");
-  } else if (stillMine) {
+    if (held === lease) leave(answer.body.version ?? room.seen + 1);
+    $("edit").focus({ preventScroll: true });
+  } else if (held === lease && saved !== "refused") {
     record.setEditing(true);
     explain(answer, "The lock could not be given back");
   } else {
-    const kept = record.setAside();
-    notices.say("bad", "Your lock had ended already", kept ? "Nothing was saved. Your text is kept in this tab." : answer.body.message);
+    record.setAside();
+    if (record.hasAside()) offerAside("They are kept in this tab.");
+    notices.say("bad", "Your lock had ended already", answer.body.message, { key: FATE, holds: sameHolder() });
   }
-  leavingByChoice = false;
-  if (answer.ok) $("edit").focus({ preventScroll: true });
 });
 
-const asAdmin = (call, title) => once(async () => {
+function leave(version) {
+  leavingByChoice = true;
+  believe(version, null, "released");
+  leavingByChoice = false;
+}
+
+const asAdmin = (call, title, next) => once(async () => {
   $("admin").open = false;
-  const answer = await call(me, $("admin-reason").value.trim());
+  const answer = await call(page.me, $("admin-reason").value.trim());
   if (answer.ok) {
     $("admin-reason").value = "";
     believeAnswer(answer.body, "taken-over");
+    next();
   } else {
     explain(answer, title);
+    $("admin").querySelector("summary").focus();
   }
 });
 
 $("edit").addEventListener("click", edit);
+$("keep").addEventListener("click", keep);
 $("done").addEventListener("click", () => giveBack(true));
 $("cancel").addEventListener("click", () => giveBack(false));
-$("take-over").addEventListener("click", () => asAdmin((...args) => api.takeOver(...args), "You could not take over"));
-$("force-release").addEventListener("click", () => asAdmin((...args) => api.forceRelease(...args), "The lock could not be released"));
+$("take-over").addEventListener("click", () =>
+  asAdmin((...args) => api.takeOver(...args), "You could not take over", () => record.focus()));
+$("force-release").addEventListener("click", () =>
+  asAdmin((...args) => api.forceRelease(...args), "The lock could not be released", () => $("edit").focus()));
 
 watchPointer($("card"), (position) => link.cursor(position));
 
 addEventListener("pagehide", () => {
-  if (standing(room, me.userId) === "mine") api.releaseByBeacon(me, room.lock.fencingToken);
+  if (!held) return;
+  saving.sendLast();
+  api.releaseByBeacon(page.me, held.token);
 });
 addEventListener("pageshow", (event) => event.persisted && link.wake());
+document.addEventListener("visibilitychange", () => document.hidden && saving.flush());
 
-// ---- the admin menu and the person dialog -------------------------------------------------------------------
+// ---- the admin menu and the person dialog ---------------------------------------------------------------------
 
 document.addEventListener("pointerdown", (event) => {
   if ($("admin").open && !$("admin").contains(event.target)) $("admin").open = false;
@@ -230,141 +334,32 @@ $("admin").addEventListener("keydown", (event) => {
   $("admin").querySelector("summary").focus();
 });
 
-let candidate = me;
-
-function drawCandidate() {
-  const name = $("person-name").value || candidate.name;
-  paintAvatar($("person-avatar"), candidate.userId, name);
-}
-
-$("me").addEventListener("click", () => {
-  candidate = me;
-  $("person-name").value = me.name;
-  $("person-email").value = me.email;
-  // Another person would have to leave the lock behind.
-  $("person-other").disabled = standing(room, me.userId) === "mine";
-  drawCandidate();
-  $("person-dialog").showModal();
-});
-$("person-name").addEventListener("input", drawCandidate);
-$("person-cancel").addEventListener("click", () => $("person-dialog").close());
-$("person-other").addEventListener("click", () => {
-  candidate = randomPerson();
-  $("person-name").value = candidate.name;
-  $("person-email").value = candidate.email;
-  drawCandidate();
-});
-$("person-form").addEventListener("submit", async () => {
-  const mine = standing(room, me.userId) === "mine";
-  // The lock may have come in while the dialog stood open: it stays with the id that holds it.
-  const userId = mine ? me.userId : candidate.userId;
-  me = { userId, name: $("person-name").value.trim() || me.name, email: $("person-email").value.trim() || me.email };
-  savePerson(me);
-  draw();
-  // The handshake carries the name, and the lease too, where it is ours.
-  link.reopen();
-  if (mine) believeAnswer((await api.acquire(me)).body, "renewed");
+personDialog({
+  person: () => page.me,
+  holds: isMine,
+  async become(person) {
+    const mine = isMine();
+    page.me = person;
+    savePerson(person);
+    draw();
+    // The handshake carries the name, and the lease too, where it is ours.
+    link.reopen();
+    if (mine) believeAnswer((await api.acquire(person)).body, "renewed");
+  },
 });
 
-// ---- drawing ------------------------------------------------------------------------------------------------
-
-const LINK_TEXT = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", refused: "Refused" };
-
-/** Writes only what changed: a live region repeats itself to a screen reader at every write. */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function paintAvatar(element, userId, name) {
-  element.style.setProperty("--who", colourOf(userId));
-  setText(element, initialsOf(name));
-}
-
-function words(where) {
-  const holder = nameOf(room.lock);
-  switch (where) {
-    case "free": return ["Free to edit", "Press Edit to take the lock."];
-    case "mine": return ["You are editing", "Yours for as long as you are active."];
-    case "theirs": return [`${holder} is editing`, room.lock.away
-      ? "Their connection is gone. The lock ends soon."
-      : "You can read along until they are done."];
-    default: return linkState === "refused" ? ["Not connected", linkDetail] : ["Looking it up", "Asking who is editing."];
-  }
-}
-
-function draw() {
-  const where = standing(room, me.userId);
-  $("card").dataset.standing = where;
-  $("card").classList.toggle("adrift", room.known && linkState !== "live");
-
-  setText($("me-name"), me.name);
-  paintAvatar($("me-avatar"), me.userId, me.name);
-
-  $("link-state").dataset.state = linkState;
-  setText($("link-text"), LINK_TEXT[linkState]);
-  $("link-state").title = linkDetail;
-
-  const [title, sub] = words(where);
-  setText($("banner-title"), title);
-  setText($("banner-sub"), room.known && linkState !== "live" ? "Offline. This is the last known state." : sub);
-
-  const lock = room.lock;
-  const holderId = lock?.userId ?? "";
-  $("card").style.setProperty("--holder", lock ? colourOf(holderId) : "transparent");
-  $("holder-avatar").classList.toggle("empty", !lock);
-  if (lock) paintAvatar($("holder-avatar"), holderId, nameOf(lock));
-  else setText($("holder-avatar"), "");
-
-  $("edit").hidden = where === "mine";
-  $("edit").disabled = busy || where === "unknown";
-  $("edit").classList.toggle("primary", where !== "theirs");
-  $("done").hidden = $("cancel").hidden = where !== "mine";
-  $("done").disabled = $("cancel").disabled = busy;
-  $("take-over").disabled = busy || where !== "theirs";
-  $("force-release").disabled = busy || !lock;
-
-  setText($("fact-holder"), lock ? nameOf(lock) + (where === "mine" ? " (you)" : "") : "nobody");
-  setText($("fact-since"), lock?.createdAt ? new Date(lock.createdAt).toLocaleTimeString([], { hour12: false }) : "–");
-  setText($("fact-version"), room.known ? String(room.seen) : "–");
-  setText($("fact-token"), lock?.fencingToken !== undefined ? String(lock.fencingToken) : "–");
-  document.title = `${where === "theirs" ? "🔒 " : where === "mine" ? "✎ " : ""}${appointmentId} · apptlock demo`;
-  tick();
-}
-
-function tick() {
-  const left = remaining(room, now());
-  const fraction = fractionLeft(room, now());
-  $("countdown").hidden = !room.lock;
-  if (room.lock) setText($("countdown-time"), left > 0 ? clock(left) : "ending");
-  $("countdown").classList.toggle("short", Boolean(room.lock) && fraction < SHORT);
-  $("bar").style.transform = `scaleX(${fraction.toFixed(4)})`;
-}
-
-// ---- start --------------------------------------------------------------------------------------------------
-
-function linkTo(port) {
-  const url = new URL(location.href);
-  if (port) url.port = String(port);
-  return url.href;
-}
+// ---- start ----------------------------------------------------------------------------------------------------
 
 setText($("title"), appointmentId);
 $("second").href = linkTo();
-// On one machine replicas listen on neighbouring ports: the first that answers is shown.
-async function findOther() {
-  const own = Number(location.port);
-  for (const port of [own + 1, own - 1]) {
-    const url = new URL("/api/openapi.json", linkTo(port));
-    // Another origin, so the answer cannot be read; that there is one is enough.
-    const answers = await fetch(url, { mode: "no-cors" }).then(() => true, () => false);
-    if (!answers) continue;
-    $("replica").href = linkTo(port);
-    setText($("replica"), `at port ${port}`);
-    $("replica-step").hidden = false;
-    return;
-  }
-}
-if (["localhost", "127.0.0.1", "[::1]"].includes(location.hostname) && location.port) findOther();
-setInterval(tick, 250);
+findReplica().then((port) => {
+  if (port === null) return;
+  $("replica").href = linkTo(port);
+  setText($("replica"), `at port ${port}`);
+  $("replica-step").hidden = false;
+});
+setInterval(() => tick(page), 250);
+setInterval(() => !document.hidden && standing(room, page.me.userId) === "theirs" && saving.look(), LOOK_EVERY_MS);
 draw();
+saving.look();
 link.open();

@@ -4,6 +4,8 @@ const STAYS_MS = 9000;
 
 export class Notices {
   #list;
+  /** Of each notice that is true for a while only: whether it still is. */
+  #holds = new WeakMap();
 
   constructor(list) {
     this.#list = list;
@@ -11,13 +13,15 @@ export class Notices {
 
   /**
    * `tone`: "good", "warn" or "bad". With a button (`label`, `run`) it stays until it is answered. A notice
-   * replaces an earlier one of the same `key`, which is the title where none is given.
+   * replaces an earlier one of the same `key`, which is the title where none is given. `holds` says whether it is
+   * still true; `review` takes back those that are not.
    */
-  say(tone, title, text, { key = title, label, run } = {}) {
+  say(tone, title, text, { key = title, label, run, holds } = {}) {
     this.unsay(key);
     const item = document.createElement("div");
     item.className = `notice ${tone}`;
     item.dataset.key = key;
+    if (holds) this.#holds.set(item, holds);
     const words = document.createElement("div");
     const heading = document.createElement("strong");
     heading.textContent = title;
@@ -37,7 +41,12 @@ export class Notices {
     if (!label) fade(item);
   }
 
-  /** Takes back a notice that is no longer true. */
+  /** Takes back what is no longer true. */
+  review() {
+    for (const item of [...this.#list.children]) if (this.#holds.get(item)?.() === false) item.remove();
+  }
+
+  /** Takes back one notice. */
   unsay(key) {
     for (const old of [...this.#list.children]) if (old.dataset.key === key) old.remove();
   }

@@ -1,7 +1,7 @@
-// Owns the appointment's text: what is saved, what is being typed, and what was set aside when a lease was
-// lost. apptlock keeps locks, not records, so this demo keeps its record in the browser's own storage.
+// Owns the appointment's text on the page: what the server has, what is being typed, and what was set aside when a
+// lease was lost before it was saved.
 
-const WAITING_MS = 600;
+const FLASH_MS = 600;
 
 function tomorrow() {
   const day = new Date();
@@ -9,6 +9,7 @@ function tomorrow() {
   return `${day.getFullYear()}-${String(day.getMonth() + 1).padStart(2, "0")}-${String(day.getDate()).padStart(2, "0")}`;
 }
 
+/** What is shown until somebody has saved. */
 const firstDraft = () => ({
   patient: "Alma Brandt",
   clinician: "Dr. Okoro",
@@ -22,26 +23,20 @@ const firstDraft = () => ({
 
 export class RecordForm {
   #form;
-  #key;
-  #saved;
+  #saved = firstDraft();
   #aside = null;
   #editing = false;
+  #field = null;
   #flashTimer = 0;
 
-  constructor(form, appointmentId) {
+  /** `typed` is called with each change that a person makes. */
+  constructor(form, typed) {
     this.#form = form;
-    this.#key = `apptlock.record.${appointmentId}`;
-    this.#saved = { ...firstDraft(), ...this.#stored() };
     this.#show(this.#saved);
     this.setEditing(false);
     form.addEventListener("submit", (event) => event.preventDefault());
-    // Another tab of this browser pressed Done: show what it saved.
-    addEventListener("storage", (event) => {
-      if (event.key !== this.#key || !event.newValue || this.#editing) return;
-      this.#saved = { ...this.#saved, ...this.#stored() };
-      this.#show(this.#saved);
-      this.#flash();
-    });
+    form.addEventListener("focusin", (event) => (this.#field = event.target));
+    form.addEventListener("input", () => this.#editing && typed());
   }
 
   setEditing(editing) {
@@ -50,65 +45,69 @@ export class RecordForm {
     this.#form.classList.toggle("editing", editing);
   }
 
-  focusFirst() {
-    this.#fields()[0]?.focus({ preventScroll: true });
+  /** The field that was used last, else the first. */
+  focus() {
+    (this.#field ?? this.#fields()[0])?.focus({ preventScroll: true });
   }
 
-  /** After "Done". */
-  save() {
-    this.#saved = this.#read();
-    try {
-      localStorage.setItem(this.#key, JSON.stringify(this.#saved));
-    } catch {
-      // Without storage the text lives as long as the page, which is enough for a demo.
-    }
-  }
-
-  discard() {
+  /** Takes what the server has. Whoever edits sees their own text go on. */
+  take(record) {
+    this.#saved = record ?? firstDraft();
+    this.#prune();
+    if (this.#editing) return;
+    const shown = this.read();
+    const changed = Object.keys(shown).some((name) => shown[name] !== (this.#saved[name] ?? ""));
+    if (!changed) return;
     this.#show(this.#saved);
+    this.#flash();
   }
 
-  /** After a lost lease: true when there was unsaved text, which `restoreAside` brings back. */
+  /** Puts a text in place of what is typed. */
+  put(record) {
+    this.#show(record);
+  }
+
+  read() {
+    return Object.fromEntries(this.#fields().map((field) => [field.name, field.value]));
+  }
+
+  /** After a lost lease: keeps the fields that were not saved, and shows what the server has. */
   setAside() {
-    const typed = this.#read();
-    const differs = Object.keys(typed).some((key) => typed[key] !== this.#saved[key]);
-    if (differs) this.#aside = typed;
+    const typed = Object.entries(this.read()).filter(([name, text]) => text !== (this.#saved[name] ?? ""));
+    if (typed.length > 0) this.#aside = Object.fromEntries(typed);
     this.#show(this.#saved);
-    return differs;
   }
 
   hasAside() {
     return this.#aside !== null;
   }
 
+  /** Only those fields: what others wrote into the rest stays. */
   restoreAside() {
-    if (this.#aside) this.#show(this.#aside);
+    if (this.#aside) this.#show({ ...this.read(), ...this.#aside });
     this.#aside = null;
+  }
+
+  /** A save that was under way when the lease was lost may have been in time. */
+  #prune() {
+    const left = Object.entries(this.#aside ?? {}).filter(([name, text]) => text !== (this.#saved[name] ?? ""));
+    this.#aside = left.length > 0 ? Object.fromEntries(left) : null;
   }
 
   #fields() {
     return [...this.#form.elements].filter((element) => element.name);
   }
 
-  #read() {
-    return Object.fromEntries(this.#fields().map((field) => [field.name, field.value]));
-  }
-
   #show(record) {
-    for (const field of this.#fields()) field.value = record[field.name] ?? "";
-  }
-
-  #stored() {
-    try {
-      return JSON.parse(localStorage.getItem(this.#key)) ?? {};
-    } catch {
-      return {};
+    for (const field of this.#fields()) {
+      const text = record[field.name] ?? "";
+      if (field.value !== text) field.value = text;
     }
   }
 
   #flash() {
     this.#form.classList.add("fresh");
     clearTimeout(this.#flashTimer);
-    this.#flashTimer = setTimeout(() => this.#form.classList.remove("fresh"), WAITING_MS);
+    this.#flashTimer = setTimeout(() => this.#form.classList.remove("fresh"), FLASH_MS);
   }
 }

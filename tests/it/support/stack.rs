@@ -229,7 +229,18 @@ pub struct Replica {
 impl Replica {
     /// Starts one, and waits until it serves.
     pub fn start(settings: &[(String, String)]) -> Self {
-        Self::start_as(Command::new(env!("CARGO_BIN_EXE_apptlock")), settings)
+        Self::start_as(
+            Command::new(env!("CARGO_BIN_EXE_apptlock")),
+            "serve",
+            settings,
+        )
+    }
+
+    /// The same of `apptlock dev`, which serves the demo too.
+    pub fn start_dev(settings: &[(String, String)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apptlock"));
+        command.env("LOG_FORMAT", "json");
+        Self::start_as(command, "dev", settings)
     }
 
     /// The same of one that may open so many files: the soft limit, and the hard one.
@@ -237,12 +248,12 @@ impl Replica {
         let mut command = Command::new("sh");
         let script = format!("ulimit -S -n {soft}; ulimit -H -n {hard}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_apptlock")]);
-        Self::start_as(command, settings)
+        Self::start_as(command, "serve", settings)
     }
 
-    fn start_as(mut command: Command, settings: &[(String, String)]) -> Self {
+    fn start_as(mut command: Command, subcommand: &str, settings: &[(String, String)]) -> Self {
         let mut child = command
-            .arg("serve")
+            .arg(subcommand)
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .env("MANAGEMENT_ADDR", "127.0.0.1:0")
             .envs(settings.iter().map(|(k, v)| (k, v)))
