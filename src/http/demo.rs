@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::Web;
-use super::answer::Failure;
+use super::answer::ApiError;
 use super::files::known;
 use super::input::{JsonBody, Of, Who};
 use crate::protocol::{Code, DemoInfoAnswer, DemoRecordAnswer, DemoSaveBody, Lock, Refusal};
@@ -25,7 +25,7 @@ pub(super) fn router() -> Router<Arc<Web>> {
 }
 
 /// The product and the installation.
-async fn info(State(web): State<Arc<Web>>) -> Result<Json<DemoInfoAnswer>, Failure> {
+async fn info(State(web): State<Arc<Web>>) -> Result<Json<DemoInfoAnswer>, ApiError> {
     let (installation, _) = web.store.installation().await?;
     Ok(Json(DemoInfoAnswer {
         success: true,
@@ -40,7 +40,7 @@ async fn read(
     State(web): State<Arc<Web>>,
     Of(room): Of,
     headers: HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<Response, ApiError> {
     let saved = web.store.demo_record(&room).await?;
     let tag = tag(saved.as_ref());
     let common = [
@@ -66,7 +66,7 @@ async fn save(
     Who(who): Who,
     Of(room): Of,
     JsonBody(body): JsonBody<DemoSaveBody>,
-) -> Result<Response, Failure> {
+) -> Result<Response, ApiError> {
     let user = who.user(body.user_id)?;
     let saved = web
         .store

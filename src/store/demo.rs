@@ -9,7 +9,7 @@ use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, Row};
 use time::OffsetDateTime;
 
-use super::ask::ask;
+use super::statement::statement;
 use super::{Store, StoreError};
 use crate::domain::ids::{RoomId, UserId};
 
@@ -101,7 +101,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn demo_record(&self, room: &RoomId) -> Result<Option<Saved>, StoreError> {
-        let query = ask(READ)
+        let query = statement(READ)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str());
         self.requests
@@ -123,7 +123,7 @@ impl Store {
         token: i64,
         record: &Fields,
     ) -> Result<Result<Saved, LeaseNotInForce>, StoreError> {
-        let query = ask(SAVE)
+        let query = statement(SAVE)
             .bind(room.tenant.as_str())
             .bind(room.appointment.as_str())
             .bind(user.as_str())
