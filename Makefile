@@ -321,7 +321,7 @@ check-image: ## Build the image, look into it, run it and stop it (with a Docker
 	$(call say,Building the image and running it)
 	@tests/image/check-image
 
-check-stack: ## Bring docker-compose.yml up for real, and walk README's tour through its balancer
+check-stack: ## Bring docker-compose.yml up for real, and walk docs/TOUR.md through its balancer
 	@scripts/need rust curl node python
 	$(call say,Bringing up the stack of docker-compose.yml)
 	@tests/image/check-stack
