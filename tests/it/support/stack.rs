@@ -121,6 +121,11 @@ impl Stack {
 
     /// The same, without waiting until it is connected to Redis.
     pub async fn add_alone(&mut self, extra: &[(&str, &str)]) -> &Replica {
+        self.add_of(env!("CARGO_BIN_EXE_apptlock"), extra).await
+    }
+
+    /// The same of another binary, that of the release before for example.
+    pub async fn add_of(&mut self, binary: &str, extra: &[(&str, &str)]) -> &Replica {
         let mut settings = vec![
             ("DATABASE_URL".to_owned(), self.database.clone()),
             ("REDIS_URL".to_owned(), servers().redis.url.clone()),
@@ -133,9 +138,9 @@ impl Stack {
         settings.extend(self.settings.iter().cloned());
         let own = extra.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         settings.extend(own);
-        let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
-            .await
-            .unwrap();
+        let command = Command::new(binary);
+        let start = move || Replica::start_as(command, "serve", &settings);
+        let replica = tokio::task::spawn_blocking(start).await.unwrap();
         self.replicas.push(replica);
         self.replicas.last().unwrap()
     }
