@@ -221,6 +221,13 @@ impl Lines {
     }
 }
 
+/// A client that drops an idle connection before the replica does, which closes those that ask nothing: else a request
+/// could be on its way while its connection ends.
+fn client() -> reqwest::Client {
+    let builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2));
+    builder.build().unwrap()
+}
+
 /// `apptlock serve`, as a process.
 pub struct Replica {
     pub url: String,
@@ -275,7 +282,7 @@ impl Replica {
             name: String::new(),
             child,
             lines,
-            client: reqwest::Client::new(),
+            client: client(),
         };
         let serves = replica.await_line("serves");
         let field = |name: &str| serves[name].as_str().unwrap().to_owned();
