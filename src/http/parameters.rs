@@ -1,6 +1,6 @@
 //! Parameters of paths and queries in the OpenAPI document, each described once.
 //!
-//! The types only describe. Handlers read the parameters with the extractors of `input`, whose errors name
+//! The types are documentation only. Handlers read the parameters with the extractors of `input`, whose errors name
 //! the invalid parameter.
 
 #![expect(dead_code, reason = "the types describe parameters and are never read")]

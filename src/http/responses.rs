@@ -1,6 +1,6 @@
 //! Refusals in the OpenAPI document: each status and its description once. Owns which of them belong together.
 //!
-//! The types only describe. Handlers answer with `ApiError`, whose code has the status that stands here.
+//! The types are documentation only. Handlers answer with `ApiError`, whose code maps to the same status.
 
 #![expect(
     dead_code,

@@ -136,7 +136,7 @@ pub(super) fn maybe_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> {
     // The whole text, since serde_json does not validate the fields that it skips.
     let text = std::str::from_utf8(bytes).map_err(|fault| {
-        InvalidInput::Malformed(format!("no UTF-8 at byte {}", fault.valid_up_to()))
+        InvalidInput::Malformed(format!("invalid UTF-8 at byte {}", fault.valid_up_to()))
     })?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
