@@ -126,7 +126,7 @@ test-chaos: web
 test-attack:
 	@scripts/need postgres redis openssl
 	$(call say,Attacking a replica for 6 s in each of six ways)
-	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 6 --p99 1000 --binary target/debug/apptlock
+	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 6 --p99 1000 --calm-times 40 --binary target/debug/apptlock
 
 # The other release's binary, built from that commit.
 beside: ## Run a replica of another release (REF=commit) beside this one: each sees what the other does

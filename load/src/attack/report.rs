@@ -44,6 +44,11 @@ pub(crate) struct Asked {
 }
 
 impl Row {
+    /// The time that 99 of 100 requests took at most.
+    pub(crate) fn p99(&self) -> Duration {
+        at(&self.measured.requests, 0.99)
+    }
+
     /// What it breaches.
     fn breaches(&self, options: &Options) -> Vec<String> {
         let mut breaches = Vec::new();
@@ -53,7 +58,7 @@ impl Row {
             }
         };
         let limit = Duration::from_millis(options.p99);
-        let p99 = at(&self.measured.requests, 0.99);
+        let p99 = self.p99();
         breach(p99 > limit, format!("p99 {}", ms(p99)));
         let event = at(&self.measured.events, 0.99);
         breach(event > limit, format!("events' p99 {}", ms(event)));
