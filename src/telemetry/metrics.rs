@@ -66,7 +66,7 @@ metrics! {
     HTTP_DURATION: Histogram(BRIEF) "apptlock_http_request_duration_seconds", Seconds,
         "Request duration, by method and route";
     HTTP_IN_FLIGHT: Gauge "apptlock_http_requests_in_flight", Count,
-        "Requests in progress";
+        "HTTP requests in progress";
 
     LOCK_OPERATIONS: Counter "apptlock_lock_operations_total", Count,
         "Lock operations, by operation and outcome: ok, conflict, refused or failed";

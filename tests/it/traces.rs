@@ -233,7 +233,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
         })
         .await;
     replica.await_line("the trace collector accepts spans again");
-    let complaints = replica.log().matches("does not take spans").count();
+    let complaints = replica.log().matches("does not accept spans").count();
     assert_eq!(complaints, 1, "said once");
 
     // The last spans get out before the process ends.
