@@ -1,10 +1,10 @@
-//! One replica: everything wired together, started and stopped in order.
+//! One replica. Owns the wiring of all modules, and the order of startup and shutdown.
 //!
 //! Layer 6. `apptlock serve` is one `App`; `apptlock dev` and tests run several in one process.
 //!
-//! A stop goes: unready → a while for balancers to notice → sweeping and leadership given up → sockets told and
-//! closed, spread over time → requests finished → the last activity written, what was committed published →
-//! bus → loops → connections. Liveness stays green throughout.
+//! Order of a shutdown: not ready → a delay for load balancers to notice → resign as leader → notify and close
+//! sockets, spread over time → finish requests → write the last activity → publish committed changes → close the bus →
+//! stop background tasks → close connections to PostgreSQL. `/livez` answers 200 throughout.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,29 +39,29 @@ use crate::socket::SocketContext;
 use crate::store::Store;
 use crate::{audit, http, leadership, server, socket, sweeper, telemetry};
 
-/// Between two times that metrics are tidied.
+/// Interval of the upkeep of metrics.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Between two times that PostgreSQL is asked for the installation's name.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// How long all that a stop does beside draining may take: longer than a request that was taken in its last
-/// moment, and short enough for the usual 30 seconds. The last spans may take 3 s more, which makes 12 s.
+/// Interval of attempts to read the installation's name from PostgreSQL.
+const RETRY: Duration = Duration::from_millis(250);
+/// Maximum time of a shutdown besides draining: longer than a request accepted at its last moment, and short enough for
+/// the usual grace period of 30 seconds. The last spans may take 3 s more, 12 s in all.
 const FINISH: Duration = Duration::from_secs(9);
 
-/// Why a replica did not start.
+/// Error of starting a replica.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting.
+    /// A setting is invalid.
     #[error(transparent)]
     Setting(#[from] BadSetting),
 }
 
-/// A replica that runs.
+/// A running replica.
 pub struct App {
-    /// Where REST, Socket.IO and the pages are.
+    /// Address of REST, Socket.IO and the pages.
     pub address: SocketAddr,
-    /// Where metrics and probes are.
+    /// Address of metrics and probes.
     pub management: SocketAddr,
-    /// Its name, unique among replicas and starts.
+    /// Name, unique among replicas and restarts.
     pub name: String,
     drain_delay: Duration,
     drain_time: Duration,
@@ -82,11 +82,11 @@ pub struct App {
 }
 
 impl App {
-    /// Starts a replica. Neither PostgreSQL nor Redis need be there yet: `/readyz` says when they are. Where
-    /// no Redis is set, replicas of one process find each other in `neighbours`.
+    /// Starts a replica. PostgreSQL and Redis need not be reachable yet: `/readyz` tells when PostgreSQL is. Without a
+    /// `REDIS_URL`, replicas of one process exchange messages through `neighbours`.
     ///
     /// # Errors
-    /// [`StartError`] where a setting cannot be used.
+    /// [`StartError`] if a setting is invalid.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
         let metrics = config.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
@@ -107,7 +107,7 @@ impl App {
             None => {
                 if neighbours.is_none() {
                     warn!(
-                        "REDIS_URL is not set: this replica works alone; a second one would not hear of its locks at once"
+                        "REDIS_URL is not set: this replica works alone; a second one would see its changes late"
                     );
                 }
                 let (bus, events) = neighbours.cloned().unwrap_or_default().join();
@@ -116,7 +116,7 @@ impl App {
         };
         if matches!(config.auth, Auth::Trusted) {
             warn!(
-                "AUTH_MODE is trusted: whoever reaches this port can act as anybody; use it only behind a back end that has checked its users, or for development"
+                "AUTH_MODE is trusted: anyone who can reach this port can act as any user; use it only behind a back end that authenticates its users, or for development"
             );
         }
         let (address, management) = (
@@ -235,11 +235,11 @@ impl App {
             .layer(middleware::from_fn_with_state(hosts, http::allowed_hosts))
             .layer(middleware::map_response(http::safe_headers));
         let public = server::serve(listener, router, connections, shutdown.clone());
-        // Probes are answered to the end.
+        // Probes are answered until the end.
         let managing = server::serve(
             managing,
             ops::router(ops),
-            ConnectionLimit::of_watchers(),
+            ConnectionLimit::of_management(),
             Shutdown::default(),
         );
         info!(%address, %management, replica = name, "apptlock {} serves", env!("CARGO_PKG_VERSION"));
@@ -266,56 +266,56 @@ impl App {
         })
     }
 
-    /// Stops in order, and returns when everything that was under way is done or has had its time: at most
-    /// the drain's delay and time, and [`FINISH`].
+    /// Shuts down in order. Returns when all work in progress is done or has timed out: after at most the drain delay
+    /// plus the drain time plus [`FINISH`].
     pub async fn stop(self) {
         self.health.drain();
         self.shutdown.leave.cancel();
         info!(replica = self.name, "stopping: no longer ready");
-        // Balancers ask every now and then: until they have noticed, requests still come.
+        // Load balancers probe periodically: until they notice, requests still arrive.
         tokio::time::sleep(self.drain_delay).await;
         let end = Instant::now() + self.drain_time + FINISH;
         self.resign.cancel();
-        within(end, "giving up the duty", self.duty.wait()).await;
+        within(end, "resigning as leader", self.duty.wait()).await;
         let close = socket::close(&self.io, &self.context, self.drain_time);
         within(end, "closing sockets", close).await;
         self.shutdown.finish.cancel();
         within(end, "finishing requests", self.public).await;
         within(end, "writing the last activity", self.activity.finish()).await;
-        within(end, "publishing what was committed", self.locks.finish()).await;
+        within(end, "publishing committed changes", self.locks.finish()).await;
         self.bus.close().await;
         if self.bus.take_unsent() {
             let note = self.store.note_unpublished(&self.name);
-            within(end, "noting what was not published", note).await;
+            within(end, "recording unpublished changes", note).await;
         }
         self.quit.cancel();
-        within(end, "ending the loops", self.background.wait()).await;
+        within(end, "stopping background tasks", self.background.wait()).await;
         self.store.close();
         self.managing.abort();
         info!(replica = self.name, "stopped");
     }
 }
 
-/// The installation's name and key, as soon as PostgreSQL says so. That it does not is told by [`Health`].
+/// Reads the installation's name and key, retrying until PostgreSQL answers. [`Health`] reports that it does not.
 async fn installation(store: Store) -> Installation {
     loop {
         match store.installation().await {
             Ok((name, key)) => return Installation { name, key },
             Err(error) => debug!(%error, "the installation's name and key are not known yet"),
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Works until it is done or the time is over; at the very least it is begun.
+/// Runs a step of the shutdown until `end`, but for at least 100 ms, so that every step is begun.
 async fn within<T>(end: Instant, what: &str, work: impl Future<Output = T>) {
     let end = end.max(Instant::now() + Duration::from_millis(100));
     if tokio::time::timeout_at(end, work).await.is_err() {
-        warn!("{what} took too long; going on without");
+        warn!("{what} took too long; continuing without it");
     }
 }
 
-/// Folds up what histograms gather, whether or not somebody scrapes them.
+/// Merges the samples of histograms periodically, so that they do not accumulate if nothing scrapes them.
 async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     let work = async {
         loop {
@@ -326,7 +326,7 @@ async fn upkeep(metrics: PrometheusHandle, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// What gauges show that are set when somebody looks.
+/// Sources of the gauges that are set at each scrape.
 struct Gauges {
     locks: Locks,
     store: Store,
@@ -342,7 +342,7 @@ struct Gauges {
 impl Gauges {
     fn set(&self) {
         let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
-        // A place is taken before a socket is quite here: what does not poll, or not yet, counts as the other.
+        // A permit is taken before the socket is connected, so a socket that does not poll yet counts as a WebSocket.
         let (all, polling) = (self.limits.sockets_now(), socket::polling(&self.io));
         let websocket = all.saturating_sub(polling);
         for (transport, count) in [("polling", polling), ("websocket", websocket)] {
@@ -376,8 +376,7 @@ impl Gauges {
     }
 }
 
-/// Listens, with room for a burst of clients that connect at once: whoever finds none waits a second before the system
-/// tries again.
+/// Listens with a backlog for a burst of clients: one that does not fit waits a second until its system retries.
 fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadSetting> {
     let listen = || {
         let socket = if address.is_ipv4() {
@@ -393,7 +392,7 @@ fn bind(variable: &'static str, address: SocketAddr) -> Result<TcpListener, BadS
         BadSetting::new(
             variable,
             format!("cannot listen on {address}: {error}"),
-            "write an address and port that are free",
+            "write a free address and port",
         )
     })
 }

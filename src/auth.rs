@@ -1,10 +1,9 @@
-//! Who asks. Owns the step from what a request carries to a [`Principal`], and what a principal may say of
-//! itself; knows no transport.
+//! Authentication. Owns the step from a request's credentials to a [`Principal`], and which identities a principal
+//! may claim in a body; independent of the transport.
 //!
-//! Layer 1. Where tokens are asked for, the identity is the token's, and a body that names somebody else is
-//! refused. In `trusted` mode the principal is whoever the body or the handshake names: the back end in front
-//! has checked them, or it is a development machine. A principal always has a tenant; where tokens name none
-//! it is the empty one.
+//! Layer 1. In `jwt` mode the identity is the token's, and a body that names another user is rejected. In `trusted`
+//! mode the identity is the one in the body or the handshake: the back end in front has authenticated its users, or
+//! this is a development machine. A principal always has a tenant: the empty one if its token names none.
 
 mod cache;
 mod crypto;
@@ -25,22 +24,22 @@ pub use principal::{Identity, Principal, display_info, shown_by_id};
 pub use source::KeySource;
 pub use token::{TokenRules, Tokens};
 
-/// Where identities come from.
+/// Source of identities.
 #[derive(Debug, Clone)]
 pub enum Auth {
-    /// From a signed token.
+    /// Signed tokens.
     Tokens(Tokens),
-    /// From bodies and handshakes.
+    /// Bodies and handshakes.
     Trusted,
 }
 
 impl Auth {
-    /// Who that token stands for; without tokens, anybody of the one tenant. `address` is whose budget a wrong
-    /// token costs.
+    /// Authenticates a token; in `trusted` mode, returns the anonymous principal of the default tenant. Rejected
+    /// tokens are charged to `address`.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` with the token's fault, `UNAVAILABLE` where the keys cannot be had now, or `RATE_LIMITED`
-    /// where too many tokens from there were wrong.
+    /// `UNAUTHENTICATED` with the reason, `UNAVAILABLE` if no keys are available, `RATE_LIMITED` after too many
+    /// rejected tokens from that address.
     pub async fn principal(
         &self,
         token: Option<&str>,
@@ -57,7 +56,7 @@ impl Auth {
         }
     }
 
-    /// The key set that is fetched, where there is one.
+    /// The JWK set, if one is configured.
     #[must_use]
     pub fn key_set(&self) -> Option<&std::sync::Arc<Jwks>> {
         match self {

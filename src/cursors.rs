@@ -1,8 +1,8 @@
-//! Live cursors. Owns the tick: where people point is gathered per room, and only the newest position of
-//! each user goes out, encoded once for the whole cluster.
+//! Live cursors. Owns the tick: positions are gathered per room, and only the newest one of each user is sent, encoded
+//! once for all replicas.
 //!
-//! Layer 3. Cursors never touch PostgreSQL, and nobody waits for them. On failure, or over the bound, a
-//! position is skipped: a newer one follows.
+//! Layer 3. Cursors never touch PostgreSQL, and nothing waits for them. On failure, or beyond the maximum, a position
+//! is skipped: a newer one follows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::rooms::Rooms;
 use crate::sync::{Ordered, Rank};
 use crate::telemetry;
 
-/// Users whose positions are gathered for one room and tick; further ones are skipped until the next.
+/// Maximum users per room and tick; further ones are skipped until the next.
 const MAX_USERS: usize = 1000;
 
 struct Moved {
@@ -28,17 +28,17 @@ struct Moved {
     by: Arc<str>,
 }
 
-/// Kept at hand, because there are so many cursors.
+/// Metric handles, looked up once because cursors are frequent.
 struct Counts {
     received: Counter,
     coalesced: Counter,
     sent: Counter,
 }
 
-/// Where people point, until the next tick.
+/// Positions gathered until the next tick.
 pub struct Cursors {
     gathered: Ordered<HashMap<RoomId, HashMap<UserId, Moved>>>,
-    /// Held while cursors go out, so that none is shown after it was said to be gone.
+    /// Held while cursors are sent, so that no cursor is shown after its `cursor-left`.
     outgoing: Ordered<()>,
     something: Notify,
     counts: Counts,
@@ -47,7 +47,7 @@ pub struct Cursors {
 }
 
 impl Cursors {
-    /// Shows cursors in those rooms, and to the other replicas.
+    /// Creates the gatherer of cursors for those rooms; `announcer` sends them to other replicas.
     pub fn new(rooms: Arc<Rooms>, announcer: Announcer) -> Self {
         Self {
             gathered: Ordered::new(Rank::CursorsGathered, HashMap::new()),
@@ -63,8 +63,8 @@ impl Cursors {
         }
     }
 
-    /// Somebody points there now. Calls for one socket come in the order of its events. `by` is that
-    /// socket, which does not hear it.
+    /// Records a cursor's new position. Calls for one socket come in the order of its events. `by` is that socket,
+    /// which does not receive the update.
     pub fn move_to(&self, room: &RoomId, person: &Person, position: Position, by: &Arc<str>) {
         let update = CursorUpdate {
             appointment_id: &room.appointment,
@@ -73,7 +73,7 @@ impl Cursors {
             position,
         };
         let update = serde_json::value::to_raw_value(&update)
-            .expect("a cursor is strings and finite numbers, which JSON can say");
+            .expect("a cursor is strings and finite numbers, which JSON can represent");
         let moved = Moved {
             frame: CursorFrame {
                 user_id: person.user_id.clone(),
@@ -94,8 +94,8 @@ impl Cursors {
         }
     }
 
-    /// No socket here shows that user's cursor any more: it is taken off the screens, here and on other replicas. A
-    /// user whose other socket is on another replica comes back with its next move.
+    /// Removes a user's cursor, here and on other replicas, once none of its sockets here shows it any more. If the
+    /// user has a socket on another replica, its next move shows the cursor again.
     pub fn leave(&self, room: &RoomId, user_id: &UserId) {
         let _order = self.outgoing.lock();
         if let Some(users) = self.gathered.lock().get_mut(room) {
@@ -109,7 +109,7 @@ impl Cursors {
         self.announcer.announce(room, message);
     }
 
-    /// The tick. Sleeps while nobody moves.
+    /// Runs the tick until stopped. Sleeps while no cursor moves.
     pub async fn run(&self, interval: Duration, stop: CancellationToken) {
         loop {
             let tick = async {

@@ -1,35 +1,35 @@
 //! `apptlock`: edit locks on records, with live cursors.
 //!
-//! Two people open the same appointment and both save: one loses work. A client of this service acquires a
-//! *lease* on the appointment first; everybody who looks at it learns so at once; and a save that carries the
-//! lease's *fencing token* can be checked.
+//! Two people open the same appointment and both save: one loses work. With this service a client first acquires a
+//! *lease* on the appointment; everyone who has it open sees that immediately; and a save that carries the lease's
+//! *fencing token* can be checked.
 //!
-//! # The map
+//! # Layers
 //!
-//! A layer imports only from those above it; `tests/it/house.rs` holds it so.
+//! A layer imports only from those above it in this list; `tests/it/house.rs` checks that.
 //!
 //! ```text
-//!   L0  domain         rules: names, leases, what a newer version means
-//!       secret         what is never shown
-//!   L1  protocol       every wire shape            auth   who asks
-//!       telemetry      metrics, traces, logs       config settings
-//!       limits         who may ask how often
-//!   L2  store          PostgreSQL, which decides   bus    Redis, which only tells
-//!       rooms          who watches what; the only path to the sockets
+//!   L0  domain         rules: names, leases, order of versions
+//!       secret         values that are never displayed
+//!   L1  protocol       all wire formats            auth    authentication
+//!       telemetry      metrics, traces, logs       config  settings
+//!       limits         rate limits, maximum sockets
+//!   L2  store          PostgreSQL, which decides   bus     Redis, which only carries messages
+//!       rooms          subscriptions; the only path to the sockets
 //!   L3  locks          transitions: commit, then publish
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
-//!       server         clients' TCP connections     health  what probes hear
+//!       server         TCP connections of clients  health  readiness
 //!   L5  http           REST and pages              socket  Socket.IO, the dispatcher
-//!   L6  app            wiring, start, stop         dev     own PostgreSQL and Redis
+//!   L6  app            wiring, startup, shutdown   dev     its own PostgreSQL and Redis
 //! ```
 //!
-//! # What holds, always
+//! # Invariants
 //!
 //! 1. PostgreSQL decides: one statement on one row is one transition, and its clock is the only clock.
-//! 2. What is sent over the bus is whole in itself, and carries a version; what is not newer is dropped.
-//! 3. Everything that sockets hear goes through [`rooms::Rooms`], so that they hear versions in order.
-//! 4. Nothing needs the sweeper, Redis or a cursor to be right.
+//! 2. A message on the bus is self-contained and carries a version; messages that are not newer are dropped.
+//! 3. All events to sockets go through [`rooms::Rooms`], so that sockets receive versions in order.
+//! 4. Correctness never depends on the sweeper, Redis or a cursor.
 
 pub mod app;
 pub mod audit;

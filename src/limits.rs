@@ -1,9 +1,9 @@
-//! Budgets: how often a caller may ask, and how many sockets it may have. Owns every budget that is not a request's:
-//! events and cursors of sockets, connections, frames, failures; and the key that a budget belongs to.
+//! Rate limits and the maximum number of sockets. Owns every budget but that of HTTP requests: events and cursors of
+//! sockets, connections, frames, failures; and the key that a budget belongs to.
 //!
-//! Layer 1. A budget belongs to an identity, else to a client's address. Each replica keeps budgets for itself. Nothing
-//! waits: a caller that is over a budget is refused, counted and answered. HTTP requests have the same rates, in the
-//! middleware.
+//! Layer 1. A budget belongs to an identity, or without one to a client's address. Each replica keeps its own budgets.
+//! Nothing waits: a caller that exceeds a budget is rejected, counted and answered. HTTP requests have the same rates,
+//! in the middleware.
 
 mod address;
 mod budgets;

@@ -1,17 +1,17 @@
-//! The TCP connections of clients. Owns how many are open, how long one may keep this replica waiting, and that any
-//! of them can be aborted, whatever its reader and writer are doing.
+//! TCP connections of clients. Owns their maximum number, their timeouts, and the ability to abort any of them,
+//! whatever its reader and writer are doing.
 //!
 //! ```text
-//!   accepted ──▶ reading a request ──▶ answering ──▶ reading the next … or a WebSocket, for as long as it lives
-//!      │ no place   │ too slow            │ the client does not take it
+//!   accepted ──▶ reading a request ──▶ responding ──▶ reading the next … or a WebSocket, until it closes
+//!      │ limit      │ too slow            │ the client does not read
 //!      ▼            ▼                     ▼
-//!   refused       closed               aborted: reads end, writes fail, so whoever uses it lets go
+//!   refused       closed               aborted: reads end and writes fail, so the tasks that use it end
 //! ```
 //!
-//! Layer 4. A client that stops reading would otherwise keep its socket's writer for ever, since that one
-//! waits for room and for nothing else. A shutdown loses no request that can be had: while it is about to leave, each
-//! answer ends its connection, so that whoever keeps connections open lets go of them; then the listener closes,
-//! those that still waited at it are served, idle connections close, and requests under way finish.
+//! Layer 4. Without the abort, a client that stops reading would block its socket's writer forever, since the writer
+//! waits for buffer space only. A shutdown loses no request: first each response closes its connection, so that
+//! clients release the ones they keep open; then the listener closes, connections still in its backlog are served,
+//! idle connections close, and requests in progress finish.
 
 mod handle;
 mod limit;
@@ -49,58 +49,58 @@ use refuse::Refuser;
 use stream::ConnectionStream;
 use unread::Unread;
 
-/// How long a client may take for the head of a request, the wait for it on an open connection included.
-/// Longer than balancers keep idle connections, so that it is they who close them, and never in the moment in
-/// which they send a request.
+/// Timeout of a request's head, including the idle time before it. Longer than the idle timeout of load balancers, so
+/// that they close idle connections first and never send a request on one that is being closed.
 const HEAD: Duration = Duration::from_secs(75);
-/// After an accept that failed, for want of file descriptors for example.
+/// Delay after a failed accept, for example for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Connections that may wait at the listener; Linux allows no more of them by default.
+/// Maximum connections in the listener's backlog; Linux caps it at this value by default.
 pub const BACKLOG: u32 = 4096;
-/// What a connection that was made as the listener closed may take for the head of its first request.
+/// Timeout of the first request's head on connections accepted as the listener closes.
 const FIRST: Duration = Duration::from_secs(1);
-/// After the end, a connection that takes longer than this, and on which nothing is being answered, is closed: its
-/// client takes an answer too slowly, or its head has no end.
+/// Interval at which a shutdown closes connections without a request in progress: their clients read a response too
+/// slowly, or send a head without end.
 const LAST: Duration = Duration::from_secs(2);
-/// The largest head of a request, in bytes: as much is held for each connection that says half of one.
+/// Maximum size of a request's head, in bytes: each connection that sends half a head may hold this much memory.
 const LARGEST_HEAD: usize = 32 * 1024;
 
-/// Maximum of what the system keeps for a client that has not taken it yet, in bytes; Linux doubles it. Without a
-/// bound it grows to several MiB a connection, which a crowd of clients that do not read turns into all memory.
+/// Send buffer of a connection, in bytes; Linux doubles it. By default it grows to several MiB per connection, with
+/// which many clients that do not read could exhaust the memory.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Refusals on one connection, less what was granted, after which each further one waits, and how long: a refusal costs
-/// time too, and a client may send as many requests at once as it likes.
+/// Rejections on one connection, minus successes, beyond which each further one is delayed: a rejection costs time too,
+/// and a client may pipeline any number of requests.
 const SLOWED: u32 = 10;
+/// Delay of such a rejection.
 const SLOW: Duration = Duration::from_millis(250);
-/// And after which the connection ends.
+/// Rejections on one connection, minus successes, beyond which it is closed.
 const ENDED: u32 = 100;
 
-/// Lines about connections that could not be accepted.
+/// Throttle of log lines about failed accepts.
 static UNACCEPTED: LogThrottle = LogThrottle::new();
-/// Lines about clients that found no place.
+/// Throttle of log lines about refused connections.
 static FULL: LogThrottle = LogThrottle::new();
 
-/// How serving ends, in this order.
+/// The two phases of a graceful shutdown, in this order.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// From now on each answer ends its connection.
+    /// From now on each response closes its connection.
     pub leave: CancellationToken,
-    /// No further connection, and no further request on one.
+    /// From now on no connection and no request is accepted.
     pub finish: CancellationToken,
 }
 
-/// Serves as many connections at a time as the limit allows, until the end of the [`Shutdown`], and then until every
-/// request under way has been answered. Further clients are refused.
+/// Serves connections up to the limit and refuses further ones. Completes after the last phase of the [`Shutdown`],
+/// once every request in progress has been answered.
 pub fn serve(
     listener: TcpListener,
     router: Router,
     limit: ConnectionLimit,
     shutdown: Shutdown,
 ) -> JoinHandle<()> {
-    // Accepted connections inherit it.
+    // Accepted connections inherit the size.
     if let Err(error) = SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER) {
-        warn!(%error, "the send buffers of connections could not be bounded");
+        warn!(%error, "could not limit the send buffers of connections");
     }
     tokio::spawn(async move {
         let connections = TaskTracker::new();
@@ -117,12 +117,12 @@ pub fn serve(
                     Err(full) => {
                         if let Some(hidden) = FULL.allow() {
                             let (_, max) = limit.open();
-                            warn!(max, hidden, %peer, ?full, "a connection was refused: no place is free");
+                            warn!(max, hidden, %peer, ?full, "connection refused: the limit is reached");
                         }
                         refuser.refuse(stream, full);
                     }
                 },
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_client_gone(&error) => {}
                 Err(error) => {
                     if let Some(hidden) = UNACCEPTED.allow() {
                         warn!(%error, hidden, "could not accept a connection; trying again");
@@ -131,7 +131,7 @@ pub fn serve(
                 }
             }
         }
-        for (stream, peer) in still_waiting(listener) {
+        for (stream, peer) in drain_backlog(listener) {
             let stream = ConnectionStream::new(stream, limit.admit_over());
             let (router, shutdown) = (router.clone(), shutdown.clone());
             connections.spawn(answer(stream, peer, router, limit.clone(), shutdown));
@@ -141,9 +141,9 @@ pub fn serve(
     })
 }
 
-/// Closes the listener, and returns who waited at it: closing resets them otherwise.
-fn still_waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
-    // Asked itself: what the runtime knows of the listener may be older.
+/// Closes the listener and returns the connections in its backlog, which closing would reset.
+fn drain_backlog(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    // The kernel is queried directly: the runtime's readiness of the listener may be stale.
     let Ok(listener) = listener.into_std() else {
         return Vec::new();
     };
@@ -156,22 +156,22 @@ fn still_waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
         .collect()
 }
 
-/// A client that was gone before it was accepted.
-fn is_the_clients(error: &io::Error) -> bool {
+/// True if the client disconnected before it was accepted.
+fn is_client_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
     )
 }
 
-/// Refusals on one connection: requests over a limit. What is refused for another reason costs a budget too.
+/// Rate-limited requests of one connection. Requests rejected for other reasons are charged to budgets anyway.
 #[derive(Default)]
-struct Refusals(AtomicU32);
+struct Rejections(AtomicU32);
 
-impl Refusals {
-    /// How many there are more than grants, this answer included.
+impl Rejections {
+    /// Counts a response. Returns rejections minus successes if this is a rejection, else 0.
     fn count(&self, status: StatusCode) -> u32 {
-        // Requests of one connection are answered one after the other.
+        // Requests of one connection are answered one after another.
         let before = self.0.load(Ordering::Relaxed);
         let now = if status == StatusCode::TOO_MANY_REQUESTS {
             before.saturating_add(1)
@@ -192,29 +192,29 @@ async fn answer(
 ) {
     let handle = stream.handle();
     let stream = TokioIo::new(stream);
-    let asked = CancellationToken::new();
-    let refused = Refusals::default();
+    let requested = CancellationToken::new();
+    let rejected = Rejections::default();
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        asked.cancel();
+        requested.cancel();
         handle.begin();
         let expects = request.headers().contains_key(EXPECT);
         let mut request = request.map(|body| Body::new(Unread::new(body, expects)));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(handle.clone());
         let mut router = router.clone();
-        let (handle, leave, refused) = (&handle, &shutdown.leave, &refused);
-        let further = handle.has_asked_before();
+        let (handle, leave, rejected) = (&handle, &shutdown.leave, &rejected);
+        let further = handle.is_follow_up();
         async move {
             if further {
-                // hyper answers many requests that came at once in one go, which keeps all others waiting.
+                // hyper answers pipelined requests without yielding, which would keep other connections waiting.
                 tokio::task::yield_now().await;
             }
             let mut response = router.call(request).await?;
-            let refusals = refused.count(response.status());
-            if refusals > SLOWED {
+            let rejections = rejected.count(response.status());
+            if rejections > SLOWED {
                 sleep(SLOW).await;
             }
-            if refusals > ENDED {
+            if rejections > ENDED {
                 count_closed("flood");
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -238,14 +238,17 @@ async fn answer(
         .with_upgrades();
     tokio::pin!(connection);
     let silent = async {
-        if timeout(limit.silence(), asked.cancelled()).await.is_ok() {
+        if timeout(limit.silence(), requested.cancelled())
+            .await
+            .is_ok()
+        {
             std::future::pending().await
         }
     };
     let last = async {
         shutdown.finish.cancelled().await;
-        // What was asked once is known; who was let in a moment ago has not been heard yet.
-        let _ = timeout(FIRST, asked.cancelled()).await;
+        // A connection accepted a moment ago gets some time for its first request.
+        let _ = timeout(FIRST, requested.cancelled()).await;
     };
     let done = tokio::select! {
         done = &mut connection => Some(done),
@@ -266,9 +269,9 @@ async fn answer(
     };
     match done {
         Some(Ok(())) => {}
-        Some(Err(error)) => debug!(%error, %peer, "a connection ended badly"),
+        Some(Err(error)) => debug!(%error, %peer, "connection failed"),
         None => {
-            debug!(%peer, "a connection on which nothing was asked, or not to its end, was closed")
+            debug!(%peer, "connection closed: no complete request in time")
         }
     }
 }
@@ -287,19 +290,19 @@ mod tests {
         ConnectionLimit::new(100, 100, Duration::from_millis(500), none)
     }
 
-    async fn ask(client: &mut TcpStream) {
+    async fn send_request(client: &mut TcpStream) {
         let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
         client.write_all(request).await.unwrap();
     }
 
     #[tokio::test]
-    async fn who_waited_at_the_listener_when_it_closed_is_served() {
+    async fn connections_in_the_backlog_of_a_closing_listener_are_served() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients = Vec::new();
         for _ in 0..50 {
             let mut client = TcpStream::connect(address).await.unwrap();
-            ask(&mut client).await;
+            send_request(&mut client).await;
             clients.push(client);
         }
         let shutdown = Shutdown::default();
@@ -307,11 +310,11 @@ mod tests {
         shutdown.finish.cancel();
         let serving = serve(listener, router(), limit(), shutdown);
         for mut client in clients {
-            let mut heard = String::new();
-            client.read_to_string(&mut heard).await.unwrap();
+            let mut received = String::new();
+            client.read_to_string(&mut received).await.unwrap();
             assert!(
-                heard.starts_with("HTTP/1.1 200") && heard.ends_with("here"),
-                "{heard}"
+                received.starts_with("HTTP/1.1 200") && received.ends_with("here"),
+                "{received}"
             );
         }
         serving.await.unwrap();
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_says_nothing_or_half_of_it_holds_up_no_stop() {
+    async fn a_client_that_sends_nothing_or_half_a_head_does_not_delay_a_shutdown() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_nothing_loses_the_place_and_whoever_asked_keeps_it() {
+    async fn a_connection_without_a_request_is_closed_and_one_with_a_request_stays_open() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mut silent, mut half, mut kept) = (
@@ -347,17 +350,17 @@ mod tests {
         let shutdown = Shutdown::default();
         let serving = serve(listener, router(), limit.clone(), shutdown.clone());
         half.write_all(b"GET / HT").await.unwrap();
-        ask(&mut kept).await;
+        send_request(&mut kept).await;
         for closed in [&mut silent, &mut half] {
             assert_eq!(closed.read(&mut [0; 8]).await.unwrap(), 0);
         }
-        ask(&mut kept).await;
-        let mut heard = String::new();
-        while heard.matches("here").count() < 2 {
+        send_request(&mut kept).await;
+        let mut received = String::new();
+        while received.matches("here").count() < 2 {
             let mut some = [0; 256];
             let length = kept.read(&mut some).await.unwrap();
-            assert_ne!(length, 0, "{heard}");
-            heard += std::str::from_utf8(&some[..length]).unwrap();
+            assert_ne!(length, 0, "{received}");
+            received += std::str::from_utf8(&some[..length]).unwrap();
         }
         assert_eq!(limit.open(), (1, 100));
         shutdown.finish.cancel();
@@ -365,9 +368,8 @@ mod tests {
         assert_eq!(limit.open(), (0, 100));
     }
 
-    /// As much is held for each connection that says half of a head.
     #[tokio::test]
-    async fn a_head_has_an_upper_bound() {
+    async fn the_size_of_a_head_is_limited() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::default();
@@ -378,36 +380,36 @@ mod tests {
             let head =
                 format!("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: {padding}\r\n\r\n");
             client.write_all(head.as_bytes()).await.unwrap();
-            let mut heard = [0; 12];
-            client.read_exact(&mut heard).await.unwrap();
-            assert_eq!(String::from_utf8_lossy(&heard[9..]), status, "{length}");
+            let mut received = [0; 12];
+            client.read_exact(&mut received).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&received[9..]), status, "{length}");
         }
     }
 
     #[tokio::test]
-    async fn each_answer_of_one_that_leaves_ends_its_connection() {
+    async fn before_a_shutdown_each_response_closes_its_connection() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         let shutdown = Shutdown::default();
         let serving = serve(listener, router(), limit(), shutdown.clone());
-        ask(&mut client).await;
-        let mut heard = String::new();
-        while !heard.ends_with("here") {
+        send_request(&mut client).await;
+        let mut received = String::new();
+        while !received.ends_with("here") {
             let mut some = [0; 256];
             let length = client.read(&mut some).await.unwrap();
-            assert_ne!(length, 0, "{heard}");
-            heard += std::str::from_utf8(&some[..length]).unwrap();
+            assert_ne!(length, 0, "{received}");
+            received += std::str::from_utf8(&some[..length]).unwrap();
         }
-        assert!(!heard.contains("connection: close"), "{heard}");
+        assert!(!received.contains("connection: close"), "{received}");
         shutdown.leave.cancel();
-        ask(&mut client).await;
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
+        send_request(&mut client).await;
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
         assert!(
-            heard.contains("connection: close\r\n") && heard.ends_with("here"),
-            "{heard}"
+            received.contains("connection: close\r\n") && received.ends_with("here"),
+            "{received}"
         );
         shutdown.finish.cancel();
         serving.await.unwrap();

@@ -1,7 +1,7 @@
-//! What operators see: metrics, traces, logs. Owns every name, and how each gets out.
+//! Metrics, traces and logs. Owns their names and their export.
 //!
-//! Layer 1. All three are the process's, however many replicas run in it. Nothing here fails a request, and
-//! nothing waits for who looks.
+//! Layer 1. All three belong to the process, however many replicas run in it. Nothing here fails a request or makes
+//! one wait.
 
 mod log;
 mod metrics;
@@ -22,28 +22,28 @@ pub use traces::{
     BadTraces, Carrier, TARGET as TRACE, Traces, goes_on, goes_on_from_headers, sent_along,
 };
 
-/// How long the last spans may take to get out.
+/// Timeout of exporting the last spans.
 const LAST: Duration = Duration::from_secs(3);
 
-/// Why there is nothing to see.
+/// Error of starting telemetry.
 #[derive(Debug, thiserror::Error)]
 pub enum BadTelemetry {
-    /// The filter of the log is none.
+    /// The log filter is invalid.
     #[error("{0}")]
     Filter(String),
-    /// Traces cannot go out like that.
+    /// The settings of traces are invalid.
     #[error(transparent)]
     Traces(#[from] BadTraces),
 }
 
-/// What is under way to operators. Stop it when everything else has stopped.
+/// Handle that flushes telemetry. Stop it after everything else.
 #[must_use]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
 }
 
-/// Starts the log, and traces where they are wanted. A second call in the same process changes nothing. Traces
-/// over gRPC want a runtime.
+/// Starts the log, and traces if configured. A second call in the same process changes nothing. Traces over gRPC need a
+/// Tokio runtime.
 ///
 /// # Errors
 /// [`BadTelemetry`].
@@ -56,7 +56,7 @@ pub fn start(
         log::filters(filter, traces.is_some()).map_err(BadTelemetry::Filter)?;
     let provider = traces.map(traces::provider).transpose()?;
     let spans = provider.as_ref().map(traces::layer);
-    // The only error is that logging runs already: several replicas in one process share it.
+    // The only error is that logging was started before: several replicas in one process share it.
     let _ = tracing_subscriber::registry()
         .with(filter)
         .with(discreet)
@@ -67,16 +67,16 @@ pub fn start(
 }
 
 impl Telemetry {
-    /// Hands out the last spans, or gives up after a while.
+    /// Exports the last spans, with a timeout.
     pub async fn stop(self) {
         let Some(provider) = self.provider else {
             return;
         };
-        // It waits for its thread.
+        // The shutdown blocks until the exporting thread has ended.
         let stopped =
             tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)).await;
         if let Ok(Err(error)) = stopped {
-            warn!(%error, "the last spans did not get out");
+            warn!(%error, "could not export the last spans");
         }
     }
 }

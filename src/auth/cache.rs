@@ -1,8 +1,8 @@
-//! Tokens that were verified a moment ago. Owns that one and the same token costs its signature once, however often
-//! it comes, and that nothing outlives its `exp` or the key set that it was verified with.
+//! Cache of verified tokens. Owns two guarantees: the signature of a token is verified once, however often the token
+//! is used; and no entry outlives its `exp` or the key set that verified it.
 //!
-//! Bounded: beyond that the token that was not seen for the longest is forgotten, and verified again. A token is
-//! kept by its hash, so that none can be read out of this process's memory by what it is kept for.
+//! Bounded: the least recently used entry is evicted, and verified again at its next use. Entries are keyed by the
+//! token's hash, so that the cache holds no token that could be read from this process's memory.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -13,19 +13,19 @@ use ring::digest::{SHA256, digest};
 
 use super::principal::Principal;
 
-/// Maximum of tokens that are kept.
+/// Maximum number of entries.
 const MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("is not zero");
 
-/// What a token is kept by.
+/// Key of a token: its SHA-256 hash.
 pub(super) type Fingerprint = [u8; 32];
 
 struct Verified {
     principal: Principal,
-    /// The key set's generation.
+    /// Generation of the key set that verified it.
     generation: u64,
 }
 
-/// The tokens that were verified.
+/// Cache of verified tokens.
 pub(super) struct Cache {
     /// A std mutex: held for a look-up, never across an await.
     tokens: Mutex<LruCache<Fingerprint, Verified>>,
@@ -52,7 +52,7 @@ impl Cache {
         fingerprint
     }
 
-    /// Whom that token stands for, where it was verified with the keys of this generation and still lasts.
+    /// The principal of a token that keys of this generation verified and that has not expired.
     pub(super) fn get(&self, token: &Fingerprint, generation: u64) -> Option<Principal> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let known = tokens.get(token)?;
@@ -68,7 +68,7 @@ impl Cache {
         None
     }
 
-    /// It was verified with the keys of that generation.
+    /// Adds a token that keys of that generation verified.
     pub(super) fn put(&self, token: Fingerprint, generation: u64, principal: Principal) {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         tokens.put(
@@ -117,11 +117,11 @@ mod tests {
         assert!(cache.get(&a, 1).is_some());
         assert!(cache.get(&b, 1).is_none(), "expired");
         assert!(cache.get(&a, 2).is_none(), "other keys");
-        assert!(cache.get(&a, 1).is_none(), "and forgotten");
+        assert!(cache.get(&a, 1).is_none(), "and evicted");
     }
 
     #[test]
-    fn no_crowd_of_tokens_makes_it_grow() {
+    fn the_cache_is_bounded() {
         let cache = Cache::default();
         let lasts = until(SystemTime::now() + Duration::from_secs(60));
         for n in 0..MAX.get() + 100 {

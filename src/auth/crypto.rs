@@ -1,7 +1,7 @@
-//! How signatures are verified: by ring, which TLS uses too. Owns the step from a JWT's algorithm to ring's.
+//! Signature verification by ring, which TLS uses too. Owns the mapping from JWT algorithms to ring's.
 //!
-//! What verifies slowly is a lever for whoever forges tokens: pure-Rust ES384 took 1.9 ms a token, ring's takes a
-//! fraction. There is no signing here: this service makes no tokens.
+//! Slow verification would make forged tokens a denial of service: pure-Rust ES384 took 1.9 ms per token, ring's takes
+//! a fraction. Nothing here signs: this service issues no tokens.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
@@ -13,19 +13,19 @@ use ring::signature::{
 use signature::{Error, Verifier};
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    // Never asked: nothing here signs.
+    // Never called: nothing here signs.
     signer_factory: |_, _| Err(ErrorKind::InvalidAlgorithm.into()),
-    verifier_factory: |algorithm, key| Ok(Box::new(ByRing::new(*algorithm, key)?)),
+    verifier_factory: |algorithm, key| Ok(Box::new(RingVerifier::new(*algorithm, key)?)),
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes ring what verifies. Doing it again does no harm.
+/// Installs ring as the provider of signature verification. Idempotent.
 pub(super) fn install() {
-    // Whoever embeds this crate may have chosen another provider, which verifies as well.
+    // An application that embeds this crate may have installed another provider, which is kept.
     let _ = PROVIDER.install_default();
 }
 
-/// How ring calls a JWT's algorithm.
+/// The ring equivalent of a JWT algorithm.
 #[derive(Clone, Copy)]
 enum Scheme {
     Hmac(ring::hmac::Algorithm),
@@ -33,13 +33,13 @@ enum Scheme {
     Other(&'static dyn VerificationAlgorithm),
 }
 
-struct ByRing {
+struct RingVerifier {
     algorithm: Algorithm,
     scheme: Scheme,
     key: DecodingKey,
 }
 
-impl ByRing {
+impl RingVerifier {
     fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self, JwtError> {
         let scheme = match algorithm {
             Algorithm::HS256 => Scheme::Hmac(ring::hmac::HMAC_SHA256),
@@ -67,7 +67,7 @@ impl ByRing {
     }
 }
 
-impl Verifier<Vec<u8>> for ByRing {
+impl Verifier<Vec<u8>> for RingVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), Error> {
         let wrong = |_| Error::new();
         match (self.scheme, self.key.kind()) {
@@ -76,7 +76,7 @@ impl Verifier<Vec<u8>> for ByRing {
                 ring::hmac::verify(&key, message, signature).map_err(wrong)
             }
             (Scheme::Rsa(parameters), DecodingKeyKind::RsaModulusExponent { n, e }) => {
-                // A JWK's numbers may begin with zeros, which ring does not take.
+                // The numbers of a JWK may have leading zeros, which ring rejects.
                 let n = n
                     .iter()
                     .position(|byte| *byte != 0)
@@ -104,7 +104,7 @@ impl Verifier<Vec<u8>> for ByRing {
     }
 }
 
-impl JwtVerifier for ByRing {
+impl JwtVerifier for RingVerifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

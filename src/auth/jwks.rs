@@ -1,7 +1,7 @@
-//! A JWK set that is fetched over HTTP. Owns when it is fetched: at the start, every few minutes after, and
-//! at once where a token names a key that is not in it, but not more often than every ten seconds, so that
-//! forged names cost nothing. One fetch at a time; meanwhile, and where it fails, the keys of before serve for
-//! a day. A replica that never fetched the set is not ready: a rollout with a mistyped URL stops there.
+//! A JWK set fetched over HTTP. Owns the schedule of fetches: at startup, every few minutes after that, and at once
+//! if a token names an unknown key, but at most every ten seconds, so that forged key ids cost nothing. One fetch
+//! runs at a time; meanwhile, and if it fails, the previous keys stay in use for up to a day. A replica is not ready
+//! before its first successful fetch: a rollout with a mistyped URL stops there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,44 +16,44 @@ use tracing::{info, warn};
 use super::keys::Key;
 use crate::telemetry;
 
-/// After this long the set is fetched again, so that a key that was withdrawn is forgotten.
+/// Age at which the set is fetched again, so that a withdrawn key is dropped.
 const STALE: Duration = Duration::from_secs(300);
-/// Keys that could not be fetched again for this long count no more: one of them may have been withdrawn.
+/// Maximum age of keys: after failing to refresh for this long they are rejected, since one may have been withdrawn.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
-/// Between two attempts.
+/// Minimum time between two attempts.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Between two attempts at the start, while the replica is not ready for want of the set.
+/// Minimum time between two attempts before the first success, while the replica is not ready.
 const PAUSE_AT_START: Duration = Duration::from_secs(1);
-/// How long a fetch may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// The largest set, in bytes.
+/// Timeout of a fetch.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum size of a set, in bytes.
 const LARGEST: u64 = 256 * 1024;
 
-/// Keys by their names; one without a name is by the empty one.
+/// Keys by their key ids; a key without an id is under the empty one.
 type Keys = Arc<HashMap<String, Key>>;
 
 #[derive(Clone)]
 struct Fetched {
     keys: Keys,
     at: Instant,
-    /// Counts the fetches.
+    /// Number of successful fetches so far.
     generation: u64,
 }
 
 impl Fetched {
-    fn counts(&self) -> bool {
+    fn is_usable(&self) -> bool {
         self.at.elapsed() < OLDEST
     }
 }
 
-/// A set of keys at a URL.
+/// A JWK set at a URL.
 pub struct Jwks {
     url: String,
     /// A std lock: held to copy a pointer, never across an await.
     keys: RwLock<Option<Fetched>>,
-    /// When a fetch was begun last. Held while one runs, across its await: others wait for its outcome.
+    /// Start of the last fetch. Locked during a fetch, across its await: others wait for its outcome.
     fetching: Mutex<Option<Instant>>,
-    /// What went wrong with the last fetch. A std lock: held to copy a text, never across an await.
+    /// Error of the last failed fetch. A std lock: held to copy a string, never across an await.
     fault: RwLock<Option<String>>,
 }
 
@@ -63,13 +63,13 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// Why a key could not be had.
+/// Reason why a key could not be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoKey {
     /// The set has no such key.
     Unknown,
-    /// There is no set yet.
-    Away,
+    /// There is no usable set.
+    Unavailable,
 }
 
 impl Jwks {
@@ -89,13 +89,13 @@ impl Jwks {
             .clone()
     }
 
-    /// The time since the set was fetched last; `None`: it never was.
+    /// Time since the last successful fetch; `None` before the first.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.known().map(|known| known.at.elapsed())
     }
 
-    /// What went wrong with the last fetch that failed.
+    /// Error of the last failed fetch.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.fault
@@ -104,13 +104,13 @@ impl Jwks {
             .clone()
     }
 
-    /// Which fetch the keys are of, where they count.
+    /// Generation of the keys: another number after each fetch. `None` if they are too old.
     pub(super) fn generation(&self) -> Option<u64> {
         let known = self.known()?;
-        known.counts().then_some(known.generation)
+        known.is_usable().then_some(known.generation)
     }
 
-    /// Fetches the set at the start and every few minutes, until stopped.
+    /// Fetches the set now and every few minutes, until stopped.
     pub async fn keep_fresh(&self, stop: CancellationToken) {
         let work = async {
             loop {
@@ -128,7 +128,7 @@ impl Jwks {
         stop.run_until_cancelled(work).await;
     }
 
-    /// The key of that name; without a name, the only one there is.
+    /// The key with that key id; without an id, the only key of the set.
     pub(super) async fn key(&self, name: Option<&str>) -> Result<Key, NoKey> {
         let find = |keys: &Keys| match name {
             Some(name) => keys.get(name).cloned(),
@@ -137,19 +137,19 @@ impl Jwks {
         };
         let known = self.known();
         if let Some(known) = &known
-            && known.counts()
+            && known.is_usable()
             && let Some(key) = find(&known.keys)
         {
             return Ok(key);
         }
         self.fetch(known.map(|known| known.generation)).await;
         match self.known() {
-            Some(known) if known.counts() => find(&known.keys).ok_or(NoKey::Unknown),
-            _ => Err(NoKey::Away),
+            Some(known) if known.is_usable() => find(&known.keys).ok_or(NoKey::Unknown),
+            _ => Err(NoKey::Unavailable),
         }
     }
 
-    /// Fetches the set, unless that was tried a moment ago or somebody else has since the generation `seen`.
+    /// Fetches the set, unless an attempt was made a moment ago or the set has changed since the generation `seen`.
     async fn fetch(&self, seen: Option<u64>) {
         let mut begun = self.fetching.lock().await;
         let known = self.known().map(|known| known.generation);
@@ -177,7 +177,7 @@ impl Jwks {
             }
             Err(error) => {
                 let mut fault = self.fault.write().unwrap_or_else(PoisonError::into_inner);
-                // It is tried every second at the start: the same fault is told once.
+                // Before the first success there is an attempt every second: the same error is logged once.
                 if known.is_some() || fault.as_ref() != Some(&error) {
                     warn!(%error, "JWT_JWKS_URL: the JWK set could not be fetched: {error}");
                 }
@@ -194,7 +194,7 @@ fn get(url: &str) -> Result<HashMap<String, Key>, String> {
         .root_certs(ureq::tls::RootCerts::PlatformVerifier)
         .build();
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(TIMEOUT))
         .max_redirects(0)
         .tls_config(tls)
         .build()
@@ -212,14 +212,14 @@ fn get(url: &str) -> Result<HashMap<String, Key>, String> {
     read(&text)
 }
 
-/// A set whose keys may be of kinds that this release does not know.
+/// A JWK set, whose keys may be of kinds that this release does not support.
 #[derive(Deserialize)]
 struct Set {
     keys: Vec<serde_json::Value>,
 }
 
-/// The keys of a set that can be used. The others are left out (RFC 7517, 5): one that is new to this release
-/// must not cost those that are not.
+/// The usable keys of a set. Others are ignored (RFC 7517, 5): a new kind of key must not make the known ones
+/// unusable.
 fn read(text: &str) -> Result<HashMap<String, Key>, String> {
     let set: Set = serde_json::from_str(text).map_err(|_| "it is not a JWK set".to_owned())?;
     let jwks = set
@@ -235,7 +235,7 @@ fn read(text: &str) -> Result<HashMap<String, Key>, String> {
         })
         .collect();
     if keys.is_empty() {
-        return Err("it has no key that can be used".into());
+        return Err("it has no usable key".into());
     }
     Ok(keys)
 }
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_set_only_public_keys_for_signatures_count() {
+    fn only_public_signature_keys_of_a_set_are_used() {
         let symmetric = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0","kid":"a","alg":"HS256"}]}"#;
         assert!(read(symmetric).is_err());
         let ed =

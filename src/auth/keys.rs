@@ -1,5 +1,5 @@
-//! The keys that signatures are checked with. Owns that the algorithm is the key's and never the token's: a
-//! token that claims another one, or none, is no token.
+//! Keys that verify signatures. Owns the rule that the algorithm is the key's and never the token's: a token that
+//! names another one, or none, is rejected.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::secret::Secret;
 
-/// The shortest secret, in bytes: as long as what HS256 makes of it (RFC 7518, 3.2).
+/// Minimum length of a secret, in bytes: that of an HS256 digest (RFC 7518, 3.2).
 const SHORTEST_SECRET: usize = 32;
 
 const RSA: &[Algorithm] = &[
@@ -18,10 +18,10 @@ const RSA: &[Algorithm] = &[
     Algorithm::PS384,
     Algorithm::PS512,
 ];
-/// The shortest RSA modulus, in bytes.
+/// Minimum length of an RSA modulus, in bytes.
 const SHORTEST_RSA: usize = 256;
 
-/// Which algorithm goes with a curve: a point of P-256 is 65 bytes, one of P-384 is 97.
+/// The algorithm of a curve, by the length of its points: 65 bytes for P-256, 97 for P-384.
 fn by_point(length: usize) -> Option<&'static [Algorithm]> {
     match length {
         65 => Some(&[Algorithm::ES256]),
@@ -30,28 +30,28 @@ fn by_point(length: usize) -> Option<&'static [Algorithm]> {
     }
 }
 
-/// Why a key cannot be used, and what to write instead.
+/// Reason why a configured key is rejected, and what to set instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
-    /// Easily guessed.
+    /// The secret is short enough to be guessed.
     #[error(
-        "is shorter than {SHORTEST_SECRET} bytes; write a longer one, such as `openssl rand -base64 48` makes"
+        "is shorter than {SHORTEST_SECRET} bytes; write a longer one, such as the output of `openssl rand -base64 48`"
     )]
     ShortSecret,
-    /// Can be broken.
+    /// The RSA key is short enough to be broken.
     #[error("is an RSA key of fewer than 2048 bits; make a longer one")]
     ShortRsa,
-    /// No PEM, or of another kind.
+    /// The text is not PEM, or the key of another kind.
     #[error(
         "is not a public key; write the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
     )]
     NotAPublicKey,
-    /// No URL.
-    #[error("is not a URL; write https://… of a JWK set")]
+    /// The text is not a URL.
+    #[error("is not a URL; write the https://… URL of a JWK set")]
     NotAUrl,
 }
 
-/// A key and what it may sign with.
+/// A key and the algorithms that it may be used with.
 #[derive(Clone)]
 pub struct Key {
     pub(super) key: DecodingKey,
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// A secret that is shared with whoever signs: HS256.
+    /// A secret shared with the issuer: HS256.
     ///
     /// # Errors
     /// [`BadKey::ShortSecret`].
@@ -79,13 +79,13 @@ impl Key {
         })
     }
 
-    /// A public key, in PEM. `\n` may stand for a new line, as it does where a variable holds only one.
+    /// A public key, in PEM. A literal `\n` counts as a line break, for variables that hold a single line.
     ///
     /// # Errors
-    /// [`BadKey::NotAPublicKey`].
+    /// [`BadKey::NotAPublicKey`], [`BadKey::ShortRsa`].
     pub(super) fn public_key(pem: &str) -> Result<Self, BadKey> {
         let pem = pem.replace("\\n", "\n");
-        // A private key would do for checking too, and has no business here.
+        // A private key could verify too, but must not be on this machine.
         if !pem.contains("PUBLIC KEY") {
             return Err(BadKey::NotAPublicKey);
         }
@@ -93,7 +93,7 @@ impl Key {
         let length = |key: &DecodingKey| key.try_get_as_bytes().map_or(0, <[u8]>::len);
         let (key, algorithms): (_, &'static [Algorithm]) =
             if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
-                // The modulus, and some bytes around it.
+                // These are the bytes of the modulus plus a few of its encoding.
                 if length(&key) < SHORTEST_RSA {
                     return Err(BadKey::ShortRsa);
                 }
@@ -108,8 +108,8 @@ impl Key {
         Ok(Self { key, algorithms })
     }
 
-    /// A key of a set; `None` where it is not for checking signatures, or of a kind that is not taken: a
-    /// symmetric key in a set that everybody can read would be none.
+    /// A key of a JWK set; `None` if it is not for signatures or of an unsupported kind: a symmetric key in a set that
+    /// anyone can read would not be a secret.
     pub(super) fn of(jwk: &Jwk) -> Option<Self> {
         if !matches!(
             jwk.common.public_key_use,
@@ -137,7 +137,7 @@ impl Key {
         if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
             && n.iter().skip_while(|byte| **byte == 0).count() < SHORTEST_RSA
         {
-            warn!("JWT_JWKS_URL: an RSA key of fewer than 2048 bits is left out");
+            warn!("JWT_JWKS_URL: ignoring an RSA key of fewer than 2048 bits");
             return None;
         }
         Some(Self { key, algorithms })

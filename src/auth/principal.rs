@@ -1,4 +1,4 @@
-//! The caller of a request, and what it may say of itself: a token's word goes before a body's.
+//! The caller of a request and its identity: a token takes precedence over a body.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,34 +6,34 @@ use crate::domain::ids::{Email, Name, TenantId, UserId};
 use crate::domain::lease::{Admin, Person, UserInfo};
 use crate::protocol::{Code, Refusal};
 
-/// What a token says of whoever carries it.
+/// Identity of a token's bearer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
-    /// Who, and as others see them.
+    /// User id and display information.
     pub person: Person,
-    /// Whether this is an admin.
+    /// True for an admin.
     pub admin: bool,
-    /// When the token runs out.
+    /// Expiry of the token, leeway included.
     pub expires_at: SystemTime,
 }
 
-/// Who asks, as far as the request itself says; the parts that a body may still name are asked for with it.
+/// The caller, as far as the request's credentials identify it. In `trusted` mode the body completes it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Principal {
-    /// Whose data it may touch.
+    /// Tenant whose data it may access.
     pub tenant: TenantId,
-    /// What its token says; `None` where identities are trusted.
+    /// Identity from its token; `None` in `trusted` mode.
     pub identity: Option<Identity>,
 }
 
 impl Principal {
-    /// The principal of a request where identities are trusted: anybody, of the one tenant.
+    /// The principal of a request in `trusted` mode: anonymous, of the default tenant.
     #[must_use]
     pub fn trusted() -> Self {
         Self::default()
     }
 
-    /// How long its token still lasts; `None` where there is none.
+    /// Remaining lifetime of its token; `None` if it has none.
     #[must_use]
     pub fn lasts(&self) -> Option<Duration> {
         let identity = self.identity.as_ref()?;
@@ -41,7 +41,7 @@ impl Principal {
         Some(left.unwrap_or_default())
     }
 
-    /// Whether that is the same one, of the same tenant, whenever its token runs out.
+    /// True if the other is the same user of the same tenant, regardless of the tokens' expiry.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         let id = |principal: &Self| {
@@ -51,23 +51,23 @@ impl Principal {
         self.tenant == other.tenant && id(self) == id(other)
     }
 
-    /// The token's identity, which nobody may contradict.
+    /// The token's identity, which a body may not contradict.
     fn known(&self, named: Option<&UserId>) -> Result<Option<&Identity>, Refusal> {
         match (&self.identity, named) {
             (Some(identity), Some(named)) if *named != identity.person.user_id => {
                 Err(Refusal::new(
                     Code::IdentityMismatch,
-                    "The body names somebody else than the token does; leave the id out",
+                    "The body names a different user than the token; leave the id out",
                 ))
             }
             (identity, _) => Ok(identity.as_ref()),
         }
     }
 
-    /// Who acts, where the action is a user's.
+    /// The acting user.
     ///
     /// # Errors
-    /// `INVALID` where neither the request nor the body names anybody, `IDENTITY_MISMATCH` where they differ.
+    /// `INVALID` if neither the token nor the body names a user, `IDENTITY_MISMATCH` if they differ.
     pub fn user(&self, named: Option<UserId>) -> Result<UserId, Refusal> {
         match self.known(named.as_ref())? {
             Some(identity) => Ok(identity.person.user_id.clone()),
@@ -75,8 +75,7 @@ impl Principal {
         }
     }
 
-    /// Who acts and how others see them, where the action puts a name on other people's screens. A token's
-    /// word goes before the body's.
+    /// The acting user with display information, for actions that others see. A token takes precedence over the body.
     ///
     /// # Errors
     /// As [`Principal::user`].
@@ -90,11 +89,11 @@ impl Principal {
         })
     }
 
-    /// The admin who acts. `user` is whom the body names as a mere user.
+    /// The acting admin. `named` is the body's `adminId`, `user` its `userId`.
     ///
     /// # Errors
-    /// `NOT_ADMIN` where the token says so or only a user is named, `INVALID` where nobody is,
-    /// `IDENTITY_MISMATCH` where the body names somebody else.
+    /// `NOT_ADMIN` if the token lacks the role or the body names only a user, `INVALID` if it names nobody,
+    /// `IDENTITY_MISMATCH` if it names somebody else.
     pub fn admin(
         &self,
         named: Option<UserId>,
@@ -123,7 +122,7 @@ impl Principal {
         }
     }
 
-    /// Lets an admin read. Where identities are trusted, whoever may reach this is one.
+    /// Checks that the caller is an admin, for reads. In `trusted` mode every caller counts as one.
     ///
     /// # Errors
     /// `NOT_ADMIN`.
@@ -139,7 +138,7 @@ fn not_admin(user: &UserId) -> Refusal {
     Refusal::new(Code::NotAdmin, format!("{user} is not an admin"))
 }
 
-/// How others see an admin who takes a lease: as the request says, else by the id.
+/// Display information of an admin who takes over a lease: from the request, else derived from the id.
 #[must_use]
 pub fn display_info(admin: &Admin) -> UserInfo {
     let shown = || shown_by_id(&admin.admin_id);
@@ -150,7 +149,7 @@ pub fn display_info(admin: &Admin) -> UserInfo {
     shown
 }
 
-/// How others see somebody who says no name: by the id, where that can be read as one.
+/// Display information of a user without a name: the id, if it can be shown as a name.
 #[must_use]
 pub fn shown_by_id(user: &UserId) -> UserInfo {
     let name = Name::new(user.as_str()).ok();
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn where_identities_are_trusted_an_admin_is_who_the_body_calls_one() {
+    fn in_trusted_mode_the_body_names_the_admin() {
         let principal = Principal::trusted();
         assert_eq!(
             principal
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_who_acts_and_nobody_may_contradict_it() {
+    fn a_token_names_the_acting_user_and_a_body_may_not_contradict_it() {
         let ann = bearer(false);
         assert_eq!(ann.user(None).unwrap().as_str(), "ann");
         assert_eq!(ann.user(id("ann")).unwrap().as_str(), "ann");

@@ -1,4 +1,4 @@
-//! The source of the keys that signatures are checked with: one key for good, or a set that is fetched.
+//! Source of the keys that verify signatures: one fixed key, or a JWK set that is fetched.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use super::jwks::Jwks;
 use super::keys::{BadKey, Key};
 use crate::secret::Secret;
 
-/// The source of keys.
+/// Source of keys.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// One key, for good.
+    /// One fixed key.
     Fixed(Key),
-    /// A set that is fetched, and fetched again.
+    /// A JWK set that is fetched periodically.
     Set(Arc<Jwks>),
 }
 
 impl KeySource {
-    /// Which keys these are: another number after each change. `None` where there are none that count.
+    /// Generation of the keys: another number after each change. `None` if there are no usable ones.
     pub(super) fn generation(&self) -> Option<u64> {
         match self {
             Self::Fixed(_) => Some(0),
@@ -26,7 +26,7 @@ impl KeySource {
         }
     }
 
-    /// A secret that is shared with the issuer: HS256.
+    /// A secret shared with the issuer: HS256.
     ///
     /// # Errors
     /// [`BadKey::ShortSecret`].
@@ -34,7 +34,7 @@ impl KeySource {
         Key::secret(secret).map(Self::Fixed)
     }
 
-    /// A public key, in PEM. `\n` may stand for a new line, as it does if a variable holds only one.
+    /// A public key, in PEM. A literal `\n` counts as a line break, for variables that hold a single line.
     ///
     /// # Errors
     /// [`BadKey::NotAPublicKey`], [`BadKey::ShortRsa`].
@@ -55,7 +55,7 @@ impl KeySource {
                 let here = ["127.0.0.1", "localhost", "[::1]"];
                 if url.starts_with("http://") && !here.iter().any(|name| host.starts_with(name)) {
                     warn!(
-                        "JWT_JWKS_URL is not https: whoever is between can put keys of their own there"
+                        "JWT_JWKS_URL is not https: anyone on the network path can replace the keys"
                     );
                 }
                 Ok(Self::Set(Arc::new(Jwks::new(url))))

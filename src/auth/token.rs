@@ -1,8 +1,7 @@
-//! From a token to a principal (RFC 7519). Owns which claims count and how.
+//! From a token to a principal (RFC 7519). Owns the meaning of claims.
 //!
-//! `sub` is the user's id, `name` and `email` how others see them, the role claim tells admins, `tenant` whose
-//! data it is. `exp` is required; `exp` and `nbf` have a small leeway, `iss` and `aud` count where they are
-//! configured.
+//! `sub` is the user's id, `name` and `email` are displayed to others, the role claim marks admins, `tenant` is the
+//! tenant. `exp` is required; `exp` and `nbf` have a small leeway, `iss` and `aud` are checked if configured.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,27 +21,27 @@ use crate::domain::lease::{Person, UserInfo};
 use crate::limits::Limits;
 use crate::protocol::{Code, Refusal};
 
-/// How far clocks may be apart.
+/// Tolerated clock difference.
 const LEEWAY: Duration = Duration::from_secs(5);
-/// The year 10000, in seconds since 1970.
+/// Upper bound of `exp`: the year 10000, in seconds since 1970.
 const FARTHEST: Duration = Duration::from_secs(253_402_300_800);
-/// The longest token that is looked at, in bytes.
+/// Maximum length of a token, in bytes.
 const LONGEST: usize = 8 * 1024;
 
-/// What is asked of a token beyond its signature.
+/// Requirements on a token beyond its signature.
 #[derive(Debug, Clone, Default)]
 pub struct TokenRules {
-    /// Who must have issued it, where that is asked.
+    /// Required issuer, if any.
     pub issuer: Option<String>,
-    /// For whom it must be, where that is asked.
+    /// Required audience, if any.
     pub audience: Option<String>,
-    /// Where its roles are: a claim, or a path of claims with dots.
+    /// Claim that holds the roles, or a path of claims separated by dots.
     pub roles_claim: String,
     /// The role of admins.
     pub admin_role: String,
 }
 
-/// Reads tokens.
+/// Verifies tokens and reads their claims.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     keys: KeySource,
@@ -50,12 +49,12 @@ pub struct Tokens {
     cache: Arc<Cache>,
 }
 
-fn refused(fault: &str) -> Refusal {
-    Refusal::new(Code::Unauthenticated, format!("The token {fault}"))
+fn refused(reason: &str) -> Refusal {
+    Refusal::new(Code::Unauthenticated, format!("The token {reason}"))
 }
 
 impl Tokens {
-    /// With those keys and rules.
+    /// Creates a verifier with those keys and rules.
     #[must_use]
     pub fn new(keys: KeySource, rules: TokenRules) -> Self {
         crypto::install();
@@ -66,17 +65,17 @@ impl Tokens {
         }
     }
 
-    /// Where the keys come from.
+    /// Source of the keys.
     #[must_use]
     pub fn keys(&self) -> &KeySource {
         &self.keys
     }
 
-    /// Who that token stands for. What costs little is looked at first; the signature of a token that was not seen
-    /// before is verified only where that address has not sent too many wrong ones.
+    /// The principal of a token. Cheap checks come first; the signature of an unknown token is verified only if its
+    /// address has not sent too many invalid ones.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` with its fault, `UNAVAILABLE` where the keys cannot be had now, `RATE_LIMITED`.
+    /// `UNAUTHENTICATED` with the reason, `UNAVAILABLE` if no keys are available, `RATE_LIMITED`.
     pub(super) async fn read(
         &self,
         token: &str,
@@ -93,24 +92,24 @@ impl Tokens {
             return Ok(principal);
         }
         let header = decode_header(token).map_err(|_| refused("is not a JWT"))?;
-        // What must be understood and is not makes a token void (RFC 7515, 4.1.11).
+        // An unknown critical extension makes a token invalid (RFC 7515, 4.1.11).
         if header.crit.is_some() {
-            return Err(refused("demands extensions that are not known"));
+            return Err(refused("requires extensions that are not supported"));
         }
         limits.may_fail(address)?;
-        // Taken before the key: a key of an older set is never kept as one of a newer.
+        // Read before the key, so that a token verified by an older set is never cached for a newer one.
         let generation = self.keys.generation();
         let key = match &self.keys {
             KeySource::Fixed(key) => key.clone(),
             KeySource::Set(set) => {
                 set.key(header.kid.as_deref())
                     .await
-                    .map_err(|fault| match fault {
+                    .map_err(|error| match error {
                         NoKey::Unknown => {
                             limits.failed(address);
                             refused("is signed with a key that is not known")
                         }
-                        NoKey::Away => Refusal::new(
+                        NoKey::Unavailable => Refusal::new(
                             Code::Unavailable,
                             "The keys that tokens are checked with are not available; try again shortly",
                         ),
@@ -150,7 +149,7 @@ impl Tokens {
         let read = decode::<Map<String, Value>>(token, &key.key, &validation);
         read.map(|token| token.claims)
             .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => refused("has run out"),
+                ErrorKind::ExpiredSignature => refused("has expired"),
                 ErrorKind::ImmatureSignature => refused("is not valid yet"),
                 ErrorKind::InvalidIssuer => refused("is from another issuer"),
                 ErrorKind::InvalidAudience => refused("is for another audience"),
@@ -160,7 +159,7 @@ impl Tokens {
                 ErrorKind::InvalidSignature
                 | ErrorKind::InvalidAlgorithm
                 | ErrorKind::InvalidAlgorithmName => refused("is not signed with the right key"),
-                _ => refused("is not a JWT that can be read"),
+                _ => refused("is not a valid JWT"),
             })
     }
 
@@ -168,16 +167,16 @@ impl Tokens {
         let text = |claim: &str| claims.get(claim).and_then(Value::as_str);
         let user_id = text("sub")
             .and_then(|sub| UserId::new(sub).ok())
-            .ok_or_else(|| refused("has a \"sub\" that is no id: 1 to 200 bytes of text"))?;
+            .ok_or_else(|| refused("has a \"sub\" that is not an id: 1 to 200 bytes of text"))?;
         let tenant = match claims.get("tenant") {
             None | Some(Value::Null) => TenantId::default(),
             Some(Value::String(tenant)) => TenantId::new(tenant.as_str()).map_err(|_| {
-                refused("has a \"tenant\" that is no id: at most 200 bytes of text")
+                refused("has a \"tenant\" that is not an id: at most 200 bytes of text")
             })?,
             Some(_) => return Err(refused("has a \"tenant\" that is not text")),
         };
         let shown = |name: &Name| name.shows_as_written().is_ok();
-        // A name that cannot be shown is no reason to lock somebody out.
+        // A name that cannot be displayed is no reason to reject a token.
         let name = text("name")
             .and_then(|name| Name::new(name).ok())
             .filter(shown)
@@ -194,7 +193,7 @@ impl Tokens {
             .ok()
             .filter(|lasts| *lasts < FARTHEST)
             .and_then(|lasts| SystemTime::UNIX_EPOCH.checked_add(lasts + LEEWAY))
-            .ok_or_else(|| refused("has an \"exp\" that is no time"))?;
+            .ok_or_else(|| refused("has an \"exp\" that is not a valid time"))?;
         Ok(Principal {
             tenant,
             identity: Some(Identity {
@@ -212,14 +211,15 @@ impl Tokens {
         })
     }
 
-    /// Roles are a list of texts, or one text. Only of a scope is one text several, with blanks between.
+    /// True if the roles include the admin role. Roles are a list of strings, or one string; only a scope claim is a
+    /// space-separated list.
     fn is_admin(&self, claims: &Map<String, Value>) -> bool {
         let mut path = self.rules.roles_claim.split('.');
         let first = path.next().and_then(|claim| claims.get(claim));
         let roles = path.fold(first, |roles, claim| {
             roles.and_then(|value| value.get(claim))
         });
-        // A claim whose name has dots in it, as namespaced claims do.
+        // The claim's own name may contain dots, as namespaced claims do.
         let roles = roles.or_else(|| claims.get(&self.rules.roles_claim));
         let admin = self.rules.admin_role.as_str();
         match roles {

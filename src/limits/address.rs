@@ -1,20 +1,20 @@
-//! Where a client is. Owns which `X-Forwarded-For` is believed: each proxy appends whom it heard from, so the
-//! list is read from its end, as long as those who appended are trusted. What stands before that, anybody can
-//! have written.
+//! The client's address. Owns the trust in `X-Forwarded-For`: each proxy appends the peer it received the request from,
+//! so the list is read from its end, as long as the entries are trusted proxies. Anything before that may be forged by
+//! the client.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The networks of proxies that are believed.
+/// Networks of trusted proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    /// Reads a list of networks or addresses, with commas between.
+    /// Parses a comma-separated list of networks and addresses.
     ///
     /// # Errors
-    /// The part that is neither.
+    /// The entry that is neither.
     pub fn parse(text: &str) -> Result<Self, String> {
         text.split(',')
             .map(str::trim)
@@ -28,15 +28,15 @@ impl Proxies {
             .map(Self)
     }
 
-    /// Whether that is one of them.
+    /// True if the address belongs to a trusted proxy.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: `peer`, or, where that is a trusted proxy, the last in the lists `forwarded`
-    /// that is not one.
+    /// The client's address: `peer`, or if that is a trusted proxy, the last address in the lists `forwarded` that is
+    /// not one.
     pub fn client<'a>(
         &self,
         peer: IpAddr,
@@ -50,7 +50,7 @@ impl Proxies {
         while self.trusts(client) {
             match before.next() {
                 Some(Some(address)) => client = address,
-                // A trusted proxy wrote what nobody can read, or nothing: it is as far as can be known.
+                // A trusted proxy wrote no address, or nothing: it is the farthest known address.
                 Some(None) | None => break,
             }
         }
@@ -58,7 +58,7 @@ impl Proxies {
     }
 }
 
-/// An address, which some proxies write with its port.
+/// Parses an address, to which some proxies append the port.
 fn read(text: &str) -> Option<IpAddr> {
     let plain = text.parse().ok();
     plain.or_else(|| {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_proxy_is_the_client_whatever_it_says() {
+    fn a_peer_that_is_not_a_proxy_is_the_client_whatever_it_forwards() {
         assert_eq!(client("", "192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(
             client("10.0.0.0/8", "192.0.2.1", &["198.51.100.7"]),
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(
             client(proxies, "10.1.2.3", &["203.0.113.9, 198.51.100.7"]),
             "198.51.100.7",
-            "what stands before it is forged"
+            "entries before it may be forged"
         );
         assert_eq!(
             client(
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn an_invalid_network_is_named() {
         assert_eq!(Proxies::parse("10.0.0.0/8,x").unwrap_err(), "x");
         assert_eq!(Proxies::parse("10.0.0.0/99").unwrap_err(), "10.0.0.0/99");
     }

@@ -15,38 +15,38 @@ use crate::telemetry;
 
 /// A pointer moves up to sixty times a second on a usual screen: cursors have three times the rate.
 const CURSORS: u32 = 3;
-/// Many people may be behind one address, and all of them come back at once after a restart.
+/// Many users may share one address, and all of them reconnect at once after a restart.
 const ADDRESS: u32 = 10;
-/// Frames of whatever kind: more than all events and cursors together.
+/// Frames of any kind: more than all events and cursors together.
 const FRAMES: u32 = 20;
-/// Frames at once: a page of a list subscribes to all of it in one go.
+/// Burst of frames: a page with a list subscribes to all its entries at once.
 const FRAMES_AT_ONCE: u32 = 100;
 
-/// What is allowed.
+/// Configured limits.
 #[derive(Debug, Clone)]
 pub struct LimitConfig {
-    /// Requests, events and cursors; `None`: as many as come.
+    /// Rate of requests and events, from which the other rates derive; `None`: unlimited.
     pub rate: Option<Rate>,
-    /// Sockets of this replica.
+    /// Maximum sockets per replica.
     pub sockets: usize,
-    /// Sockets of one identity on this replica.
+    /// Maximum sockets per identity and replica.
     pub sockets_each: usize,
-    /// Connections of one address on this replica that carry no socket.
+    /// Maximum connections per address and replica, not counting those that carry sockets.
     pub connections_each: usize,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub proxies: Proxies,
 }
 
 struct Budgets {
     events: DefaultKeyedRateLimiter<RateLimitKey>,
     cursors: DefaultKeyedRateLimiter<RateLimitKey>,
-    /// Events that cost little.
+    /// Cheap events.
     cheap: DefaultKeyedRateLimiter<RateLimitKey>,
-    /// Sessions that begin at an address.
+    /// New sessions, by address.
     connects: DefaultKeyedRateLimiter<RateLimitKey>,
-    /// Sockets that join, by who they are.
+    /// Joining sockets, by identity.
     joins: DefaultKeyedRateLimiter<RateLimitKey>,
-    /// What needs no identity: pages, the OpenAPI document, routes that do not exist.
+    /// Requests that need no identity: pages, the OpenAPI document, unknown routes.
     open: DefaultKeyedRateLimiter<RateLimitKey>,
     frames: DefaultKeyedRateLimiter<RateLimitKey>,
     failures: Failures,
@@ -56,14 +56,14 @@ struct Budgets {
 pub struct Limits {
     config: LimitConfig,
     budgets: Option<Budgets>,
-    /// How many sockets there are, by whom. A std mutex: held for a count, never across an await.
+    /// Number of sockets, by key. A std mutex: held for a count, never across an await.
     sockets: Mutex<Sockets>,
 }
 
 #[derive(Default)]
 struct Sockets {
     all: usize,
-    of: HashMap<RateLimitKey, usize>,
+    by_key: HashMap<RateLimitKey, usize>,
 }
 
 /// A permit for one socket, until it is dropped.
@@ -76,17 +76,17 @@ impl Drop for SocketPermit {
     fn drop(&mut self) {
         let mut sockets = self.limits.sockets();
         sockets.all -= 1;
-        if let Some(count) = sockets.of.get_mut(&self.key) {
+        if let Some(count) = sockets.by_key.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                sockets.of.remove(&self.key);
+                sockets.by_key.remove(&self.key);
             }
         }
     }
 }
 
 impl Limits {
-    /// With this configuration.
+    /// Creates the budgets of a configuration.
     #[must_use]
     pub fn new(config: LimitConfig) -> Arc<Self> {
         let budgets = config.rate.map(|rate| Budgets {
@@ -109,7 +109,7 @@ impl Limits {
         })
     }
 
-    /// What is allowed.
+    /// Configured limits.
     #[must_use]
     pub fn config(&self) -> &LimitConfig {
         &self.config
@@ -119,7 +119,7 @@ impl Limits {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An event of a socket.
+    /// Charges an event of a socket.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -128,7 +128,7 @@ impl Limits {
         spend(budget, key, "event")
     }
 
-    /// A cursor that moved.
+    /// Charges a cursor move.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -137,7 +137,7 @@ impl Limits {
         spend(budget, key, "cursor")
     }
 
-    /// A session that begins at an address: it has no identity yet.
+    /// Charges a new session to its address: it has no identity yet.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -146,7 +146,7 @@ impl Limits {
         spend(budget, &RateLimitKey::address(address), "connect")
     }
 
-    /// A socket that joins: from here on its budget is its identity's, whoever else is at the same address.
+    /// Charges a joining socket: from here on it uses its identity's budget, independent of its address.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -155,7 +155,7 @@ impl Limits {
         spend(budget, key, "connect")
     }
 
-    /// A request that needs no identity, from an address.
+    /// Charges a request that needs no identity to its address.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -173,11 +173,11 @@ impl Limits {
         burst.saturating_mul(FRAMES_AT_ONCE)
     }
 
-    /// Asked before a token's signature is verified, which costs far more than anything else that comes before a
-    /// login: whether that address may fail again.
+    /// Checks the budget of failures of an address. Called before a token's signature is verified, by far the most
+    /// expensive step before authentication.
     ///
     /// # Errors
-    /// `RATE_LIMITED`, where too many tokens from there were refused.
+    /// `RATE_LIMITED` after too many rejected tokens from that address.
     pub fn may_fail(&self, address: IpAddr) -> Result<(), Refusal> {
         let Some(budgets) = &self.budgets else {
             return Ok(());
@@ -195,7 +195,7 @@ impl Limits {
         ))
     }
 
-    /// A token from that address was refused after its signature was verified.
+    /// Charges a rejected token to its address.
     pub fn failed(&self, address: IpAddr) {
         if let Some(budgets) = &self.budgets {
             let key = RateLimitKey::address(address);
@@ -203,7 +203,7 @@ impl Limits {
         }
     }
 
-    /// What costs little and has its use, such as leaving a room.
+    /// Charges a cheap event that should rarely be rejected, such as leaving a room.
     ///
     /// # Errors
     /// `RATE_LIMITED`.
@@ -212,10 +212,10 @@ impl Limits {
         spend(budget, key, "event")
     }
 
-    /// A permit for one more socket.
+    /// Returns a permit for one more socket.
     ///
     /// # Errors
-    /// `LIMIT_EXCEEDED` where this replica or that identity has enough.
+    /// `LIMIT_EXCEEDED` if this replica or that identity has reached its maximum.
     pub fn socket(self: &Arc<Self>, key: &RateLimitKey) -> Result<SocketPermit, Refusal> {
         let mut sockets = self.sockets();
         let full = |kind, message: String| {
@@ -226,17 +226,17 @@ impl Limits {
             let kind = "connection";
             return full(
                 kind,
-                "This replica has as many sockets as it takes; try again later".into(),
+                "This replica has reached its maximum of sockets; try again later".into(),
             );
         }
         let known = matches!(key, RateLimitKey::Identity(_));
-        let count = sockets.of.entry(key.clone()).or_default();
-        // Behind one address there may be many people.
+        let count = sockets.by_key.entry(key.clone()).or_default();
+        // An address has no maximum: many users may share it.
         if known && *count >= self.config.sockets_each {
-            let most = self.config.sockets_each;
+            let max = self.config.sockets_each;
             return full(
                 "identity",
-                format!("You have {most} sockets here already; close one"),
+                format!("You already have {max} sockets on this replica; close one"),
             );
         }
         *count += 1;
@@ -249,13 +249,13 @@ impl Limits {
         })
     }
 
-    /// How many sockets have a permit.
+    /// Number of sockets that hold a permit.
     #[must_use]
     pub fn sockets_now(&self) -> usize {
         self.sockets().all
     }
 
-    /// Forgets those who have not asked for a while.
+    /// Drops the state of keys whose budgets are full again.
     pub fn sweep(&self) {
         if let Some(budgets) = &self.budgets {
             budgets.events.retain_recent();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_a_budget_of_its_own() {
+    fn each_key_has_its_own_budget() {
         let limits = limits(Some((1, 2)), 9, 9);
         for _ in 0..2 {
             limits.event(&user("ann")).unwrap();
@@ -339,9 +339,9 @@ mod tests {
         let limits = limits(None, 3, 2);
         let first = limits.socket(&user("ann")).unwrap();
         let _second = limits.socket(&user("ann")).unwrap();
-        assert!(limits.socket(&user("ann")).is_err(), "enough for one");
+        assert!(limits.socket(&user("ann")).is_err(), "maximum per identity");
         let _third = limits.socket(&user("ben")).unwrap();
-        assert!(limits.socket(&user("eve")).is_err(), "enough for all");
+        assert!(limits.socket(&user("eve")).is_err(), "maximum per replica");
         drop(first);
         assert!(limits.socket(&user("eve")).is_ok());
     }

@@ -1,5 +1,5 @@
-//! The budget of failures: what an address may get wrong, such as tokens that are refused. Owns that a look costs
-//! nothing and only a failure does, so that whoever gets it right is never slowed down by the budget itself.
+//! The budget of failures: the number of failed attempts, such as rejected tokens, that an address may make. Owns the
+//! rule that only failures are charged and checks are free, so that the budget never slows down correct clients.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::key::RateLimitKey;
 
-/// Failures that each address may still make.
+/// Remaining failures of each address.
 pub(super) struct Failures {
     per_second: f64,
     burst: f64,
-    /// What is left, and when that was. A std mutex: held for a look-up, never across an await.
+    /// Remaining budget and the time of that value. A std mutex: held for a look-up, never across an await.
     left: Mutex<HashMap<RateLimitKey, (f64, Instant)>>,
 }
 
@@ -33,20 +33,20 @@ impl Failures {
         (left + more).min(self.burst)
     }
 
-    /// The time until that address may fail again, where it may not now.
+    /// Time until that address has budget again; `None` if it has some now.
     pub(super) fn wait(&self, key: &RateLimitKey, now: Instant) -> Option<Duration> {
         let left = self.now(*self.left().get(key)?, now);
         (left < 1.0).then(|| Duration::from_secs_f64((1.0 - left) / self.per_second))
     }
 
-    /// That address failed.
+    /// Charges one failure to that address.
     pub(super) fn charge(&self, key: &RateLimitKey, now: Instant) {
         let mut left = self.left();
         let before = left.get(key).map_or(self.burst, |it| self.now(*it, now));
         left.insert(key.clone(), ((before - 1.0).max(0.0), now));
     }
 
-    /// Forgets addresses whose budget is whole again.
+    /// Drops addresses whose budget is full again.
     pub(super) fn sweep(&self, now: Instant) {
         self.left().retain(|_, it| self.now(*it, now) < self.burst);
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_cost_and_time_gives_back() {
+    fn only_failures_are_charged_and_the_budget_refills() {
         let failures = Failures::new(10, 2);
         let key = RateLimitKey::address("192.0.2.1".parse().unwrap());
         let now = Instant::now();

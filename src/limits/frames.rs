@@ -1,14 +1,14 @@
-//! The budget of frames: whatever a connection of Socket.IO sends, before anything is parsed. Owns that frames which
-//! are no events (pings, acknowledgements, other namespaces, empty ones) have a price too.
+//! The budget of frames: everything that a Socket.IO connection sends, charged before it is parsed. Owns the rule that
+//! frames without an event (pings, acknowledgements, other namespaces, empty frames) are charged too.
 //!
 //! ```text
-//!   not joined yet ── a handful, then it ends
-//!        │ joined: an identity, else an address
+//!   not joined ── beyond a few frames ──▶ closed
+//!        │ joined: charged to its identity, or its address
 //!        ▼
-//!   within the rate ◀──▶ waiting: nothing is read for a moment ── went on and on ──▶ it ends
+//!   within the rate ◀──▶ waiting: reading pauses ── excess continues ──▶ closed
 //! ```
 //!
-//! Who is over the budget waits, since what waits in the client's own buffers costs nothing here. Frames of all
+//! A connection that exceeds the budget waits, since frames in the client's own buffers cost nothing here. All
 //! connections of one identity share its budget.
 
 use std::num::NonZeroU32;
@@ -21,38 +21,38 @@ use governor::clock::{Clock, QuantaClock};
 use super::budgets::Limits;
 use super::key::{RateLimitKey, count_rejection};
 
-/// Frames of a connection that has not joined, and KiB of them: it needs one with a token, and some tries.
+/// Maximum frames before joining, and KiB of them: enough for a few attempts, each with a token.
 const BEFORE_JOINING: u32 = 64;
-/// Frames that had to wait, less those that had not, after which it is no accident any more.
+/// Frames that had to wait, minus those that did not, beyond which a connection is abusive.
 const ABUSE: u32 = 1000;
 
-/// Events of one connection that may be unanswered: half of what its queue holds.
+/// Maximum unanswered events per connection: half the capacity of its queue.
 const PENDING: usize = 128;
 
-/// What becomes of frames.
+/// Decision about frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// They are within the budget.
+    /// Within the budget.
     Admit,
-    /// They are not, before this time has passed; then ask again.
+    /// Over the budget: spend again after this time.
     Wait(Duration),
-    /// The connection has earned its end.
+    /// Abuse: close the connection.
     End,
 }
 
-/// The budget of one connection, or of one session that polls.
+/// Budget of one connection, or of one polling session.
 pub struct FrameBudget {
     limits: Arc<Limits>,
     key: OnceLock<RateLimitKey>,
     before: AtomicU32,
     strikes: AtomicU32,
-    /// Events that were read and are not answered.
+    /// Number of events that were read and not answered yet.
     pending: Arc<AtomicUsize>,
-    /// Whether a body is being read.
+    /// True while a POST body is being read.
     posting: AtomicBool,
 }
 
-/// A body that is being read, until it is dropped.
+/// Guard of a POST body that is being read.
 pub struct Posting<'a>(&'a AtomicBool);
 
 impl Drop for Posting<'_> {
@@ -61,7 +61,7 @@ impl Drop for Posting<'_> {
     }
 }
 
-/// An event that is not answered yet, until it is dropped.
+/// Guard of an event that is not answered yet.
 pub struct Pending(Arc<AtomicUsize>);
 
 impl Drop for Pending {
@@ -71,7 +71,7 @@ impl Drop for Pending {
 }
 
 impl FrameBudget {
-    /// Of a connection that has not joined yet.
+    /// Creates the budget of a connection that has not joined yet.
     #[must_use]
     pub fn new(limits: Arc<Limits>) -> Self {
         Self {
@@ -84,39 +84,39 @@ impl FrameBudget {
         }
     }
 
-    /// A body begins. `None` where one is being read already: clients send one at a time, and each takes memory.
+    /// Begins a POST body. `None` if one is being read already: clients send one at a time, and each takes memory.
     #[must_use]
     pub fn post(&self) -> Option<Posting<'_>> {
         let first = !self.posting.swap(true, Ordering::Relaxed);
         first.then(|| Posting(&self.posting))
     }
 
-    /// An event was read.
+    /// Counts an event that was read as unanswered, until the guard is dropped.
     #[must_use]
     pub fn begin(&self) -> Pending {
         self.pending.fetch_add(1, Ordering::Relaxed);
         Pending(self.pending.clone())
     }
 
-    /// Whether so many events are not answered that nothing more is to be read.
+    /// True if too many events are unanswered to read more.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.pending.load(Ordering::Relaxed) >= PENDING
     }
 
-    /// From now on its frames are that one's.
+    /// Charges further frames to that key.
     pub fn join(&self, key: RateLimitKey) {
-        // A connection joins once; a second time changes nothing.
+        // A connection joins once; a second call changes nothing.
         let _ = self.key.set(key);
     }
 
-    /// Whether it is somebody's.
+    /// True after [`FrameBudget::join`].
     #[must_use]
     pub fn has_joined(&self) -> bool {
         self.key.get().is_some()
     }
 
-    /// Spends so many frames. `again`: they have waited already.
+    /// Charges that many frames. `again`: they have waited already.
     pub fn spend(&self, frames: u32, again: bool) -> Verdict {
         let Some(budget) = self.limits.frames() else {
             return Verdict::Admit;
@@ -129,7 +129,7 @@ impl FrameBudget {
             count_rejection("frame");
             return Verdict::End;
         };
-        // Where even a whole burst is not enough, the rest waits for the next one.
+        // Frames beyond a full burst are free: charging more than the burst would never succeed.
         let Some(some) = NonZeroU32::new(frames.min(self.limits.frame_burst())) else {
             return Verdict::Admit;
         };
@@ -180,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn before_joining_there_are_a_few_and_then_the_end() {
+    fn before_joining_a_few_frames_are_admitted_and_then_the_connection_ends() {
         let budget = budget(20, 40);
         assert_eq!(budget.spend(BEFORE_JOINING, false), Verdict::Admit);
         assert_eq!(budget.spend(1, false), Verdict::End);
     }
 
     #[test]
-    fn over_the_budget_one_waits_and_who_goes_on_is_ended() {
+    fn over_the_budget_frames_wait_and_continued_excess_ends_the_connection() {
         let budget = budget(1, 1);
         budget.join(somebody());
         assert_eq!(budget.spend(100, false), Verdict::Admit);

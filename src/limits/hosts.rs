@@ -1,16 +1,16 @@
-//! The names that this service may be called by.
+//! Allowed host names of this service.
 
-/// The names that this service may be called by.
+/// Allowed host names of this service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hosts {
-    /// Any.
+    /// Any host name.
     All,
-    /// These, without ports and in lower case.
+    /// Only these, without ports and in lower case.
     These(Vec<String>),
 }
 
 impl Hosts {
-    /// Whether a request to that `Host` is taken.
+    /// True if a request with that `Host` header is accepted.
     #[must_use]
     pub fn allow(&self, host: &str) -> bool {
         match self {
@@ -22,7 +22,7 @@ impl Hosts {
         }
     }
 
-    /// Those of development: this machine, by whatever name it calls itself.
+    /// Host names for development: those of this machine, including its own host name.
     #[must_use]
     pub fn of_this_machine(own: Option<&str>) -> Self {
         let names = ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(own);

@@ -1,4 +1,4 @@
-//! The key that a budget belongs to, and its rate.
+//! The key that a budget belongs to, and the rate of a budget.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -12,20 +12,20 @@ use crate::telemetry;
 /// The owner of a budget.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RateLimitKey {
-    /// Somebody who is known.
+    /// A user of a tenant.
     Identity(Arc<str>),
-    /// An address; of IPv6 the network that one subscriber has, 64 bits.
+    /// A client's address; for IPv6 the /64 network of one subscriber.
     Address(IpAddr),
 }
 
 impl RateLimitKey {
-    /// A user of a tenant.
+    /// The key of a user.
     #[must_use]
     pub fn user(tenant: &TenantId, user: &UserId) -> Self {
         Self::Identity(format!("{}\u{1f}{user}", tenant.as_str()).into())
     }
 
-    /// A client's address.
+    /// The key of a client's address.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -41,9 +41,9 @@ impl RateLimitKey {
 /// A rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// On average.
+    /// Sustained rate.
     pub per_second: NonZeroU32,
-    /// At once, after a while of silence.
+    /// Maximum at once, after a pause.
     pub burst: NonZeroU32,
 }
 

@@ -1,5 +1,5 @@
-//! The handle to one connection: in the extensions of each of its requests, so that whoever has one can see whether the
-//! connection is busy, and abort it.
+//! The handle to one connection. Owns its state, busy or idle, and its abort. Each request carries the handle in its
+//! extensions.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,33 +9,33 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::telemetry;
 
-/// The place that a connection has among all, until it is closed.
+/// The slot of a connection within the limit, until it is released.
 pub(super) trait Slot: Debug + Send + Sync {
-    /// The handle by which the connection can be aborted; it is idle from now on.
+    /// Takes the handle that aborts the connection, which is idle from now on.
     fn begin(&self, handle: WeakHandle);
-    /// No request is under way.
+    /// Marks the connection as idle: no request is in progress.
     fn idle(&self);
-    /// A request is.
+    /// Marks the connection as busy: a request is in progress.
     fn busy(&self);
-    /// It counts for an identity from now on, and no longer for its address.
+    /// Stops counting the connection for its address: it has an identity.
     fn leave_address(&self);
-    /// It is free for another. Doing it twice does no harm.
+    /// Frees the slot for another connection. Idempotent.
     fn release(&self);
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     aborted: CancellationToken,
-    /// Requests that are being answered; a WebSocket is one for ever.
-    under_way: AtomicUsize,
-    /// Requests that have begun.
+    /// Number of requests in progress; a WebSocket is one until it closes.
+    in_progress: AtomicUsize,
+    /// Number of requests that have begun.
     begun: AtomicUsize,
-    /// Whether nothing is asked, as far as its slot knows.
+    /// True if the slot counts the connection as idle.
     idle: AtomicBool,
     slot: Option<Box<dyn Slot>>,
 }
 
-/// A handle to one connection; it is in the extensions of each of its requests.
+/// Handle to one connection; each of its requests carries it in its extensions.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionHandle(Arc<Inner>);
 
@@ -48,37 +48,37 @@ impl ConnectionHandle {
         }))
     }
 
-    /// Ends it: its reader sees the end at once, what was written before still goes out.
+    /// Aborts the connection: reads end at once, data written before is still sent.
     pub fn abort(&self) {
         self.0.aborted.cancel();
     }
 
-    /// Whether it was ended, or has ended.
+    /// True if the connection was aborted or has closed.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.0.aborted.is_cancelled()
     }
 
-    /// Resolves when it was ended, or has ended.
+    /// Resolves once the connection was aborted or has closed.
     pub fn aborted(&self) -> WaitForCancellationFutureOwned {
         self.0.aborted.clone().cancelled_owned()
     }
 
-    /// It carries a socket with an identity of its own, and no longer counts for its address.
+    /// Stops counting the connection for its address: it carries a socket that counts for its identity.
     pub fn leave_address(&self) {
         if let Some(slot) = &self.0.slot {
             slot.leave_address();
         }
     }
 
-    /// A handle that does not keep it in memory.
+    /// Returns a handle that does not keep the connection's state in memory.
     pub fn downgrade(&self) -> WeakHandle {
         WeakHandle(Arc::downgrade(&self.0))
     }
 
-    /// A request begins.
+    /// Counts a request that begins.
     pub(super) fn begin(&self) {
-        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        self.0.in_progress.fetch_add(1, Ordering::Relaxed);
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         if self.0.idle.swap(false, Ordering::Relaxed)
             && let Some(slot) = &self.0.slot
@@ -87,27 +87,27 @@ impl ConnectionHandle {
         }
     }
 
-    /// A request has its answer. The connection is idle when that is flushed.
+    /// Counts a request as answered. The connection is idle once the response is flushed.
     pub(super) fn finish(&self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_progress.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether this is not its first request.
-    pub(super) fn has_asked_before(&self) -> bool {
+    /// True from the second request on.
+    pub(super) fn is_follow_up(&self) -> bool {
         self.begun() > 1
     }
 
-    /// Requests that have begun.
+    /// Number of requests that have begun.
     pub(super) fn begun(&self) -> usize {
         self.0.begun.load(Ordering::Relaxed)
     }
 
-    /// Whether requests are under way.
+    /// True while requests are in progress.
     pub(super) fn is_busy(&self) -> bool {
-        self.0.under_way.load(Ordering::Relaxed) > 0
+        self.0.in_progress.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the connection's slot, and gives it the handle.
+    /// Creates the handle of a connection, and passes it to its slot.
     pub(super) fn open(slot: Option<Box<dyn Slot>>) -> Self {
         let handle = Self::new(slot);
         if let Some(slot) = &handle.0.slot {
@@ -116,13 +116,14 @@ impl ConnectionHandle {
         handle
     }
 
-    /// The connection is closed: its slot is free.
+    /// Releases the slot of a closed connection.
     pub(super) fn release(&self) {
         if let Some(slot) = &self.0.slot {
             slot.release();
         }
     }
 
+    /// Marks the connection as idle after a flush, unless requests are in progress.
     pub(super) fn flushed(&self) {
         if !self.is_busy()
             && !self.0.idle.swap(true, Ordering::Relaxed)
@@ -133,12 +134,12 @@ impl ConnectionHandle {
     }
 }
 
-/// A handle to a connection that may be gone.
+/// Handle to a connection that may have closed.
 #[derive(Debug, Clone)]
 pub struct WeakHandle(Weak<Inner>);
 
 impl WeakHandle {
-    /// The connection, where it is still there.
+    /// The handle, if the connection still exists.
     pub fn upgrade(&self) -> Option<ConnectionHandle> {
         self.0.upgrade().map(ConnectionHandle)
     }

@@ -1,19 +1,19 @@
-//! The limit of open connections. Owns that no client, and no crowd of idle ones, takes every place: how many there
-//! are in all and from one address, which idle connection goes when room is needed, and when this replica counts as
-//! full.
+//! The limit of open connections. Owns the maximum per replica and per address, the choice of the idle connection that
+//! is closed for a new one, and the state in which this replica counts as full. Neither one client nor many idle ones
+//! can use up the limit.
 //!
 //! ```text
-//!              admit                     a request                 its answer is flushed
+//!              admit                     a request                 its response is flushed
 //!   (accepted) ─────▶ idle, by age ──────────────────▶ busy ─────────────────────────────▶ idle …
-//!       │ no room, and         │ room is needed: the longest idle goes first
-//!       ▼ nobody idle          ▼
+//!       │ limit reached,       │ evicted for a new connection, longest idle first
+//!       ▼ none is idle         ▼
 //!     refused                aborted
 //! ```
 //!
-//! An address has a bound of its own, and makes room among its own connections first, so one client costs no other
-//! one its place. Trusted proxies stand for many clients and have no such bound. A socket that has joined counts
-//! for its identity, and no longer for its address: an office behind one address is not an attacker. On failure to
-//! raise the limit of open files there are fewer places.
+//! An address has its own maximum and evicts among its own connections first, so one client does not evict another's.
+//! Trusted proxies stand for many clients and have no such maximum. A socket that has joined counts for its identity,
+//! and no longer for its address: an office behind one address is not an attacker. If the limit of open files cannot
+//! be raised, the maximum is lower.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -25,26 +25,26 @@ use tracing::warn;
 use super::handle::{ConnectionHandle, Slot, WeakHandle, count_closed};
 use crate::limits::{Proxies, RateLimitKey};
 
-/// Connections of clients besides those of sockets.
+/// Maximum connections of clients in addition to sockets.
 const REQUESTS: usize = 1000;
-/// Connections of those who watch: probes, scrapes.
-const WATCHERS: usize = 100;
-/// Open files besides the connections of clients and to PostgreSQL: those who watch, Redis, connections that are
-/// being refused, and some to spare.
-const BESIDES: usize = WATCHERS + 150;
-/// A replica that refused a client for want of room counts as full for this long.
+/// Maximum connections to the management port: probes, scrapes.
+const MANAGEMENT: usize = 100;
+/// Open files besides the connections of clients and to PostgreSQL: the management port, Redis, connections that are
+/// being refused, and a reserve.
+const BESIDES: usize = MANAGEMENT + 150;
+/// Time for which a replica counts as full after it refused a client.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
-/// Why a connection was not admitted.
+/// The limit that a refused connection would have exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// All places of this replica are taken by connections that are in use.
+    /// The maximum of this replica; all connections are busy.
     Replica,
-    /// All places of that address are.
+    /// The maximum of the client's address; all its connections are busy.
     Address,
 }
 
-/// The places of one listener. Cheap to clone.
+/// The connection limit of one listener. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimit(Arc<Shared>);
 
@@ -54,7 +54,7 @@ struct Shared {
     max_per_address: usize,
     silence: Duration,
     proxies: Proxies,
-    /// Whether what is closed is counted: only of clients.
+    /// True if closed connections are counted in metrics, as on the public port.
     counted: bool,
     /// A std mutex: held for a few look-ups, never across an await.
     table: Mutex<Table>,
@@ -62,20 +62,20 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The next connection's number, and the next moment's: both only count.
+    /// Last value of the counter that numbers both connections and points in time.
     next: u64,
     connections: HashMap<u64, Entry>,
-    /// Idle connections, the longest idle first: moment to connection.
+    /// Idle connections, longest idle first: point in time to connection.
     idle: BTreeMap<u64, u64>,
-    of: HashMap<RateLimitKey, Address>,
+    addresses: HashMap<RateLimitKey, Address>,
     refused: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The address that it counts for, unless that is a proxy or the connection has an identity.
+    /// Address that it counts for; `None` for proxies and connections with an identity.
     counts_for: Option<RateLimitKey>,
-    /// Since which moment it is idle.
+    /// Point in time since which it is idle.
     idle: Option<u64>,
     handle: Option<WeakHandle>,
 }
@@ -102,7 +102,11 @@ impl Table {
         }
         entry.idle = Some(now);
         self.idle.insert(now, id);
-        if let Some(address) = entry.counts_for.as_ref().and_then(|it| self.of.get_mut(it)) {
+        if let Some(address) = entry
+            .counts_for
+            .as_ref()
+            .and_then(|it| self.addresses.get_mut(it))
+        {
             address.idle.insert(now, id);
         }
     }
@@ -115,7 +119,11 @@ impl Table {
             return;
         };
         self.idle.remove(&since);
-        if let Some(address) = entry.counts_for.as_ref().and_then(|it| self.of.get_mut(it)) {
+        if let Some(address) = entry
+            .counts_for
+            .as_ref()
+            .and_then(|it| self.addresses.get_mut(it))
+        {
             address.idle.remove(&since);
         }
     }
@@ -127,13 +135,13 @@ impl Table {
         let Some(key) = entry.counts_for.take() else {
             return;
         };
-        if let Some(address) = self.of.get_mut(&key) {
+        if let Some(address) = self.addresses.get_mut(&key) {
             address.open -= 1;
             if let Some(since) = entry.idle {
                 address.idle.remove(&since);
             }
             if address.open == 0 {
-                self.of.remove(&key);
+                self.addresses.remove(&key);
             }
         }
     }
@@ -147,10 +155,10 @@ impl Table {
         Some(entry)
     }
 
-    /// Takes the longest idle connection out, of that address or of all.
+    /// Removes the longest idle connection, of that address or of all.
     fn evict(&mut self, key: Option<&RateLimitKey>) -> Option<ConnectionHandle> {
         let idle = match key {
-            Some(key) => &self.of.get(key)?.idle,
+            Some(key) => &self.addresses.get(key)?.idle,
             None => &self.idle,
         };
         let (_, id) = idle.first_key_value()?;
@@ -159,23 +167,30 @@ impl Table {
 }
 
 impl ConnectionLimit {
-    /// For clients: so many that files are left for so many connections to PostgreSQL, and for probes.
+    /// The limit of the public port: at most `sockets` plus some for requests, and few enough that files are left for
+    /// `database` connections to PostgreSQL and for the management port.
     #[must_use]
     pub fn of_clients(sockets: usize, per_address: usize, database: u32, proxies: Proxies) -> Self {
         let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let rest = limit.saturating_sub(BESIDES + database as usize);
         let max = (sockets + REQUESTS).min(rest).max(1);
-        // However few places there are, half of them are beyond one client's reach.
+        // However low the maximum, half of it is beyond one client's reach.
         let per_address = per_address.min(max.div_ceil(2));
         Self::new(max, per_address, Duration::from_secs(10), proxies)
     }
 
-    /// For those who watch.
+    /// The limit of the management port.
     #[must_use]
-    pub fn of_watchers() -> Self {
+    pub fn of_management() -> Self {
         let none = Proxies::default();
-        Self::with(WATCHERS, WATCHERS / 2, Duration::from_secs(5), none, false)
+        Self::with(
+            MANAGEMENT,
+            MANAGEMENT / 2,
+            Duration::from_secs(5),
+            none,
+            false,
+        )
     }
 
     pub(super) fn new(
@@ -208,23 +223,23 @@ impl ConnectionLimit {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a connection that was closed or refused here.
+    /// Counts a connection that this replica closed or refused.
     pub(super) fn count(&self, reason: &'static str) {
         if self.0.counted {
             count_closed(reason);
         }
     }
 
-    /// How long a connection may stay without having asked anything.
+    /// Timeout of the first request on a connection.
     pub(super) fn silence(&self) -> Duration {
         self.0.silence
     }
 
-    /// A place for a connection of that peer, which is idle until it asks. Where there is none, the longest idle
-    /// connection is aborted for it.
+    /// Admits a connection of that peer, which is idle until its first request. If the limit is reached, the longest
+    /// idle connection is aborted for it.
     ///
     /// # Errors
-    /// [`Full`] where every connection that could make room is in use.
+    /// [`Full`] if every connection that could be evicted is busy.
     pub(super) fn admit(&self, peer: IpAddr) -> Result<Permit, Full> {
         let shared = &self.0;
         let key = (!shared.proxies.trusts(peer)).then(|| RateLimitKey::address(peer));
@@ -233,7 +248,7 @@ impl ConnectionLimit {
         let full = |open: usize, max: usize| open >= max;
         let admitted = 'admitted: {
             if let Some(key) = &key {
-                let open = table.of.get(key).map_or(0, |address| address.open);
+                let open = table.addresses.get(key).map_or(0, |address| address.open);
                 if full(open, shared.max_per_address) {
                     match table.evict(Some(key)) {
                         Some(handle) => evicted.push(handle),
@@ -252,7 +267,7 @@ impl ConnectionLimit {
             }
             let id = table.tick();
             if let Some(key) = &key {
-                table.of.entry(key.clone()).or_default().open += 1;
+                table.addresses.entry(key.clone()).or_default().open += 1;
             }
             table.connections.insert(
                 id,
@@ -281,7 +296,7 @@ impl ConnectionLimit {
         admitted
     }
 
-    /// A place beyond the limit, for a connection that the system has accepted already.
+    /// Admits a connection beyond the limit: one that the system has already accepted.
     pub(super) fn admit_over(&self) -> Permit {
         let mut table = self.table();
         let id = table.tick();
@@ -297,13 +312,13 @@ impl ConnectionLimit {
         }
     }
 
-    /// Connections that are open, and the maximum.
+    /// Number of open connections, and the maximum.
     #[must_use]
     pub fn open(&self) -> (usize, usize) {
         (self.table().connections.len(), self.0.max)
     }
 
-    /// Whether a client found no place a moment ago: another replica is the better choice then.
+    /// True if a client was refused a moment ago, so that load balancers should choose another replica.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let refused = self.table().refused;
@@ -311,7 +326,7 @@ impl ConnectionLimit {
     }
 }
 
-/// The place of one connection, until it is released.
+/// Permit of one connection, until it is released.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: ConnectionLimit,
@@ -344,8 +359,8 @@ impl Slot for Permit {
     }
 }
 
-/// Raises the limit of open files that this process was started with, which is 1024 in many containers, as far as
-/// the system lets it, so that so many sockets can be open at once. Warns where that is not far enough.
+/// Raises this process's soft limit of open files, 1024 in many containers, to the number that `sockets` and `database`
+/// connections need. Warns if the hard limit is lower.
 pub fn raise_file_limit(sockets: usize, database: u32) {
     let wanted = (sockets + REQUESTS + BESIDES) as u64 + u64::from(database);
     let limit = rlimit::increase_nofile_limit(wanted);
@@ -354,7 +369,7 @@ pub fn raise_file_limit(sockets: usize, database: u32) {
         warn!(
             limit,
             wanted,
-            "the limit of open files is below what MAX_SOCKETS needs: raise the hard limit (LimitNOFILE=, ulimit -Hn, the container runtime's), or lower MAX_SOCKETS"
+            "the limit of open files is too low for MAX_SOCKETS: raise the hard limit (LimitNOFILE=, ulimit -Hn, the container runtime's setting), or lower MAX_SOCKETS"
         );
     }
 }
@@ -376,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_idle_connection_makes_room_and_a_busy_one_does_not() {
+    fn the_longest_idle_connection_is_evicted_and_a_busy_one_is_not() {
         let limit = limit(3, 3, "");
         let first = connect(&limit, "192.0.2.1").unwrap();
         let second = connect(&limit, "192.0.2.2").unwrap();
@@ -386,7 +401,7 @@ mod tests {
         assert!(second.1.is_aborted() && !first.1.is_aborted() && !third.1.is_aborted());
         assert_eq!(limit.open(), (3, 3));
         second.0.release();
-        assert_eq!(limit.open(), (3, 3), "its place was another's already");
+        assert_eq!(limit.open(), (3, 3), "its slot was already another's");
         third.0.busy();
         fourth.0.busy();
         assert_eq!(connect(&limit, "192.0.2.5").unwrap_err(), Full::Replica);
@@ -396,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_makes_room_among_its_own_and_a_proxy_has_no_bound() {
+    fn an_address_evicts_among_its_own_connections_and_a_proxy_has_no_maximum() {
         let limit = limit(9, 2, "10.0.0.0/8");
         let ours = connect(&limit, "192.0.2.1").unwrap();
         let first = connect(&limit, "192.0.2.9").unwrap();
@@ -406,7 +421,7 @@ mod tests {
         second.0.busy();
         third.0.busy();
         assert_eq!(connect(&limit, "192.0.2.9").unwrap_err(), Full::Address);
-        assert!(!limit.is_full(), "others still find a place");
+        assert!(!limit.is_full(), "others are still admitted");
         third.0.leave_address();
         let known = connect(&limit, "192.0.2.9").unwrap();
         known.0.busy();
@@ -416,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_released_leaves_nothing_behind() {
+    fn a_released_permit_leaves_nothing_behind() {
         let limit = limit(9, 9, "");
         for _ in 0..3 {
             let (permit, _handle) = connect(&limit, "192.0.2.1").unwrap();
@@ -427,6 +442,8 @@ mod tests {
             permit.idle();
         }
         let table = limit.table();
-        assert!(table.connections.is_empty() && table.idle.is_empty() && table.of.is_empty());
+        assert!(
+            table.connections.is_empty() && table.idle.is_empty() && table.addresses.is_empty()
+        );
     }
 }

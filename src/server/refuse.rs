@@ -1,6 +1,6 @@
-//! The answer to a connection that finds no place. Owns that the client gets it: a connection that is closed while
-//! bytes of the client are unread is reset, and the answer may be lost with it. So writing ends first, and what the
-//! client sends is read on for a moment (RFC 9112, 9.6). Both are bounded; beyond the bound a connection is dropped.
+//! The response to a refused connection. Owns its delivery: a connection that is closed with unread bytes of the client
+//! is reset, and the response may be lost. So the write side is closed first, and reading continues for a moment
+//! (RFC 9112, 9.6). Bytes, time and concurrent refusals are bounded; beyond that a connection is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use tokio::time::timeout;
 use super::limit::Full;
 use crate::protocol::{Answer, Code, Refusal};
 
-/// Connections that are being refused at a time.
+/// Maximum concurrent refusals.
 const AT_A_TIME: usize = 50;
-/// Time for the answer, and time for the client to close.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// Time for the first bytes of a request. A client that hears an answer before it has asked may take it for a fault of
-/// the connection, and never see it.
+/// Timeout of a refusal: sending the response and waiting for the client to close.
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// Time to wait for the first bytes of a request. A client that receives a response before sending a request may treat
+/// it as a connection error.
 const FIRST_BYTES: Duration = Duration::from_millis(200);
-/// Maximum of what is read and thrown away, in bytes.
+/// Maximum bytes that are read and discarded.
 const DISCARD: usize = 64 * 1024;
 
-/// Refuses connections.
+/// Answers refused connections.
 #[derive(Clone)]
 pub(super) struct Refuser(Arc<Semaphore>);
 
@@ -32,20 +32,20 @@ impl Refuser {
         Self(Arc::new(Semaphore::new(AT_A_TIME)))
     }
 
-    /// Answers in a task of its own, and closes.
-    pub(super) fn refuse(&self, stream: TcpStream, why: Full) {
+    /// Answers in a separate task, and closes.
+    pub(super) fn refuse(&self, stream: TcpStream, full: Full) {
         let Ok(permit) = self.0.clone().try_acquire_owned() else {
             return;
         };
         tokio::spawn(async move {
-            let _ = timeout(PATIENCE, say(stream, why)).await;
+            let _ = timeout(TIMEOUT, respond(stream, full)).await;
             drop(permit);
         });
     }
 }
 
-async fn say(mut stream: TcpStream, why: Full) -> std::io::Result<()> {
-    let (status, refusal) = match why {
+async fn respond(mut stream: TcpStream, full: Full) -> std::io::Result<()> {
+    let (status, refusal) = match full {
         Full::Replica => (
             "503 Service Unavailable",
             Refusal::new(

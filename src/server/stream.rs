@@ -1,5 +1,5 @@
-//! One connection's stream. Owns that it can be aborted whatever its reader and writer are doing, that a client
-//! which takes nothing, or too slowly, does not keep its writer for ever, and that its place is released with it.
+//! The stream of one connection. Owns its abort, whatever its reader and writer are doing; the timeouts of clients that
+//! read nothing, or too slowly; and the release of its slot when it is closed.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use tracing::debug;
 
 use super::handle::{ConnectionHandle, Slot, count_closed};
 
-/// How patient a stream is with its client.
+/// Timeouts of a stream.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// A client that takes nothing of what is sent for this long is gone.
+pub(super) struct Timeouts {
+    /// Maximum time without progress while sending.
     pub(super) stalled: Duration,
-    /// What was begun to be sent, an answer for example, is taken within this time, or the connection ends: a
-    /// client that takes a byte now and then is no better than one that takes none.
+    /// Maximum time from the first write to the flush, of a response for example: a client that reads a byte now and
+    /// then is no better than one that reads none.
     pub(super) flush: Duration,
-    /// A request's head is whole within this time of its first byte, whatever the connection was before: half a head
-    /// takes memory, an idle connection does not.
+    /// Maximum time from the first byte of a request's head to its last, also on a connection that was idle: half a
+    /// head takes memory, an idle connection does not.
     pub(super) head: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             stalled: Duration::from_secs(20),
@@ -37,44 +37,44 @@ impl Default for Patience {
     }
 }
 
-/// A stream that can be aborted, and that notices a client which does not take what it is sent.
+/// A stream that can be aborted, and that closes if its client does not read.
 pub(super) struct ConnectionStream {
     stream: TcpStream,
     handle: ConnectionHandle,
     aborted: Pin<Box<WaitForCancellationFutureOwned>>,
-    patience: Patience,
-    /// Since when something is being sent that is not flushed yet.
+    timeouts: Timeouts,
+    /// Time of the first write that is not flushed yet.
     sending: Option<Instant>,
-    /// Runs while the client takes nothing.
+    /// Timer of a write without progress.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Until when the head that has begun must be whole, and which request it is of.
+    /// Deadline of the head that has begun, and the number of its request.
     head: Option<(Instant, usize)>,
-    /// Runs while that is awaited.
+    /// Timer of that deadline.
     half: Option<Pin<Box<Sleep>>>,
     dead: bool,
 }
 
 impl ConnectionStream {
-    /// Of a connection, and the place that it has until it is closed, also after it became a WebSocket.
+    /// Wraps a connection with its slot, which it holds until it is closed, also as a WebSocket.
     pub(super) fn new(stream: TcpStream, slot: impl Slot + 'static) -> Self {
         if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "a connection could not be tuned; it was gone already");
+            debug!(%error, "could not set TCP_NODELAY; the client has disconnected");
         }
-        Self::with_patience(stream, Some(Box::new(slot)), Patience::default())
+        Self::with_timeouts(stream, Some(Box::new(slot)), Timeouts::default())
     }
 
-    /// The handle to it.
+    /// Handle to this connection.
     pub(super) fn handle(&self) -> ConnectionHandle {
         self.handle.clone()
     }
 
-    fn with_patience(stream: TcpStream, slot: Option<Box<dyn Slot>>, patience: Patience) -> Self {
+    fn with_timeouts(stream: TcpStream, slot: Option<Box<dyn Slot>>, timeouts: Timeouts) -> Self {
         let handle = ConnectionHandle::open(slot);
         Self {
             stream,
             aborted: Box::pin(handle.aborted()),
             handle,
-            patience,
+            timeouts,
             sending: None,
             stalled: None,
             head: None,
@@ -83,17 +83,17 @@ impl ConnectionStream {
         }
     }
 
-    /// Bytes came. Where nothing is asked yet they are the beginning of a head.
-    fn a_head_begins(&mut self) {
+    /// Starts the deadline of a head at its first bytes. Bytes that arrive during a request belong to its body.
+    fn start_head(&mut self) {
         let begun = self.handle.begun();
         if self.handle.is_busy() {
             self.head = None;
         } else if self.head.is_none_or(|(_, of)| of != begun) {
-            self.head = Some((Instant::now() + self.patience.head, begun));
+            self.head = Some((Instant::now() + self.timeouts.head, begun));
         }
     }
 
-    /// Whether the head that has begun is not whole yet, and had its time.
+    /// True if the head that has begun is still incomplete at its deadline.
     fn head_is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let begun = self.handle.begun();
         let Some((until, _)) = self.head.filter(|(_, of)| *of == begun) else {
@@ -118,13 +118,13 @@ impl ConnectionStream {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         }
         let since = *self.sending.get_or_insert_with(Instant::now);
-        let late = since.elapsed() >= self.patience.flush;
+        let late = since.elapsed() >= self.timeouts.flush;
         if !late && let Poll::Ready(outcome) = write(Pin::new(&mut self.stream), cx) {
             self.stalled = None;
             return Poll::Ready(outcome);
         }
         if !late {
-            let until = (since + self.patience.flush).min(Instant::now() + self.patience.stalled);
+            let until = (since + self.timeouts.flush).min(Instant::now() + self.timeouts.stalled);
             let stalled = self
                 .stalled
                 .get_or_insert_with(|| Box::pin(sleep_until(until)));
@@ -139,7 +139,7 @@ impl ConnectionStream {
 
 impl Drop for ConnectionStream {
     fn drop(&mut self) {
-        // Whoever keeps a handle sees that it is over.
+        // Remaining handles see that the connection has closed.
         self.handle.abort();
         self.handle.release();
     }
@@ -157,7 +157,7 @@ impl AsyncRead for ConnectionStream {
         let before = buffer.filled().len();
         if let Poll::Ready(outcome) = Pin::new(&mut self.stream).poll_read(cx, buffer) {
             if buffer.filled().len() > before {
-                self.a_head_begins();
+                self.start_head();
             }
             return Poll::Ready(outcome);
         }
@@ -166,7 +166,7 @@ impl AsyncRead for ConnectionStream {
             self.handle.abort();
             return Poll::Ready(Ok(()));
         }
-        // Nothing read is the end of the stream.
+        // A read of no bytes is the end of the stream.
         self.aborted.as_mut().poll(cx).map(Ok)
     }
 }
@@ -193,7 +193,7 @@ impl AsyncWrite for ConnectionStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whoever writes hands over all that it has before it flushes.
+        // Writers pass on all their data before they flush.
         self.sending = None;
         self.handle.flushed();
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -212,30 +212,30 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_secs(60);
-    const STALLED: Patience = Patience {
+    const STALLED: Timeouts = Timeouts {
         stalled: SHORT,
         flush: LONG,
         head: LONG,
     };
-    const SLOW: Patience = Patience {
+    const SLOW: Timeouts = Timeouts {
         stalled: LONG,
         flush: SHORT,
         head: SHORT,
     };
 
-    async fn pair(patience: Patience) -> (ConnectionStream, ConnectionHandle, TcpStream) {
+    async fn pair(timeouts: Timeouts) -> (ConnectionStream, ConnectionHandle, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let stream = ConnectionStream::with_patience(stream, None, patience);
+        let stream = ConnectionStream::with_timeouts(stream, None, timeouts);
         let handle = stream.handle();
         (stream, handle, client)
     }
 
     #[tokio::test]
-    async fn whoever_reads_a_connection_that_is_aborted_sees_its_end_and_may_still_write() {
+    async fn the_reader_of_an_aborted_connection_sees_its_end_and_may_still_write() {
         let (mut stream, handle, mut client) = pair(STALLED).await;
         let reading = tokio::spawn(async move {
             let read = stream.read(&mut [0; 8]).await;
@@ -245,26 +245,26 @@ mod tests {
         tokio::task::yield_now().await;
         handle.abort();
         assert_eq!(reading.await.unwrap().unwrap(), 0);
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "bye");
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "bye");
     }
 
-    async fn fault_of_writing(stream: &mut ConnectionStream) -> io::Error {
+    async fn error_of_writing(stream: &mut ConnectionStream) -> io::Error {
         let chunk = vec![0; 1 << 20];
         loop {
-            if let Err(fault) = stream.write_all(&chunk).await {
-                return fault;
+            if let Err(error) = stream.write_all(&chunk).await {
+                return error;
             }
         }
     }
 
     #[tokio::test]
-    async fn a_client_that_takes_nothing_is_aborted() {
+    async fn a_client_that_reads_nothing_is_aborted() {
         let (mut stream, handle, client) = pair(STALLED).await;
         let since = std::time::Instant::now();
-        let fault = fault_of_writing(&mut stream).await;
-        assert_eq!(fault.kind(), ErrorKind::TimedOut);
+        let error = error_of_writing(&mut stream).await;
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(since.elapsed() >= SHORT, "{:?}", since.elapsed());
         assert!(handle.is_aborted());
         let again = stream.write(b"x").await.unwrap_err();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_takes_a_little_now_and_then_is_aborted_too() {
+    async fn a_client_that_reads_too_slowly_is_aborted() {
         let (mut stream, _handle, mut client) = pair(SLOW).await;
         let drop_by_drop = tokio::spawn(async move {
             let mut some = vec![0; 64 * 1024];
@@ -284,20 +284,20 @@ mod tests {
             }
         });
         let since = std::time::Instant::now();
-        let fault = fault_of_writing(&mut stream).await;
-        assert_eq!(fault.kind(), ErrorKind::TimedOut);
+        let error = error_of_writing(&mut stream).await;
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert!(since.elapsed() >= SHORT, "{:?}", since.elapsed());
         drop(stream);
         drop_by_drop.await.unwrap();
     }
 
     #[tokio::test]
-    async fn half_a_head_ends_the_connection_and_a_whole_one_does_not() {
+    async fn an_incomplete_head_ends_the_connection_and_a_complete_one_does_not() {
         let (mut stream, handle, mut client) = pair(SLOW).await;
         let mut some = [0; 8];
         client.write_all(b"GET /").await.unwrap();
         assert_eq!(stream.read(&mut some).await.unwrap(), 5);
-        // The head was whole: a request begins, and ends.
+        // The head was complete: a request begins and ends.
         handle.begin();
         handle.finish();
         let idle = tokio::time::timeout(SHORT * 3, stream.read(&mut some)).await;

@@ -1,6 +1,6 @@
-//! What is left of a body when its answer is known, such as 413. Owns that the client gets that answer: a connection
-//! that is closed while bytes of the client are unread is reset, and the answer is lost with it. So the rest is read on
-//! and thrown away, bounded in bytes and time, and only then the connection ends (RFC 9112, 9.6).
+//! The unread rest of a body after its response, such as 413. Owns the delivery of that response: a connection that is
+//! closed with unread bytes of the client is reset, and the response is lost. So the rest is read and discarded, within
+//! limits of bytes and time, before the connection closes (RFC 9112, 9.6).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,15 +11,15 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
-/// Maximum of what is thrown away, in bytes.
+/// Maximum bytes that are discarded.
 const DISCARD: usize = 16 * 1024 * 1024;
-/// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum time for discarding.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A body whose rest is read when nobody wants it any more.
+/// A body whose rest is read and discarded when it is dropped.
 pub(super) struct Unread {
     body: Option<Incoming>,
-    /// The client waits for leave to send it, and does not when it has its answer.
+    /// True while the client waits for `100 Continue`: with a response it does not send the body.
     expects: bool,
 }
 
@@ -68,7 +68,7 @@ impl Drop for Unread {
             && !body.is_end_stream()
             && !self.expects
         {
-            tokio::spawn(timeout(PATIENCE, async move {
+            tokio::spawn(timeout(TIMEOUT, async move {
                 let mut left = DISCARD;
                 while let Some(Ok(frame)) = body.frame().await {
                     let length = frame.data_ref().map_or(0, Bytes::len);

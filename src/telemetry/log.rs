@@ -1,4 +1,4 @@
-//! The log: what gets into it, and how a line looks. It goes to standard error.
+//! The log. Owns its filters and the format of its lines. It is written to standard error.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -15,27 +15,27 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::traces::TARGET;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people, with colours where a terminal is.
+    /// Readable text, coloured on a terminal.
     Pretty,
 }
 
-/// A filter that is one look at where a line comes from.
+/// A filter by target and level alone.
 type Discreet = FilterFn<fn(&Metadata<'_>) -> bool>;
 
-/// What gets into the log, and which spans there are. These are filters for all layers, not of one layer each:
-/// those lose lines where a library asks whether it should log and then does not (sqlx does).
+/// The filters of log lines and spans. They apply to all layers: filters per layer lose lines if a library checks
+/// whether a line is enabled and then does not write it, as sqlx does.
 ///
 /// # Errors
-/// A sentence about the filter, where it is not one.
+/// A sentence about the invalid part of the filter.
 pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet), String> {
-    // fred's warnings and PostgreSQL's notices repeat what is said here, sqlx tells unknown parameters of
-    // DATABASE_URL with their values, and the libraries of sockets write a line for each packet that a client got
-    // wrong: as many as it likes. Whoever names them gets them.
+    // fred's warnings and PostgreSQL's notices repeat lines of this crate, sqlx logs unknown parameters of DATABASE_URL
+    // with their values, and the socket libraries write a line for each malformed packet, so that a client could flood
+    // the log. A filter that names one of these libraries enables it.
     let quiet = [
         "fred=error",
         "sqlx_postgres::options=off",
@@ -51,23 +51,24 @@ pub(super) fn filters(wanted: &str, traced: bool) -> Result<(EnvFilter, Discreet
     let all = unnamed.fold(wanted.to_owned(), |all, directive| {
         format!("{directive},{all}")
     });
-    // A level that is misspelt would be taken for the name of a library, and nothing would be logged at all.
-    let slip = wanted.split(',').map(str::trim).find(|word| {
+    // A misspelt level would be parsed as the name of a library, and nothing would be logged.
+    let misspelt = wanted.split(',').map(str::trim).find(|word| {
         let level = word.parse::<LevelFilter>().is_ok();
         !word.is_empty()
             && !level
             && !word.starts_with("apptlock")
             && !word.contains(['=', ':', '['])
     });
-    if let Some(slip) = slip {
-        return Err(format!("\"{slip}\" is no level"));
+    if let Some(word) = misspelt {
+        return Err(format!("\"{word}\" is not a level"));
     }
-    let filter = EnvFilter::try_new(format!("{all},{spans}")).map_err(|fault| fault.to_string())?;
+    let filter = EnvFilter::try_new(format!("{all},{spans}")).map_err(|error| error.to_string())?;
     Ok((filter, FilterFn::new(is_discreet)))
 }
 
-/// Below info libraries show what they send and get, tokens and passwords too, and sqlx tells what it does not know of
-/// `DATABASE_URL`: no filter lets that out. And spans are ours.
+/// True for this crate's lines, lines of libraries at info and above, and spans of traces. Below info, libraries log
+/// their traffic, including tokens and passwords, and sqlx logs unknown parameters of `DATABASE_URL`: no setting enables
+/// those.
 fn is_discreet(it: &Metadata<'_>) -> bool {
     if it.is_span() {
         return it.target() == TARGET;
@@ -97,7 +98,7 @@ where
     }
 }
 
-/// A JSON line that says to which trace it belongs, where it belongs to one.
+/// A JSON line that carries the ids of its trace and span, if it has any.
 struct Traced(Format<Json>);
 
 impl<S, N> FormatEvent<S, N> for Traced
@@ -120,7 +121,7 @@ where
         let mut line = String::new();
         self.0
             .format_event(context, Writer::new(&mut line), event)?;
-        // The object is opened again for two more fields.
+        // The object is reopened for two more fields.
         let open = line.trim_end().strip_suffix('}').unwrap_or(&line);
         let (trace_id, span_id) = (trace.trace_id(), trace.span_id());
         writeln!(

@@ -1,18 +1,18 @@
-//! Lines that would come too often: one a second says as much.
+//! Throttle for frequent log lines: at most one per second.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets one line a second through, and counts the others.
+/// Allows one line per second, and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub struct LogThrottle {
-    /// When a line was let through, and how many were not since. A std mutex: held for a look, never across an
-    /// await.
+    /// Time of the last allowed line, and the number of lines suppressed since. A std mutex: held for a look-up, never
+    /// across an await.
     last: Mutex<Option<(Instant, u64)>>,
 }
 
 impl LogThrottle {
-    /// One that has kept nothing back.
+    /// Creates a throttle that has suppressed nothing.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -20,7 +20,7 @@ impl LogThrottle {
         }
     }
 
-    /// How many lines were kept back since the last one, where this one may go out.
+    /// Returns the number of lines suppressed since the last allowed one; `None` if this one is to be suppressed.
     pub fn allow(&self) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *last {
@@ -28,9 +28,9 @@ impl LogThrottle {
                 *hidden += 1;
                 None
             }
-            spoken => {
-                let hidden = spoken.map_or(0, |(_, hidden)| hidden);
-                *spoken = Some((Instant::now(), 0));
+            due => {
+                let hidden = due.map_or(0, |(_, hidden)| hidden);
+                *due = Some((Instant::now(), 0));
                 Some(hidden)
             }
         }

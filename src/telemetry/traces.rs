@@ -1,15 +1,15 @@
-//! Traces: the spans' names are here or beside the code they are about; how they go out, and how a trace goes
-//! on over HTTP and over the bus, is here alone.
+//! Traces. Owns the export of spans, and the propagation of a trace over HTTP and over the bus. Names of spans are here
+//! or beside the code they describe.
 //!
 //! ```text
 //!   request ─ acquire ─┬─ postgres acquire
-//!                      ├─ emit                          (to the sockets here)
-//!                      └─ publish ─ ─ ▶ receive ─ emit  (over Redis, to the sockets there)
+//!                      ├─ emit                          (to local sockets)
+//!                      └─ publish ─ ─ ▶ receive ─ emit  (over Redis, to another replica's sockets)
 //! ```
 //!
-//! Spans are made with the target [`TARGET`], which is off unless traces go out: then a span costs a look at a
-//! flag. Cursors are never traced: they are too many, and each is worth little; metrics count them. On failure
-//! of the collector spans are dropped, counted, and said so once; nobody waits for it but the end of the process.
+//! Spans have the target [`TARGET`], which is disabled unless traces are exported: a disabled span costs the check of a
+//! flag. Cursors are never traced: they are too frequent, and metrics count them. If the collector fails, spans are
+//! dropped and counted, with one log line; only the end of the process waits for it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,14 +39,14 @@ use super::metrics::TRACES_LOST;
 
 /// The target of every span that is part of a trace.
 pub const TARGET: &str = "apptlock::trace";
-/// How long the collector may take for a batch.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Spans that wait for the collector, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise.
+/// Timeout of exporting a batch.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Default maximum of queued spans; `OTEL_BSP_MAX_QUEUE_SIZE` overrides it.
 const QUEUE: usize = 2048;
-/// The name under which a trace goes on, over HTTP and in tests.
+/// Header that carries a trace's context.
 const TRACEPARENT: &str = "traceparent";
 
-/// How spans get to the collector.
+/// Protocol of the export to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// OTLP over gRPC.
@@ -55,79 +55,77 @@ pub enum Carrier {
     Http,
 }
 
-/// Where traces go, and which.
+/// Settings of traces.
 #[derive(Debug, Clone)]
 pub struct Traces {
-    /// The collector: with its path, where spans go over HTTP.
+    /// URL of the collector; for HTTP it includes the path.
     pub endpoint: String,
-    /// How.
+    /// Protocol of the export.
     pub carrier: Carrier,
-    /// Which.
+    /// Choice of the traces that are exported.
     pub sampler: Sampler,
-    /// What this service is called there; `None`: what `OTEL_RESOURCE_ATTRIBUTES` says, else apptlock.
+    /// Service name; `None`: the one in `OTEL_RESOURCE_ATTRIBUTES`, else apptlock.
     pub service: Option<String>,
-    /// What this replica is called there.
+    /// Service instance id: this replica's name.
     pub replica: String,
 }
 
-/// Why traces cannot go out: a sentence about the setting.
+/// Error of the settings of traces: a sentence about the invalid one.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadTraces(String);
 
-/// What makes spans, until the process ends.
+/// Creates the provider of spans, which exports them until the process ends.
 pub(super) fn provider(traces: &Traces) -> Result<SdkTracerProvider, BadTraces> {
-    let fault = Fault::default();
+    let last_error = LastError::default();
     let exporter = match traces.carrier {
         Carrier::Grpc => Otlp::builder()
             .with_tonic()
             .with_endpoint(&traces.endpoint)
-            .with_timeout(PATIENCE)
+            .with_timeout(TIMEOUT)
             .build(),
         Carrier::Http => Otlp::builder()
             .with_http()
-            .with_http_client(Client::new(fault.clone()))
+            .with_http_client(Client::new(last_error.clone()))
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(&traces.endpoint)
-            .with_timeout(PATIENCE)
+            .with_timeout(TIMEOUT)
             .build(),
     };
-    let exporter = exporter.map_err(|fault| BadTraces(fault.to_string()))?;
+    let exporter = exporter.map_err(|error| BadTraces(error.to_string()))?;
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attribute(KeyValue::new("service.instance.id", traces.replica.clone()))
         .with_attributes(name_of(traces).map(|name| KeyValue::new("service.name", name)))
         .build();
     let waiting = Arc::new(AtomicUsize::new(0));
-    let exporter = Telling {
+    let exporter = LoggedExporter {
         exporter,
-        fault,
-        away: AtomicBool::new(false),
+        last_error,
+        failing: AtomicBool::new(false),
         waiting: waiting.clone(),
     };
-    let most = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
-    let most = most
-        .and_then(|most| most.parse().ok())
-        .filter(|most| *most > 0);
-    let most = most.unwrap_or(QUEUE);
+    let max = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+    let max = max.and_then(|max| max.parse().ok()).filter(|max| *max > 0);
+    let max = max.unwrap_or(QUEUE);
     let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(most)
+        .with_max_queue_size(max)
         .build();
     let batching = BatchSpanProcessor::builder(exporter)
         .with_batch_config(batches)
         .build();
     Ok(SdkTracerProvider::builder()
-        .with_span_processor(Bounded {
+        .with_span_processor(BoundedProcessor {
             batching,
             waiting,
-            most,
+            max,
         })
         .with_sampler(traces.sampler.clone())
         .with_resource(resource)
         .build())
 }
 
-/// What the service is called, where that is not said in `OTEL_RESOURCE_ATTRIBUTES`.
+/// Service name, unless `OTEL_RESOURCE_ATTRIBUTES` has one.
 fn name_of(traces: &Traces) -> Option<String> {
     let said = std::env::var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
     let elsewhere = said
@@ -139,7 +137,7 @@ fn name_of(traces: &Traces) -> Option<String> {
         .or_else(|| (!elsewhere).then(|| "apptlock".to_owned()))
 }
 
-/// The layer that makes spans of a trace from those of this crate.
+/// The layer that turns this crate's spans into those of a trace.
 pub(super) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -153,8 +151,8 @@ where
         .with_tracked_inactivity(false)
 }
 
-/// Makes a span the child of a caller's, by the headers of its request, where callers are trusted; else links it,
-/// so that a caller cannot decide what is traced here. What is no trace context is as none.
+/// Makes a span the child of a trusted caller's span, by the headers of its request. An untrusted caller's span is only
+/// linked, so that it cannot decide what is traced here. An invalid trace context is ignored.
 pub fn goes_on_from_headers(span: &Span, headers: &HeaderMap, trusted: bool) {
     if trusted {
         goes_on_from(span, &HeaderExtractor(headers));
@@ -167,7 +165,7 @@ pub fn goes_on_from_headers(span: &Span, headers: &HeaderMap, trusted: bool) {
     }
 }
 
-/// Makes a span the child of a sender's, by what that one [`sent_along`].
+/// Makes a span the child of a sender's span, by the context that it [`sent_along`].
 pub fn goes_on(span: &Span, sent_along: &str) {
     let carried: HashMap<String, String> = [(TRACEPARENT.to_owned(), sent_along.to_owned())].into();
     goes_on_from(span, &carried);
@@ -176,12 +174,12 @@ pub fn goes_on(span: &Span, sent_along: &str) {
 fn goes_on_from(span: &Span, carried: &dyn Extractor) {
     if !span.is_disabled() {
         let parent = TraceContextPropagator::new().extract(carried);
-        // Where the span began already it keeps its parent; ours have not.
+        // This fails only for a span that has begun, which these have not.
         let _ = span.set_parent(parent);
     }
 }
 
-/// What to send along, so that others can go on from a span; `None` where it is no part of a trace.
+/// The context of a span for other replicas, in the format of `traceparent`; `None` if it is not part of a trace.
 pub fn sent_along(span: &Span) -> Option<String> {
     if span.is_disabled() {
         return None;
@@ -194,7 +192,7 @@ pub fn sent_along(span: &Span) -> Option<String> {
     })
 }
 
-/// An error with all that led to it.
+/// Text of an error with its chain of causes.
 fn why(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -205,25 +203,26 @@ fn why(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Hands spans to the collector, and tells when it is gone and when it is back.
+/// Exports spans to the collector, and logs when that begins to fail and when it works again.
 #[derive(Debug)]
-struct Telling {
+struct LoggedExporter {
     exporter: Otlp,
-    fault: Fault,
-    away: AtomicBool,
-    /// Spans that wait for their batch.
+    last_error: LastError,
+    /// True if the last export failed.
+    failing: AtomicBool,
+    /// Number of queued spans.
     waiting: Arc<AtomicUsize>,
 }
 
-/// Gathers batches, and counts what there is no room for: the library drops it without a word.
+/// Batches spans, and counts those beyond the maximum: the library drops them silently.
 #[derive(Debug)]
-struct Bounded {
+struct BoundedProcessor {
     batching: BatchSpanProcessor,
     waiting: Arc<AtomicUsize>,
-    most: usize,
+    max: usize,
 }
 
-impl SpanProcessor for Bounded {
+impl SpanProcessor for BoundedProcessor {
     fn on_start(&self, span: &mut opentelemetry_sdk::trace::Span, context: &Context) {
         self.batching.on_start(span, context);
     }
@@ -232,7 +231,7 @@ impl SpanProcessor for Bounded {
         if !span.span_context.is_sampled() {
             return;
         }
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.most {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             metrics::counter!(TRACES_LOST).increment(1);
             return;
@@ -253,24 +252,24 @@ impl SpanProcessor for Bounded {
     }
 }
 
-impl SpanExporter for Telling {
+impl SpanExporter for LoggedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len() as u64;
         self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let outcome = self.exporter.export(batch).await;
         match &outcome {
             Ok(()) => {
-                if self.away.swap(false, Ordering::Relaxed) {
-                    info!("the collector of traces takes spans again");
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    info!("the trace collector accepts spans again");
                 }
             }
             Err(error) => {
                 metrics::counter!(TRACES_LOST).increment(count);
-                if !self.away.swap(true, Ordering::Relaxed) {
-                    let error = self.fault.take().unwrap_or_else(|| why(error));
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    let error = self.last_error.take().unwrap_or_else(|| why(error));
                     warn!(
                         error,
-                        "the collector of traces does not take spans; dropping them until it does"
+                        "the trace collector does not accept spans; dropping them until it does"
                     );
                 }
             }
@@ -287,16 +286,16 @@ impl SpanExporter for Telling {
     }
 }
 
-/// Why the last batch did not get out over HTTP: the library says no more of it than that the network failed.
+/// Error of the last batch over HTTP: the library reports only that the network failed.
 #[derive(Debug, Clone, Default)]
-struct Fault(
-    /// A std mutex: held for a look.
+struct LastError(
+    /// A std mutex: held for a look-up, never across an await.
     Arc<Mutex<Option<String>>>,
 );
 
-impl Fault {
-    fn set(&self, fault: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+impl LastError {
+    fn set(&self, error: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     fn take(&self) -> Option<String> {
@@ -304,26 +303,26 @@ impl Fault {
     }
 }
 
-/// Sends a batch over HTTP, on the thread that gathers batches, which may wait.
+/// HTTP client of the exporter. It runs on the batching thread, which may block.
 struct Client {
     agent: ureq::Agent,
-    fault: Fault,
+    last_error: LastError,
 }
 
 impl Client {
-    fn new(fault: Fault) -> Self {
+    fn new(last_error: LastError) -> Self {
         let tls = ureq::tls::TlsConfig::builder()
             .root_certs(ureq::tls::RootCerts::PlatformVerifier)
             .build();
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .max_redirects(0)
             .tls_config(tls)
             .build();
         Self {
             agent: config.into(),
-            fault,
+            last_error,
         }
     }
 }
@@ -343,9 +342,9 @@ impl HttpClient for Client {
             let body = answer.body_mut().read_to_vec()?;
             Ok((answer, body))
         });
-        let (mut answer, body) = sent.inspect_err(|fault| self.fault.set(Some(why(fault))))?;
+        let (mut answer, body) = sent.inspect_err(|error| self.last_error.set(Some(why(error))))?;
         let status = answer.status();
-        self.fault
+        self.last_error
             .set((!status.is_success()).then(|| format!("it answered {status}")));
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;

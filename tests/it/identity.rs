@@ -320,7 +320,7 @@ async fn sockets_need_a_token_and_speak_for_its_user_alone() {
     }
     let somebody = json!({ "token": token("ann"), "userId": "ben", "userInfo": { "name": "Ben", "email": "" } });
     let refused = Socket::refused(replica, somebody).await;
-    assert!(refused.contains("somebody else"), "{refused}");
+    assert!(refused.contains("a different user"), "{refused}");
 
     let id = fresh("cursor");
     let mut ann = Socket::connect(replica, json!({ "token": token("ann") })).await;

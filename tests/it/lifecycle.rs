@@ -85,12 +85,12 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "RUST_LOG",
             "warning",
-            "RUST_LOG: \"warning\" is no level; write a level such as info",
+            "RUST_LOG: \"warning\" is not a level; write a level such as info",
         ),
         (
             "RUST_LOG",
             "debug,verbose",
-            "RUST_LOG: \"verbose\" is no level; write ",
+            "RUST_LOG: \"verbose\" is not a level; write ",
         ),
         (
             "DATABASE_URL",

@@ -160,7 +160,7 @@ async fn sockets_are_capped_by_identity_and_by_replica() {
     let _third = Socket::connect(replica, auth("ben")).await;
     let _fourth = Socket::connect(replica, json!({})).await;
     let refused = Socket::refused(replica, auth("eve")).await;
-    assert!(refused.contains("as many sockets as it takes"), "{refused}");
+    assert!(refused.contains("maximum of sockets"), "{refused}");
     assert_eq!(
         (over("identity").await, over("connection").await),
         (1.0, 1.0)

@@ -218,7 +218,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let replica = &stack.replicas[0];
     let id = fresh("away");
     assert_eq!(replica.acquire(&id, "ann").await.status, 201);
-    replica.await_line("the collector of traces does not take spans");
+    replica.await_line("the trace collector does not accept spans");
     // The request, what it did, and its statement.
     while replica.metric("apptlock_spans_lost_total").await < 3.0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -232,8 +232,8 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
             caller.span(spans, "acquire", replica).map(|_| ())
         })
         .await;
-    replica.await_line("the collector of traces takes spans again");
-    let complaints = replica.log().matches("does not take spans").count();
+    replica.await_line("the trace collector accepts spans again");
+    let complaints = replica.log().matches("does not accept spans").count();
     assert_eq!(complaints, 1, "said once");
 
     // The last spans get out before the process ends.
