@@ -9,6 +9,15 @@ use crate::config::BadSetting;
 use crate::secret::Secret;
 
 const VARIABLE: &str = "DATABASE_URL";
+/// Parameters that sqlx reads; it logs any other one, with its value, and goes on.
+const READ: &str = "sslmode ssl-mode statement-cache-capacity host hostaddr port dbname user password \
+    application_name options";
+/// Parameters that sqlx reads, too: paths of files, or their contents.
+const FILES: &str = "sslrootcert ssl-root-cert ssl-ca sslcert ssl-cert sslkey ssl-key";
+/// Parameters of other clients that are not missed: this service has its own deadlines, and checks for itself that it
+/// can write.
+const IGNORED: &str = "connect_timeout keepalives keepalives_idle keepalives_interval keepalives_count \
+    tcp_user_timeout target_session_attrs gssencmode client_encoding fallback_application_name";
 
 /// Connection options.
 ///
@@ -37,48 +46,22 @@ pub(super) fn options(url: &Secret) -> Result<PgConnectOptions, BadSetting> {
 }
 
 fn check(name: &str, value: &str) -> Result<(), BadSetting> {
-    match name {
-        // A file, or its contents.
-        "sslrootcert" | "ssl-root-cert" | "ssl-ca" | "sslcert" | "ssl-cert" | "sslkey"
-        | "ssl-key" => {
-            if value.starts_with("-----BEGIN") {
-                return Ok(());
-            }
-            std::fs::read(value).map(drop).map_err(|error| {
-                let fault = format!("the file of {name} cannot be read: {error}");
-                BadSetting::new(VARIABLE, fault, "write the path of a PEM file")
-            })
+    let is_in = |names: &str| names.split(' ').any(|known| known == name);
+    if is_in(FILES) {
+        if value.starts_with("-----BEGIN") {
+            return Ok(());
         }
-        // Read by sqlx, which logs any other parameter, with its value, and goes on.
-        "sslmode"
-        | "ssl-mode"
-        | "statement-cache-capacity"
-        | "host"
-        | "hostaddr"
-        | "port"
-        | "dbname"
-        | "user"
-        | "password"
-        | "application_name"
-        | "options" => Ok(()),
-        _ if name.starts_with("options[") => Ok(()),
-        // Read by other clients, with no loss here: this service has its own deadlines, and asks whether it can write.
-        "connect_timeout"
-        | "keepalives"
-        | "keepalives_idle"
-        | "keepalives_interval"
-        | "keepalives_count"
-        | "tcp_user_timeout"
-        | "target_session_attrs"
-        | "gssencmode"
-        | "client_encoding"
-        | "fallback_application_name" => Ok(()),
-        _ => Err(BadSetting::new(
-            VARIABLE,
-            format!("has the parameter \"{name}\", which is not known"),
-            "leave it out, or look for a typo: sslmode, sslrootcert, sslcert, sslkey, application_name, options",
-        )),
+        return std::fs::read(value).map(drop).map_err(|error| {
+            let fault = format!("the file of {name} cannot be read: {error}");
+            BadSetting::new(VARIABLE, fault, "write the path of a PEM file")
+        });
     }
+    if is_in(READ) || is_in(IGNORED) || name.starts_with("options[") {
+        return Ok(());
+    }
+    let fault = format!("has the parameter \"{name}\", which is not known");
+    let fix = "leave it out, or look for a typo: sslmode, sslrootcert, sslcert, sslkey, application_name, options";
+    Err(BadSetting::new(VARIABLE, fault, fix))
 }
 
 #[cfg(test)]
