@@ -1,8 +1,8 @@
-//! The history: read by admins, forgotten when it is old.
+//! Deletion of old history.
 //!
-//! Layer 4. It is written by the transitions themselves, in the same statement. Here it is only read, and the
-//! leader forgets what is older than `HISTORY_RETENTION`, a small batch at a time, so that no statement holds
-//! many rows. On failure it tries again at its next turn.
+//! Layer 4. Transitions write the history themselves, in the same statement. The leader deletes what is older than
+//! `HISTORY_RETENTION`, a small batch at a time, so that no statement holds many rows. On failure it retries after the
+//! next pause.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::leadership::Term;
 use crate::store::Store;
 use crate::telemetry;
 
-/// Entries that one statement forgets.
+/// Maximum number of records deleted by one statement.
 const BATCH: i64 = 500;
-/// Between two batches while there are more.
+/// Interval between two batches while there are more.
 const MIN_INTERVAL: Duration = Duration::from_millis(200);
-/// Between two looks, at most.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Interval otherwise, unless the retention is shorter.
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Forgets what is older than `retention` while this replica leads, until stopped.
+/// Deletes history older than `retention` while this replica leads, until stopped.
 pub async fn forget(
     store: Store,
     name: String,
@@ -29,7 +29,7 @@ pub async fn forget(
     mut elected: watch::Receiver<Option<Term>>,
     stop: CancellationToken,
 ) {
-    let pause = PAUSE.min(retention);
+    let pause = MAX_INTERVAL.min(retention);
     let work = async {
         loop {
             let Ok(term) = elected.wait_for(Option::is_some).await.map(|term| *term) else {
@@ -44,12 +44,12 @@ pub async fn forget(
                     metrics::counter!(telemetry::FORGOTTEN)
                         .increment(u64::try_from(count).unwrap_or(0));
                     if count > 0 {
-                        debug!(count, "old history was forgotten");
+                        debug!(count, "old history deleted");
                     }
                     tokio::time::sleep(if count < BATCH { pause } else { MIN_INTERVAL }).await;
                 }
                 Err(error) => {
-                    warn!(%error, "could not forget old history; trying again");
+                    warn!(%error, "could not delete old history; trying again");
                     tokio::time::sleep(pause).await;
                 }
             }

@@ -1,16 +1,16 @@
-//! Whether this replica wants traffic. Owns what `/readyz` says.
+//! Readiness of this replica for traffic. Owns the answer of `/readyz`.
 //!
 //! ```text
 //!               PostgreSQL answers, with this release's schema
 //!   starting ───────────────────────────────────────────────▶ ready ◀──▶ unavailable
-//!              and the keys of tokens were fetched             │     no good answer for longer than a grace,
-//!                                                              │     or clients found no connection a moment ago
-//!                                     a stop, from anywhere ──▶ draining
+//!              and the keys of tokens were fetched             │     no good answer for longer than the grace,
+//!                                                              │     or the limit of connections is reached
+//!                                 shutdown, in any state ──▶ draining
 //! ```
 //!
-//! Layer 4. A loop asks PostgreSQL; a probe only reads what it found, so it is answered at once. The grace is for
-//! what passes by itself: while PostgreSQL changes hands, all replicas would leave the balancer at the same
-//! time, and clients would get its error in the place of ours. Redis is not asked: locks are right without it.
+//! Layer 4. A loop checks PostgreSQL; a probe only reads the last result, so it is answered immediately. The grace covers
+//! short outages: during a failover of PostgreSQL all replicas would leave the load balancer at the same time, and
+//! clients would get its error instead of ours. Redis is not checked: locks are correct without it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,32 +25,32 @@ use crate::server::ConnectionLimit;
 use crate::store::{Store, StoreError, Unready};
 use crate::telemetry;
 
-/// For how long PostgreSQL may be away.
+/// Duration of an outage of PostgreSQL up to which a replica stays ready.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// Between two questions while all is well.
+/// Interval between two checks while they succeed.
 const IDLE: Duration = Duration::from_secs(1);
-/// Between two questions while it is not.
+/// Interval between two checks while they fail.
 const DEGRADED: Duration = Duration::from_millis(100);
 
-/// What a replica is to a balancer.
+/// Status of a replica, as load balancers see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It wants traffic.
+    /// Ready for traffic.
     Ok,
-    /// It has not been ready yet.
+    /// Not ready yet since its start.
     Starting,
-    /// It cannot work.
+    /// Not able to work.
     Unavailable,
-    /// It is stopping.
+    /// Shutting down.
     Draining,
 }
 
 #[derive(Default)]
-struct Found {
-    /// When PostgreSQL was asked last that then gave a good answer.
-    well: Option<Instant>,
-    /// What was wrong with the last answer.
+struct Findings {
+    /// Start of the last check that succeeded.
+    last_success: Option<Instant>,
+    /// Fault that the last check found.
     fault: Option<Unready>,
     draining: bool,
 }
@@ -58,16 +58,16 @@ struct Found {
 /// The health of one replica.
 #[derive(Clone)]
 pub struct Health {
-    /// A std mutex: held for a look, never across an await.
-    found: Arc<Mutex<Found>>,
-    /// The keys of tokens, where they are fetched.
+    /// A std mutex: never held across an await.
+    found: Arc<Mutex<Findings>>,
+    /// The keys of tokens, if they are fetched.
     keys: Option<Arc<Jwks>>,
     /// The connections of clients.
     connections: ConnectionLimit,
 }
 
 impl Health {
-    /// Of a replica that was not ready yet.
+    /// Health of a replica that is starting.
     #[must_use]
     pub fn new(keys: Option<Arc<Jwks>>, connections: ConnectionLimit) -> Self {
         Self {
@@ -77,16 +77,16 @@ impl Health {
         }
     }
 
-    fn found(&self) -> MutexGuard<'_, Found> {
+    fn found(&self) -> MutexGuard<'_, Findings> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No more traffic, from now on.
+    /// Reports the replica as draining from now on.
     pub fn drain(&self) {
         self.found().draining = true;
     }
 
-    /// What it is, and why where that is not good.
+    /// Status, with the reason if the replica is not ready.
     #[must_use]
     pub fn status(&self) -> (Status, Option<String>) {
         let found = self.found();
@@ -100,14 +100,14 @@ impl Health {
             let why = format!("the JWK set of JWT_JWKS_URL was never fetched: {why}");
             return (Status::Starting, Some(why));
         }
-        match found.well {
+        match found.last_success {
             Some(at) if at.elapsed() < GRACE && self.connections.is_full() => {
                 let why = "all connections that this replica may have are in use".into();
                 (Status::Unavailable, Some(why))
             }
             Some(at) if at.elapsed() < GRACE => (Status::Ok, None),
             Some(_) => {
-                let why = found.fault.unwrap_or(Unready::Silent);
+                let why = found.fault.unwrap_or(Unready::NoAnswer);
                 (Status::Unavailable, Some(why.to_string()))
             }
             None => {
@@ -118,22 +118,22 @@ impl Health {
         }
     }
 
-    /// Asks PostgreSQL until stopped.
+    /// Checks PostgreSQL until stopped.
     pub async fn watch(self, store: Store, stop: CancellationToken) {
-        let mut told = None;
+        let mut logged = None;
         let work = async {
             loop {
                 let asked = Instant::now();
                 let outcome = store.ready().await;
                 let pause = if outcome.is_ok() { IDLE } else { DEGRADED };
                 let fault = outcome.as_ref().err().map(|(why, _)| *why);
-                let away = fault.is_some_and(Unready::is_away);
-                metrics::gauge!(telemetry::DATABASE_UP).set(if away { 0.0 } else { 1.0 });
-                tell(outcome, &mut told);
+                let outage = fault.is_some_and(Unready::is_outage);
+                metrics::gauge!(telemetry::DATABASE_UP).set(if outage { 0.0 } else { 1.0 });
+                log_change(outcome, &mut logged);
                 {
                     let mut found = self.found();
                     if fault.is_none() {
-                        found.well = Some(asked);
+                        found.last_success = Some(asked);
                     }
                     found.fault = fault;
                 }
@@ -144,25 +144,25 @@ impl Health {
     }
 }
 
-/// Says what became of PostgreSQL, once: nobody asks a replica that is not ready, so no request would tell.
-fn tell(
+/// Logs a change, once: a replica that is not ready gets no requests, which would log the cause.
+fn log_change(
     outcome: Result<(), (Unready, Option<StoreError>)>,
-    told: &mut Option<Result<(), Unready>>,
+    logged: &mut Option<Result<(), Unready>>,
 ) {
     let now = match &outcome {
         Ok(()) => Ok(()),
         Err((why, _)) => Err(*why),
     };
-    if *told == Some(now) {
+    if *logged == Some(now) {
         return;
     }
-    let first = told.replace(now).is_none();
+    let first = logged.replace(now).is_none();
     match outcome {
         Ok(()) if first => {}
-        Ok(()) => info!("PostgreSQL is well again"),
+        Ok(()) => info!("PostgreSQL is available again"),
         Err((why, cause)) => {
             let error = cause.map_or_else(|| why.to_string(), |cause| cause.to_string());
-            warn!(%why, error, "PostgreSQL is of no use to this replica: {error}");
+            warn!(%why, error, "PostgreSQL check failed: {error}");
         }
     }
 }
@@ -177,14 +177,14 @@ mod tests {
         let limit = ConnectionLimit::of_clients(9, 9, 9, none);
         let health = Health::new(None, limit);
         assert_eq!(health.status().0, Status::Starting);
-        health.found().fault = Some(Unready::Away);
+        health.found().fault = Some(Unready::Unavailable);
         let why = || Some("PostgreSQL is not available".to_owned());
         assert_eq!(health.status(), (Status::Starting, why()));
-        health.found().well = Some(Instant::now());
+        health.found().last_success = Some(Instant::now());
         assert_eq!(health.status(), (Status::Ok, None));
-        health.found().well = Some(Instant::now() - GRACE / 2);
+        health.found().last_success = Some(Instant::now() - GRACE / 2);
         assert_eq!(health.status(), (Status::Ok, None));
-        health.found().well = Some(Instant::now() - GRACE);
+        health.found().last_success = Some(Instant::now() - GRACE);
         assert_eq!(health.status(), (Status::Unavailable, why()));
         health.drain();
         assert_eq!(health.status().0, Status::Draining);

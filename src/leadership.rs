@@ -1,15 +1,15 @@
-//! Which replica sweeps. Owns the election.
+//! Election of the replica that sweeps.
 //!
 //! ```text
-//!               elected (a new term)                the row is another's, or the trust ran out
+//!               elected (a new term)            another replica leads, or the trust expired
 //!   follower ────────────────────────▶ leader ─────────────────────────────────────────────▶ follower
-//!      ▲                                 │ asks again every third of the lease: same term
-//!      └────── resigned, at a stop ◀─────┘
+//!      ▲                                 │ renews every third of the lease: same term
+//!      └────── resigned, at shutdown ◀───┘
 //! ```
 //!
-//! Layer 4. PostgreSQL decides, by one row with an expiry. A leader trusts its election from the moment
-//! *before* it asked, so its own belief always ends before the row does; and the sweep's SQL names the term,
-//! so that a leader that was paused past its lease sweeps nothing. On failure: no answer, no trust.
+//! Layer 4. PostgreSQL decides, by one row with an expiry. A leader counts its lease from *before* the request, so its
+//! trust always expires before the row does; and the sweep's SQL names the term, so that a leader that was paused past
+//! its lease sweeps nothing. On failure: without an answer the trust expires.
 
 use std::time::{Duration, Instant};
 
@@ -20,35 +20,35 @@ use tracing::{info, warn};
 use crate::store::{Candidate, Store};
 use crate::telemetry;
 
-/// How long the duty stays with a leader that no longer asks. With the pause below, another replica sweeps
-/// within ten seconds of its death.
+/// Duration of a leadership that is not renewed. With the interval below, another replica sweeps within ten seconds of
+/// the leader's death.
 const LEASE: Duration = Duration::from_secs(5);
-/// Between two campaigns, a leader's or a follower's.
-const PAUSE: Duration = Duration::from_millis(1500);
+/// Interval between two campaigns, of leaders and followers.
+const INTERVAL: Duration = Duration::from_millis(1500);
 
-/// An election won.
+/// A term of leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Term {
-    /// Rises with every change of hands.
+    /// Number, which rises with every change of the leader.
     pub number: i64,
-    /// Until when the leader may believe it, by its own monotonic clock.
+    /// End of the trust, by the monotonic clock of this machine.
     pub trusted_until: Instant,
 }
 
 impl Term {
-    /// Whether the leader may still believe that it leads.
+    /// True until the trust expires.
     #[must_use]
     pub fn is_trusted(&self) -> bool {
         Instant::now() < self.trusted_until
     }
 }
 
-fn tell(term: Option<i64>) {
+fn record(term: Option<i64>) {
     metrics::gauge!(telemetry::LEADER).set(if term.is_some() { 1.0 } else { 0.0 });
     metrics::gauge!(telemetry::LEADER_TERM).set(term.unwrap_or(0) as f64);
 }
 
-/// Stands for the duty until stopped, then gives it up. What it holds is in `elected`.
+/// Campaigns until stopped, then resigns. `elected` holds the current term.
 pub async fn campaign(
     store: Store,
     name: String,
@@ -81,12 +81,12 @@ pub async fn campaign(
                 }
             }
             was = number;
-            // Only then: another replica may lead in this process, and share the gauge.
-            tell(number);
+            // Only on a change: another replica may lead in this process, and share the gauge.
+            record(number);
         }
         elected.send_replace(term);
         if stop
-            .run_until_cancelled(tokio::time::sleep(PAUSE))
+            .run_until_cancelled(tokio::time::sleep(INTERVAL))
             .await
             .is_none()
         {
@@ -95,11 +95,11 @@ pub async fn campaign(
     }
     elected.send_replace(None);
     if was.is_some() {
-        tell(None);
+        record(None);
     }
     if let Some(term) = was
         && let Err(error) = store.resign(&name, term).await
     {
-        warn!(%error, "could not give the sweeper's duty up; another replica has it in a few seconds");
+        warn!(%error, "could not resign leadership; another replica takes over in a few seconds");
     }
 }

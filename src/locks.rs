@@ -1,14 +1,13 @@
-//! What one can do with a lock. Owns the order of things: PostgreSQL commits, then everybody is told.
+//! Operations on a lock. Owns their order: PostgreSQL commits, then the change is published.
 //!
 //! ```text
 //!   acquire · renew · release · force_release · take_over · sweep
-//!        └──▶ Store: one statement, committed ──▶ publish ──▶ Rooms::apply_local   (here, first)
-//!                                                        └──▶ Announcer::announce  (there)
+//!        └──▶ Store: one statement, committed ──▶ publish ──▶ Rooms::apply_local   (this replica, first)
+//!                                                        └──▶ Announcer::announce  (other replicas)
 //! ```
 //!
-//! Layer 3. Each transition runs in a task of its own: a client that hangs up cannot come between the commit
-//! and the publication. On failure nothing is published; if the commit happened all the same, reconcile
-//! shows it.
+//! Layer 3. Each transition runs in a task of its own: a client that disconnects cannot prevent the publication of a
+//! commit. On failure nothing is published; if the change was committed nevertheless, reconcile shows it.
 
 mod activity;
 mod detached;
@@ -40,15 +39,15 @@ use quota::Quota;
 pub use reads::Reader;
 use reads::Reads;
 
-/// How many leases one sweep ends at most, so that no statement holds many rows for long.
+/// Maximum number of leases that one sweep ends, so that no statement holds many rows for long.
 const SWEEP_BATCH: i64 = 200;
 
-/// What `acquire` did.
+/// Result of `acquire`.
 #[derive(Debug)]
 pub struct Granted {
     /// The state now.
     pub state: LockState,
-    /// Whether this is a new grant; else the holder's own lease was renewed.
+    /// True for a new grant; else the holder's own lease was renewed.
     pub new: bool,
 }
 
@@ -68,8 +67,8 @@ struct Shared {
 pub struct Locks(Arc<Shared>);
 
 impl Locks {
-    /// Over that store, telling those rooms and the other replicas. `max_leases` is how many one
-    /// identity may have, 0 for as many as it likes. The reader is to be run: without it [`Locks::status_in_turn`] waits.
+    /// Lock operations on `store`, which publish to `rooms` and to the other replicas. `max_leases` is the maximum per
+    /// identity, 0 for no limit. The reader must run: without it [`Locks::status_in_turn`] waits.
     pub fn new(
         store: Store,
         rooms: Arc<Rooms>,
@@ -91,25 +90,25 @@ impl Locks {
         (locks, reader)
     }
 
-    /// How long a lease lasts without activity.
+    /// Duration of a lease without activity.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.0.ttl
     }
 
-    /// Waits until every transition under way is published. New ones are refused.
+    /// Waits until every transition in progress is published. New ones are rejected.
     pub async fn finish(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    /// Requests that wait for an appointment's row.
+    /// Number of requests that wait for an appointment's row.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.queues.waiting()
     }
 
-    /// The state, now.
+    /// Current state.
     ///
     /// # Errors
     /// [`LockError::Store`].
@@ -117,7 +116,7 @@ impl Locks {
         Ok(self.0.store.status(room).await?)
     }
 
-    /// The same, with one statement for all who wait: a crowd that subscribes at once waits for its turn.
+    /// Current state, read by one statement for all callers that wait: a burst of subscriptions waits instead of failing.
     ///
     /// # Errors
     /// [`LockError::Read`].
@@ -125,7 +124,7 @@ impl Locks {
         self.0.reads.read(room.clone()).await
     }
 
-    /// Calls of [`Locks::status_in_turn`] that wait in the queue.
+    /// Number of calls of [`Locks::status_in_turn`] that wait in the queue.
     #[must_use]
     pub fn reads_waiting(&self) -> usize {
         self.0.reads.waiting()
@@ -184,7 +183,7 @@ impl Locks {
         .await
     }
 
-    /// Keeps the user's lease, as of an activity that was `ago`.
+    /// Renews the user's lease, as of an activity `ago`.
     ///
     /// # Errors
     /// [`LockError::NotLocked`], [`LockError::NotHolder`], or the store's.
@@ -209,7 +208,7 @@ impl Locks {
         .await
     }
 
-    /// The holder gives the lease up.
+    /// Ends the lease at the request of its holder.
     ///
     /// # Errors
     /// [`LockError::NotLocked`], [`LockError::NotHolder`], [`LockError::StaleToken`], or the store's.
@@ -241,7 +240,7 @@ impl Locks {
         .await
     }
 
-    /// An admin ends whatever lease there is.
+    /// Ends the lease at the request of an admin, whoever holds it.
     ///
     /// # Errors
     /// [`LockError::NotLocked`], [`LockError::StaleToken`], or the store's.
@@ -270,10 +269,10 @@ impl Locks {
         .await
     }
 
-    /// An admin takes the lease, with never a free moment between. A free lock is taken too.
+    /// Gives the lease to an admin, without the lock becoming free in between. A free lock is taken too.
     ///
     /// # Errors
-    /// [`LockError::StaleToken`] where a token was named that is not in force, or the store's.
+    /// [`LockError::StaleToken`] if a token was named that is not in force, or the store's.
     pub async fn take_over(
         &self,
         room: RoomId,
@@ -300,7 +299,7 @@ impl Locks {
         .await
     }
 
-    /// Whether the lease with that token is in force, and that user's where one is named, for a back end about to
+    /// Checks that the lease with that token is in force, and held by that user if one is named, for a back end about to
     /// save.
     ///
     /// # Errors
@@ -329,7 +328,7 @@ impl Locks {
         outcome
     }
 
-    /// Ends leases that have run out, and tells. Returns how many, at most one batch.
+    /// Ends expired leases, at most one batch, and publishes that. Returns their number.
     ///
     /// # Errors
     /// [`LockError::Store`].
@@ -349,13 +348,13 @@ impl Locks {
         .await
     }
 
-    /// Whether a sweep may leave leases that are due behind.
+    /// True if due leases may remain after a sweep that ended `count`.
     #[must_use]
     pub fn is_full_batch(count: usize) -> bool {
         i64::try_from(count).is_ok_and(|count| count >= SWEEP_BATCH)
     }
 
-    /// How long until the next lease runs out; `None` where none is held.
+    /// Time until the next lease expires; `None` if none is held.
     ///
     /// # Errors
     /// [`LockError::Store`].
@@ -365,8 +364,8 @@ impl Locks {
 }
 
 impl Shared {
-    /// The row permit of somebody who wants the lock, or the refusal: whoever waits while somebody else gets it has
-    /// lost, and one decision answers all of them.
+    /// The row permit of an acquire, or its rejection: requests that wait while another one gets the lock have lost, and
+    /// one decision answers all of them.
     async fn permit_or_loss<'a>(
         &'a self,
         room: &'a RoomId,
@@ -378,7 +377,7 @@ impl Shared {
             queue::Waited::Decided(state) => Err(LockError::Held(state.into())),
             queue::Waited::TimedOut => {
                 metrics::counter!(telemetry::ROWS_HELD, "where" => "queue").increment(1);
-                // A look waits for nobody.
+                // A read waits for no lock.
                 let state = self.store.status(room).await?;
                 Err(match lost(&state) {
                     true => LockError::Held(state.into()),

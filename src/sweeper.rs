@@ -1,8 +1,7 @@
-//! Makes expiry prompt. Owns when to look: at the next deadline, not on a fixed beat.
+//! Sweeper of expired leases. Owns its schedule: the next deadline, instead of a fixed interval.
 //!
-//! Layer 4. Nothing needs the sweeper to be right: a lease that has run out is free everywhere already. It
-//! only records the end and tells the room. On failure it looks again soon; leadership decides whether it
-//! works at all.
+//! Layer 4. Correctness does not depend on it: an expired lease is free everywhere already. It only records the end and
+//! publishes it to the room. On failure it retries soon; only the leader sweeps.
 
 use std::time::Duration;
 
@@ -15,16 +14,16 @@ use crate::locks::{LockError, Locks};
 use crate::store::Store;
 use crate::telemetry;
 
-/// The longest sleep. A lease granted after the last look cannot end before its TTL has passed, so sleeping
-/// no longer than a TTL misses none; this bounds it further for replicas that are configured differently.
-const LONGEST: Duration = Duration::from_secs(15);
-/// Where a due lease is held by somebody's open transaction, or the election is being asked for again.
-const AGAIN: Duration = Duration::from_millis(200);
-/// After a failure. Expiry is to be told within a second of the deadline.
-const FAILED: Duration = Duration::from_millis(500);
-/// Between two countings of the leases in force.
+/// Maximum pause. A lease granted after the last sweep cannot expire before its TTL has passed, so a pause of one TTL
+/// misses none; this bounds it further for replicas that are configured differently.
+const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// Pause while an open transaction holds the row of a due lease, or while the election is renewed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Pause after a failure. An expiry is to be published within a second of the deadline.
+const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+/// Interval between two counts of the leases in force.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
-/// Beyond the deadline, so that the lease is surely due when it is looked at.
+/// Delay after the deadline, so that the lease is surely due.
 const MARGIN: Duration = Duration::from_millis(2);
 
 /// Sweeps while this replica leads, until stopped.
@@ -35,26 +34,26 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let sweep = async {
-        let mut told = false;
+        let mut logged = false;
         loop {
             let term = *elected.borrow_and_update();
             let pause = match term {
                 Some(term) if term.is_trusted() => match sweep_due(&locks, &name, term).await {
                     Ok(pause) => {
-                        told = false;
+                        logged = false;
                         pause
                     }
                     Err(error) => {
-                        if !told {
+                        if !logged {
                             warn!(%error, "could not sweep; trying until it works");
                         }
-                        told = true;
-                        FAILED
+                        logged = true;
+                        FAILURE_PAUSE
                     }
                 },
-                // The election is being asked for again; the same term may come back.
-                Some(_) => AGAIN,
-                None => LONGEST,
+                // The election is being renewed; the same term may return.
+                Some(_) => RETRY_INTERVAL,
+                None => MAX_PAUSE,
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -69,7 +68,7 @@ pub async fn run(
     stop.run_until_cancelled(sweep).await;
 }
 
-/// Counts the leases in force while this replica leads, until stopped. Others say 0, so that the sum over
+/// Counts the leases in force while this replica leads, until stopped. Other replicas report 0, so that the sum over
 /// all replicas is right.
 pub async fn lease_gauge(
     store: Store,
@@ -96,7 +95,7 @@ pub async fn lease_gauge(
     }
 }
 
-/// Ends what is due, and says how long there is nothing to do.
+/// Ends due leases, and returns the pause until the next sweep.
 async fn sweep_due(locks: &Locks, name: &str, term: Term) -> Result<Duration, LockError> {
     let mut found;
     loop {
@@ -105,10 +104,10 @@ async fn sweep_due(locks: &Locks, name: &str, term: Term) -> Result<Duration, Lo
             break;
         }
     }
-    let longest = LONGEST.min(locks.ttl());
+    let longest = MAX_PAUSE.min(locks.ttl());
     Ok(match locks.next_expiry().await? {
         None => longest,
-        Some(Duration::ZERO) if found == 0 => AGAIN,
+        Some(Duration::ZERO) if found == 0 => RETRY_INTERVAL,
         Some(wait) => (wait + MARGIN).min(longest),
     })
 }

@@ -1,9 +1,9 @@
-//! Activity that renews a lease: the holder's cursor. Owns the thrift of it: at most one write per tenth of
-//! the TTL, and yet the lease ends exactly one TTL after the last activity.
+//! Renewal of a lease by the holder's cursor. Owns its cost: at most one write per tenth of the TTL, and yet the lease
+//! ends exactly one TTL after the last activity.
 //!
-//! The first move of a tenth waits for its end, those that follow only note their time, and the write then
-//! says how long ago the last one was. On failure it is written again until it has come through or the lease
-//! would be over; at a stop, what was not written yet is.
+//! The first move of a tenth waits for its end, later moves only update the time, and the write then contains the time
+//! since the last one. On failure the write is retried until it succeeds or the lease would have expired; at shutdown,
+//! pending activity is written.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,23 +24,22 @@ struct Last {
     written: bool,
 }
 
-/// After a write that failed.
-const AGAIN: Duration = Duration::from_millis(500);
-/// Writes at once, at a stop.
-const AT_ONCE: usize = 16;
+/// Pause after a failed write.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// Maximum concurrent writes at shutdown.
+const CONCURRENCY: usize = 16;
 
 /// The activity of holders whose sockets are on this replica.
 #[derive(Clone)]
 pub struct Activity {
     locks: Locks,
     rooms: Arc<Rooms>,
-    /// One entry for each room with a write under way or to come. A std mutex: held for a look-up, never
-    /// across an await.
+    /// One entry for each room with a write in progress or pending. A std mutex: never held across an await.
     pending: Arc<Mutex<HashMap<RoomId, Last>>>,
 }
 
 impl Activity {
-    /// Renews through `locks` where `rooms` sees the mover hold the lease.
+    /// Activity that renews through `locks` if `rooms` has the user as the holder.
     pub fn new(locks: Locks, rooms: Arc<Rooms>) -> Self {
         Self {
             locks,
@@ -53,7 +52,7 @@ impl Activity {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody moved. Where that is the holder, the lease is renewed, now or soon.
+    /// Takes a cursor move. If the user is the holder, the lease is renewed, now or soon.
     pub fn moved(
         &self,
         room: &RoomId,
@@ -76,7 +75,7 @@ impl Activity {
             written: false,
         };
         if self.pending().insert(room.clone(), last).is_none() {
-            // A tenth after the last renewal; at once where that is past.
+            // A tenth after the last renewal; immediately if that is past.
             let age_at_end = self.locks.ttl() * 9 / 10;
             let left = holder.ends_at.saturating_duration_since(Instant::now());
             let pause = left.saturating_sub(age_at_end);
@@ -92,7 +91,7 @@ impl Activity {
                 return;
             };
             if last.written {
-                // A tenth has passed in which nothing more came.
+                // No activity for a tenth.
                 let mut pending = self.pending();
                 if pending.get(&room).is_none_or(|now| now.written) {
                     pending.remove(&room);
@@ -100,17 +99,17 @@ impl Activity {
                 }
                 continue;
             }
-            // The entry stays for a tenth after it is written, so that what follows is gathered and no second
-            // write begins.
+            // The entry stays for a tenth after the write, so that later moves are collected and no second write
+            // begins.
             pause = if self.write(&room, &last).await {
                 self.locks.ttl() / 10
             } else {
-                AGAIN
+                RETRY_INTERVAL
             };
         }
     }
 
-    /// Writes one activity; false where it is to be tried again.
+    /// Writes one activity; false if it must be retried.
     async fn write(&self, room: &RoomId, last: &Last) -> bool {
         let (user, position) = (last.user.clone(), Some(last.position));
         let renewed = self
@@ -118,7 +117,7 @@ impl Activity {
             .renew(room.clone(), user, position, last.at.elapsed())
             .await;
         if let Err(error @ (LockError::Store(_) | LockError::Fault(_))) = &renewed {
-            debug!(appointment = %room.appointment, %error, "an activity was not written");
+            debug!(appointment = %room.appointment, %error, "could not write an activity");
             if last.at.elapsed() < self.locks.ttl() {
                 return false;
             }
@@ -131,13 +130,13 @@ impl Activity {
         true
     }
 
-    /// Writes what was not written yet. What moves later is not written any more.
+    /// Writes pending activity. Later moves are not written.
     pub async fn finish(&self) {
         let left: Vec<(RoomId, Last)> = std::mem::take(&mut *self.pending())
             .into_iter()
             .filter(|(_, last)| !last.written)
             .collect();
-        for some in left.chunks(AT_ONCE) {
+        for some in left.chunks(CONCURRENCY) {
             let writes = some.iter().map(|(room, last)| self.write(room, last));
             futures_util::future::join_all(writes).await;
         }

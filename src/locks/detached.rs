@@ -1,5 +1,5 @@
-//! How an operation is carried out: in a task of its own, so that what was begun is published though its caller is
-//! gone; counted, timed and traced when it ends, with what came of it.
+//! Execution of an operation in a task of its own, so that its change is published even if the caller is gone. Owns its
+//! metrics and trace: count, duration and outcome.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,14 +26,14 @@ impl Locks {
             return Err(LockError::Stopping);
         }
         let (since, work) = (Instant::now(), transition(self.0.clone()));
-        // In the task, so that it counts though nobody waits for it any more.
-        let told = span.clone();
+        // In the task, so that it counts even if the caller is gone.
+        let recorded = span.clone();
         let counted = async move {
             let outcome = work.await;
             let outcome_is = count(operation, since, &outcome);
-            told.record("apptlock.outcome", outcome_is);
+            recorded.record("apptlock.outcome", outcome_is);
             if outcome_is == "failed" {
-                told.record("otel.status_code", "ERROR");
+                recorded.record("otel.status_code", "ERROR");
             }
             outcome
         };
@@ -50,7 +50,7 @@ impl Locks {
     }
 }
 
-/// What an operation is in a trace.
+/// Span of an operation.
 pub(super) fn span(operation: &'static str, room: Option<&RoomId>) -> Span {
     info_span!(
         target: TRACE, "lock", otel.name = operation, apptlock.outcome = Empty, otel.status_code = Empty,
@@ -58,7 +58,7 @@ pub(super) fn span(operation: &'static str, room: Option<&RoomId>) -> Span {
     )
 }
 
-/// Counts how an operation ended, and says how.
+/// Counts the end of an operation, and returns its outcome.
 pub(super) fn count<T>(
     operation: &'static str,
     since: Instant,

@@ -1,5 +1,5 @@
-//! Why a wish was not granted, and how that is told. Owns how a refusal is read off the state that stood in the
-//! way.
+//! Errors of lock operations, and the refusals that clients get. Owns the reading of a refusal from the state that the
+//! transition was rejected for.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use crate::limits::count_rejection;
 use crate::protocol::{Code, Lock, Refusal, held_by};
 use crate::store::StoreError;
 
-/// Why a wish was not granted.
+/// Failure of a lock operation.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else holds the lock.
-    #[error("held by somebody else")]
+    /// Another user holds the lock.
+    #[error("held by another user")]
     Held(Box<LockState>),
     /// The same user holds it in another tab.
     #[error("held by the same user in another session")]
@@ -21,28 +21,28 @@ pub enum LockError {
     /// Nobody holds it.
     #[error("not locked")]
     NotLocked,
-    /// Somebody else holds it, so the one who asks cannot release or renew it.
+    /// Another user holds it, so the caller cannot release or renew it.
     #[error("not the holder")]
     NotHolder(Box<LockState>),
-    /// The same user holds it, in another tab than the one that asks.
+    /// The same user holds it, in another tab than the caller's.
     #[error("not the holding tab")]
     OtherTab(Box<LockState>),
     /// The token is not that of the lease in force.
     #[error("stale token")]
     StaleToken(Box<LockState>),
-    /// PostgreSQL did not answer.
+    /// Failure of PostgreSQL.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The same, of a statement that many waited for.
+    /// Failure of a statement that many callers waited for.
     #[error(transparent)]
     Read(Arc<StoreError>),
-    /// Others wait for this appointment's row, and the permit did not come in time.
+    /// Timeout of the wait for a row permit, while other requests wait for the appointment's row too.
     #[error("others wait for this appointment's row, which somebody holds")]
     Queued,
-    /// Whoever asks has as many leases as one may have.
+    /// The identity has the maximum number of leases.
     #[error("as many leases as one identity may have")]
     TooMany(usize),
-    /// A bug of ours: the transition panicked. Whether it was committed, reconcile shows.
+    /// A bug of ours: the transition panicked. If it was committed, reconcile shows it.
     #[error("a transition panicked: {0}")]
     Fault(String),
     /// The replica is stopping.
@@ -57,7 +57,7 @@ impl From<LockError> for Refusal {
                 let lock = Lock::of(&state);
                 let message = match &lock {
                     Some(lock) => held_by(&lock.user_info),
-                    // It came free while it was asked for, again and again.
+                    // It became free during the request, again and again.
                     None => "Appointment is contended; try again".into(),
                 };
                 Self::conflict(Code::LockHeld, message, lock)
@@ -66,8 +66,8 @@ impl From<LockError> for Refusal {
                 let lock = Lock::of(&state);
                 let held = lock.as_ref().map(|lock| held_by(&lock.user_info));
                 let held = held.unwrap_or_else(|| "Appointment is contended".into());
-                let mend = "in another tab of yours; send transfer: true to move it here";
-                Self::conflict(Code::HeldByYou, format!("{held}, {mend}"), lock)
+                let fix = "in another tab of yours; send transfer: true to move it here";
+                Self::conflict(Code::HeldByYou, format!("{held}, {fix}"), lock)
             }
             LockError::NotLocked => Self::new(Code::NotLocked, "Appointment is not locked"),
             LockError::OtherTab(state) => Self::conflict(
@@ -125,7 +125,7 @@ fn of_store(error: &StoreError) -> Refusal {
     }
 }
 
-/// Reads a refusal off the state that stood in the way: first whether it is locked, then by whom, then the token.
+/// Reads a refusal from the state: is it locked, by this user, with this token?
 pub(super) fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>) -> LockError {
     match state.live() {
         None => LockError::NotLocked,
@@ -135,7 +135,7 @@ pub(super) fn refuse(state: LockState, user: Option<&UserId>, token: Option<i64>
         Some(lease) if token.is_some_and(|token| token != lease.fencing_token) => {
             LockError::StaleToken(state.into())
         }
-        // The right user with the right token, or none: what differed was the tab.
+        // The right user with the right token, or none: the tab differs.
         Some(_) => LockError::OtherTab(state.into()),
     }
 }

@@ -1,4 +1,4 @@
-//! How a committed change is told. Owns that each is: the rooms here, then the bus, with the trace it is part of.
+//! Publication of committed changes. Owns that each reaches the rooms here, then the bus, within its trace.
 
 use super::{LockError, Shared};
 use crate::domain::lease::{Admin, Change, LockState};
@@ -7,7 +7,7 @@ use crate::store::Acquired;
 use crate::telemetry;
 
 impl Shared {
-    /// Tells of a change, where it was made.
+    /// Publishes a change, if it was made.
     pub(super) fn changed(
         &self,
         done: Result<LockState, LockError>,
@@ -21,7 +21,7 @@ impl Shared {
         Ok(change.state)
     }
 
-    /// Tells of a grant, and before it of the lease that it found had run out.
+    /// Publishes a grant, and before it the end of the expired lease that it replaced.
     pub(super) fn publish_taken(&self, taken: Acquired, admin: Option<Admin>) -> LockState {
         if let Some(ended) = taken.ended {
             metrics::counter!(telemetry::EXPIRIES, "by" => "acquire").increment(1);
@@ -35,7 +35,7 @@ impl Shared {
         change.state
     }
 
-    /// Local sockets first: they wait for nobody. Then the other replicas.
+    /// Local sockets first, since they need no network. Then the other replicas.
     pub(super) fn publish(&self, change: &Change) {
         self.rooms.apply_local(change);
         let message = Message::Change(Box::new(change.clone()));

@@ -1,7 +1,7 @@
-//! Who waits for whose row. Owns that one appointment whose row is held, by a back end's saving transaction for
-//! example, cannot take all of a replica's connections: of each appointment only a few statements are under way
-//! at a time, and the others wait here, where waiting costs nothing. And that a crowd which wants one lock is answered
-//! by one decision: whoever waits while another one gets it has lost.
+//! Queues for the rows of appointments. Owns that one appointment whose row is held, by a back end's saving transaction
+//! for example, cannot take all of a replica's connections: each appointment has only a few statements in progress, and
+//! the others wait here, without a connection. And that one decision answers a crowd that wants one lock: requests that
+//! wait while another one gets it have lost.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,27 +13,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
-/// Statements of one appointment that are under way at a time.
-const AT_A_TIME: usize = 3;
-/// How long one waits for a permit.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum concurrent statements of one appointment.
+const CONCURRENCY: usize = 3;
+/// Timeout of the wait for a permit.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The queue of one appointment.
 struct Queue {
     permits: Arc<Semaphore>,
-    /// What the last acquire came to.
+    /// State after the last acquire.
     decided: watch::Sender<Option<LockState>>,
 }
 
 /// The queues of all appointments that have one.
 #[derive(Default)]
 pub(super) struct Queues {
-    /// A std mutex: held for a look-up, never across an await.
+    /// A std mutex: never held across an await.
     rooms: Mutex<HashMap<RoomId, Arc<Queue>>>,
     waiting: AtomicUsize,
 }
 
-/// Somebody who waits, until it is dropped.
+/// A waiting request, counted until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -49,7 +49,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The permit of one statement to work on a row, until it is dropped.
+/// Permission to run one statement on a row, until it is dropped.
 pub(super) struct RowPermit<'a> {
     queues: &'a Queues,
     room: &'a RoomId,
@@ -57,18 +57,18 @@ pub(super) struct RowPermit<'a> {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What waiting came to.
+/// Result of the wait for a permit.
 pub(super) enum Waited<'a> {
     /// The permit.
     Permit(RowPermit<'a>),
-    /// Another one's acquire was decided meanwhile, so that there is nothing to wait for.
+    /// Another acquire was decided meanwhile, which answers this request too.
     Decided(LockState),
-    /// The permit did not come in time.
+    /// Timeout.
     TimedOut,
 }
 
 impl RowPermit<'_> {
-    /// Tells all who wait what an acquire came to.
+    /// Passes the state after an acquire to all requests that wait.
     pub(super) fn decided(&self, state: &LockState) {
         if let Some(queue) = &self.queue
             && queue.decided.receiver_count() > 0
@@ -83,12 +83,12 @@ impl Queues {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many wait for a permit.
+    /// Number of requests that wait for a permit.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for a permit; `None` where it did not come in time.
+    /// Waits for a permit; `None` on timeout.
     pub(super) async fn permit<'a>(&'a self, room: &'a RoomId) -> Option<RowPermit<'a>> {
         match self.permit_unless(room, |_| false).await {
             Waited::Permit(row_permit) => Some(row_permit),
@@ -96,7 +96,7 @@ impl Queues {
         }
     }
 
-    /// Waits for a permit, unless an acquire is decided meanwhile so that `enough` says there is nothing to wait for.
+    /// Waits for a permit, or for the decision of another acquire whose state satisfies `enough`.
     pub(super) async fn permit_unless<'a>(
         &'a self,
         room: &'a RoomId,
@@ -107,7 +107,7 @@ impl Queues {
             .entry(room.clone())
             .or_insert_with(|| {
                 Arc::new(Queue {
-                    permits: Arc::new(Semaphore::new(AT_A_TIME)),
+                    permits: Arc::new(Semaphore::new(CONCURRENCY)),
                     decided: watch::Sender::new(None),
                 })
             })
@@ -123,7 +123,7 @@ impl Queues {
             return Waited::Permit(row_permit);
         }
         let _waiting = Waiting::begin(&self.waiting);
-        // What is decided from now on: what was before may be no more.
+        // Decisions from now on: an earlier one may be outdated.
         let mut news = queue.decided.subscribe();
         let permits = queue.permits.clone();
         drop(queue);
@@ -138,7 +138,7 @@ impl Queues {
                 }
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, async {
+        let waited = tokio::time::timeout(PERMIT_TIMEOUT, async {
             tokio::select! {
                 permit = permits.acquire_owned() => Ok(permit),
                 state = decided => Err(state),
@@ -161,7 +161,7 @@ impl Drop for RowPermit<'_> {
         let mut rooms = self.queues.rooms();
         drop(self.permit.take());
         drop(self.queue.take());
-        // The map's own, and nobody's else: whoever waits holds one.
+        // Only the map's own reference is left: every request that waits holds one.
         if rooms
             .get(self.room)
             .is_some_and(|queue| Arc::strong_count(queue) == 1)
@@ -184,11 +184,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_few_are_under_way_and_the_others_wait_their_turn() {
+    async fn a_few_statements_run_and_the_others_wait() {
         let queues = Queues::default();
         let (busy, other) = (room("busy"), room("other"));
         let mut held = Vec::new();
-        for _ in 0..AT_A_TIME {
+        for _ in 0..CONCURRENCY {
             held.push(queues.permit(&busy).await.unwrap());
         }
         let mut next = Box::pin(queues.permit(&busy));

@@ -1,14 +1,13 @@
-//! How many leases one identity may have at a time. Owns that the bound costs PostgreSQL nothing while somebody is far
-//! from it: leases are counted here as they begin and end, and PostgreSQL is asked only when that says much.
+//! Maximum leases per identity. Owns that the limit costs PostgreSQL nothing far below it: leases are counted here as
+//! they begin and end, and PostgreSQL is asked only when that estimate is high or old.
 //!
 //! ```text
-//!   estimate: + a grant, - a release      a tenth of the bound granted since, or the bound reached
+//!   estimate: + a grant, - a release      a tenth of the limit granted since, or the limit reached
 //!                                         ──────────────────────────────────────────▶ counted exactly
 //! ```
 //!
-//! PostgreSQL decides: the estimate forgets what other replicas grant and what expires, so nobody is refused by it
-//! alone. It is exact to a tenth of the bound and replica. On failure of a count the estimate stays, and the next
-//! grant asks again.
+//! PostgreSQL decides: the estimate ignores grants of other replicas and expiries, so it alone rejects nobody. Its error
+//! is at most a tenth of the limit per replica. If a count fails, the estimate stays, and the next grant counts again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,14 +19,14 @@ use tracing::debug;
 use super::{LockError, Shared};
 use crate::domain::ids::{RoomId, TenantId, UserId};
 
-/// Between two exact counts for one identity, while it is at its bound.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Accounts that may be there before those which nobody has used for a while are looked for.
-const FORGET: usize = 10_000;
-/// An account that was not used for this long is forgotten: it starts anew.
+/// Interval between two exact counts for one identity, while it is at its limit.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of accounts from which unused ones are removed.
+const CLEANUP_THRESHOLD: usize = 10_000;
+/// Time without use after which an account may be removed.
 const UNUSED: Duration = Duration::from_secs(600);
 
-type Who = (TenantId, UserId);
+type Identity = (TenantId, UserId);
 
 #[derive(Debug)]
 struct Account {
@@ -40,11 +39,11 @@ struct Account {
 
 /// The accounts of one replica.
 pub(super) struct Quota {
-    /// The bound; 0: none.
+    /// The limit; 0: none.
     max: usize,
-    /// A std mutex: held for a look-up, never across an await.
-    accounts: Mutex<HashMap<Who, Account>>,
-    /// One exact count at a time: it looks at every lease in force.
+    /// A std mutex: never held across an await.
+    accounts: Mutex<HashMap<Identity, Account>>,
+    /// One exact count at a time: it reads every lease in force.
     counting: Semaphore,
 }
 
@@ -57,17 +56,17 @@ impl Quota {
         }
     }
 
-    fn accounts(&self) -> MutexGuard<'_, HashMap<Who, Account>> {
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Identity, Account>> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lease of that one began (+1) or ended (-1).
+    /// Counts a lease of the identity that began (+1) or ended (-1).
     pub(super) fn note(&self, tenant: &TenantId, user: &UserId, change: isize) {
         if self.max == 0 {
             return;
         }
         let mut accounts = self.accounts();
-        if accounts.len() >= FORGET && accounts.len() == accounts.capacity() {
+        if accounts.len() >= CLEANUP_THRESHOLD && accounts.len() == accounts.capacity() {
             accounts.retain(|_, account| account.used.elapsed() < UNUSED);
         }
         let now = Instant::now();
@@ -86,25 +85,27 @@ impl Quota {
         }
     }
 
-    /// Whether PostgreSQL is to be asked how many that one has: the estimate says many, or is old.
-    fn is_due(&self, who: &Who) -> bool {
+    /// True if the leases must be counted in PostgreSQL: the estimate is high, or old.
+    fn is_due(&self, who: &Identity) -> bool {
         let accounts = self.accounts();
         accounts.get(who).is_some_and(|account| {
             let much = account.since >= (self.max / 10).max(1);
             let full = account.estimate >= self.max;
-            let again = account.counted.is_none_or(|at| at.elapsed() >= AGAIN);
+            let again = account
+                .counted
+                .is_none_or(|at| at.elapsed() >= COUNT_INTERVAL);
             (much && !full) || (full && again)
         })
     }
 
-    fn is_full(&self, who: &Who) -> bool {
+    fn is_full(&self, who: &Identity) -> bool {
         let accounts = self.accounts();
         accounts
             .get(who)
             .is_some_and(|it| it.estimate >= self.max && it.counted.is_some())
     }
 
-    fn counted(&self, who: &Who, count: usize) {
+    fn counted(&self, who: &Identity, count: usize) {
         if let Some(account) = self.accounts().get_mut(who) {
             account.estimate = count;
             account.since = 0;
@@ -114,7 +115,7 @@ impl Quota {
 }
 
 impl Shared {
-    /// Lets somebody take one more lease. Whoever has as many as may be still renews those.
+    /// Checks that the user may have one more lease. At the limit, existing leases can still be renewed.
     pub(super) async fn within_quota(&self, room: &RoomId, user: &UserId) -> Result<(), LockError> {
         let quota = &self.quota;
         if quota.max == 0 {
@@ -126,13 +127,13 @@ impl Shared {
         {
             match self.store.leases_of(&room.tenant, user, quota.max).await {
                 Ok(count) => quota.counted(&who, count),
-                Err(error) => debug!(%error, "the leases of an identity could not be counted"),
+                Err(error) => debug!(%error, "could not count the leases of an identity"),
             }
         }
         if !quota.is_full(&who) {
             return Ok(());
         }
-        // Its own lease is renewed, and another's is refused as ever, with the holder.
+        // Its own lease is renewed, and another's is rejected as usual, with the holder.
         match self.store.status(room).await?.live() {
             Some(_) => Ok(()),
             None => Err(LockError::TooMany(quota.max)),
@@ -144,12 +145,12 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn who(name: &str) -> Who {
+    fn who(name: &str) -> Identity {
         (TenantId::default(), UserId::new(name).unwrap())
     }
 
     #[test]
-    fn postgresql_is_asked_seldom_and_nobody_is_full_by_an_estimate() {
+    fn counts_are_rare_and_an_estimate_alone_rejects_nobody() {
         let quota = Quota::new(100);
         let ann = who("ann");
         for n in 1..=10 {
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_bound_nothing_is_kept() {
+    fn without_a_limit_nothing_is_kept() {
         let quota = Quota::new(0);
         quota.note(&TenantId::default(), &UserId::new("ann").unwrap(), 1);
         assert!(quota.accounts().is_empty());

@@ -1,13 +1,12 @@
-//! The state of many appointments, read for all who wait. Owns that a burst of subscriptions waits for its turn
-//! instead of being refused: everybody who waits is answered by the next statement, so a burst costs PostgreSQL a few
-//! statements, however many connections there are.
+//! Batched reads of states. Owns that a burst of subscriptions waits instead of failing: the next statement answers all
+//! callers that wait, so a burst costs PostgreSQL a few statements, however many connections there are.
 //!
 //! ```text
 //!   read ──▶ queue ──▶ one statement for up to 500 appointments ──▶ every caller's state
 //! ```
 //!
-//! A caller enters the queue before the statement begins, so its state is never older than its call. On failure all
-//! who wait are told: the next statement would wait as long, and fail too.
+//! A caller enters the queue before the statement begins, so its state is never older than its call. A failure is
+//! returned to all callers that wait: the next statement would wait as long, and fail too.
 
 use std::sync::Arc;
 
@@ -19,23 +18,23 @@ use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 use crate::store::{Store, StoreError};
 
-/// Appointments in one statement.
+/// Maximum number of appointments in one statement.
 const BATCH: usize = 500;
-/// Reads that wait in the queue; further callers wait before it.
+/// Capacity of the queue; further callers wait for a place in it.
 const QUEUE: usize = 4096;
 
 type Answer = Result<LockState, Arc<StoreError>>;
 
-/// One caller that waits.
+/// A caller that waits.
 struct Read {
     room: RoomId,
     answer: oneshot::Sender<Answer>,
 }
 
-/// The queue's entrance.
+/// The sending end of the queue.
 pub(super) struct Reads(mpsc::Sender<Read>);
 
-/// The queue's other end, which [`Reader::run`] empties.
+/// The receiving end of the queue, served by [`Reader::run`].
 pub struct Reader {
     queue: mpsc::Receiver<Read>,
     store: Store,
@@ -47,12 +46,12 @@ impl Reads {
         (Self(reads), Reader { queue, store })
     }
 
-    /// Callers that wait in the queue.
+    /// Number of callers that wait in the queue.
     pub(super) fn waiting(&self) -> usize {
         self.0.max_capacity() - self.0.capacity()
     }
 
-    /// The state, as of a moment after this call.
+    /// State, as of a time after this call.
     pub(super) async fn read(&self, room: RoomId) -> Result<LockState, LockError> {
         let (answer, answered) = oneshot::channel();
         let read = Read { room, answer };
@@ -63,7 +62,7 @@ impl Reads {
 }
 
 impl Reader {
-    /// Answers those who wait, until it is stopped.
+    /// Answers callers until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         let work = async {
@@ -75,7 +74,7 @@ impl Reader {
     }
 
     async fn answer(&mut self, batch: &mut Vec<Read>) {
-        // A caller that is gone costs nothing more.
+        // Callers that are gone need no answer.
         batch.retain(|read| !read.answer.is_closed());
         let rooms: Vec<&RoomId> = batch.iter().map(|read| &read.room).collect();
         if rooms.is_empty() {
@@ -89,7 +88,7 @@ impl Reader {
             }
             Err(error) => {
                 let error = Arc::new(error);
-                // Only those who wait now: whoever comes later may have better luck.
+                // Only callers that wait now: a later statement may succeed.
                 for _ in 0..self.queue.len() {
                     batch.extend(self.queue.try_recv());
                 }

@@ -1,4 +1,4 @@
-//! What admins read, and what is forgotten.
+//! Leases and history for admins, and the deletion of old history.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn entry(row: &PgRow) -> Result<HistoryRecord, StoreError> {
     let admin_info = info("actor_info")?;
     Ok(HistoryRecord {
         version: row.try_get("version")?,
-        // A word of a newer release, while replicas are being updated: something that ended or began a lease.
+        // A newer release may have written a word that is unknown here: it ended or began a lease.
         reason: Reason::nearest(row.try_get("reason")?, false),
         user_id: user("user_id")?.ok_or(sqlx::Error::RowNotFound)?,
         user_info: info("user_info")?.ok_or(sqlx::Error::RowNotFound)?,
@@ -41,7 +41,7 @@ fn entry(row: &PgRow) -> Result<HistoryRecord, StoreError> {
 }
 
 impl Store {
-    /// What happened to an appointment, newest first: at most `limit` entries before version `before`.
+    /// History of an appointment, newest first: at most `limit` records before version `before`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -59,7 +59,7 @@ impl Store {
         self.requests.rows(query).await?.iter().map(entry).collect()
     }
 
-    /// The leases of a tenant that are in force, by appointment: at most `limit` of them after `after`.
+    /// A tenant's leases in force, ordered by appointment: at most `limit` after `after`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -77,7 +77,7 @@ impl Store {
         rows.iter().map(|row| state(&room(row)?, row)).collect()
     }
 
-    /// How many leases a user has in force, counted up to `max`.
+    /// Number of a user's leases in force, counted up to `max`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -95,8 +95,8 @@ impl Store {
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
-    /// Forgets history that is older than that, at most `batch` entries, if `holder` still leads in `term`.
-    /// Returns how many.
+    /// Deletes history older than `older`, at most `batch` records, if `holder` still leads in `term`. Returns the number
+    /// deleted.
     ///
     /// # Errors
     /// [`StoreError`].

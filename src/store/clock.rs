@@ -1,16 +1,16 @@
-//! PostgreSQL's clock as seen from here, for measuring how long ago it decided something, whatever this
-//! machine's own clock says. Nothing is decided by it.
+//! Estimate of PostgreSQL's clock. Owns the measurement of time since a decision of PostgreSQL, independent of this
+//! machine's own clock. Nothing is decided by it.
 //!
-//! An answer that says the time was given between asking and hearing: the middle of the two is off by half of
-//! that at most. So the quickest answer of a while is the one that counts.
+//! The time in an answer was read between the request and the answer: the middle of the two is off by half of the
+//! round trip at most. So the fastest recent answer counts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-/// After this long a slower answer is better than the old one: clocks drift.
-const WHILE: Duration = Duration::from_secs(30);
+/// Age of a reading from which a slower answer is better: clocks drift.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
@@ -20,16 +20,16 @@ struct Reading {
 }
 
 impl Reading {
-    /// Whether a new one is to be believed instead: it was quicker, this one is old, or it is of another clock,
-    /// since the two cannot both be right.
+    /// True if a new reading is better: it was faster, this one is old, or it is of another clock, since the two
+    /// contradict each other.
     fn is_worse(&self, now: OffsetDateTime, at: Instant, took: Duration) -> bool {
         let should_be = self.now + at.saturating_duration_since(self.at);
         let apart = (now - should_be).unsigned_abs();
-        took <= self.took || self.at.elapsed() > WHILE || apart > self.took + took
+        took <= self.took || self.at.elapsed() > MAX_AGE || apart > self.took + took
     }
 }
 
-/// PostgreSQL's clock. Clones show the same.
+/// PostgreSQL's clock. Clones share the estimate.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(
     /// A std mutex: held for a copy, never across an await.
@@ -37,7 +37,7 @@ pub struct Clock(
 );
 
 impl Clock {
-    /// PostgreSQL said `now` in an answer to what was asked at `asked`, and which was heard just now.
+    /// Takes the time `now` of an answer that was requested at `asked`, and arrived just now.
     pub(super) fn set(&self, now: OffsetDateTime, asked: Instant) {
         let took = asked.elapsed();
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,13 +47,13 @@ impl Clock {
         }
     }
 
-    /// How long ago that was, by PostgreSQL's clock; `None` where that is not known yet.
+    /// Time since `then`, by PostgreSQL's clock; `None` before the first answer.
     #[must_use]
     pub fn since(&self, then: OffsetDateTime) -> Option<Duration> {
         let reading = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reading = reading?;
         let ago = reading.now + reading.at.elapsed() - then;
-        // What is said to be in the future is the reading's own error.
+        // A time in the future is an error of the estimate.
         Some(Duration::try_from(ago).unwrap_or_default())
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     use time::macros::datetime;
 
     #[test]
-    fn the_quickest_answer_of_a_while_counts() {
+    fn the_fastest_recent_answer_counts() {
         let clock = Clock::default();
         let then = datetime!(2001-01-01 0:00 UTC);
         assert_eq!(clock.since(then), None);

@@ -1,16 +1,16 @@
-//! Connections to PostgreSQL. Owns how long anything may wait for it, and that a connection which may not be
-//! well is never used again.
+//! Connections to PostgreSQL. Owns the bounds of every wait for it, and that a connection in doubt is never used
+//! again.
 //!
 //! ```text
 //!   rows ──▶ get (idle, or new) ──▶ statement ──▶ back, idle
-//!              │ too long            │ error, too long, or nobody waits any more
+//!              │ too long            │ error, too long, or the caller is gone
 //!              ▼                     ▼
-//!           no answer             closed at once; where PostgreSQL seems gone, all idle ones with it
+//!           no answer             closed; if PostgreSQL seems unavailable, all idle ones too
 //! ```
 //!
-//! PostgreSQL can be away in two ways: it refuses, which is quick, or it says nothing, which only a clock
-//! notices. So every wait has its bound here, on this side, and the sum stays below a request's deadline.
-//! After an outage the first statement opens a new connection: nothing need be restarted.
+//! An unavailable PostgreSQL either refuses, which is quick, or does not answer, which only a timeout notices. So every
+//! wait is bounded on this side, and the sum stays below a request's deadline. After an outage the first statement
+//! opens a new connection: no restart is needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,19 +28,19 @@ use super::{StoreError, sql};
 use crate::config::Pooler;
 use crate::telemetry::{self, TRACE};
 
-/// How long a statement waits for a connection, opening one included.
-const CONNECTING: Duration = Duration::from_millis(2200);
-/// How long a statement may take, as this side sees it. PostgreSQL gives up a little earlier by itself
-/// ([`sql::SESSION`]), so that what was put off has left nothing behind there.
-pub(super) const STATEMENT: Duration = Duration::from_millis(2500);
-/// How long an idle connection may take to show that it lives.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
-/// A connection used this recently is taken to live.
+/// Timeout of the wait for a connection, opening one included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(2200);
+/// Timeout of a statement, on this side. PostgreSQL cancels it a little earlier ([`sql::SESSION`]), so that a statement
+/// reported as failed is not in progress there.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_millis(2500);
+/// Timeout of the check of an idle connection.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// Idle time up to which a connection is not checked.
 const RECENT: Duration = Duration::from_secs(1);
-/// No connection gets older than this, so that a name that points elsewhere is noticed.
-const OLDEST: Duration = Duration::from_secs(1800);
+/// Maximum age of a connection, so that a changed DNS record takes effect.
+const MAX_AGE: Duration = Duration::from_secs(1800);
 
-/// Makes connections, and looks at them before they are used again.
+/// Opens connections, and checks them before reuse.
 #[derive(Debug)]
 struct Maker {
     options: PgConnectOptions,
@@ -53,7 +53,7 @@ impl managed::Manager for Maker {
 
     async fn create(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
-        // What is said behind a pooler may be said to somebody else's session.
+        // Behind a pooler it might reach the session of another client.
         if self.pooler == Pooler::None {
             connection.execute(sql::SESSION).await?;
         }
@@ -65,7 +65,7 @@ impl managed::Manager for Maker {
         connection: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<sqlx::Error> {
-        if metrics.age() > OLDEST {
+        if metrics.age() > MAX_AGE {
             return Err(RecycleError::message("old enough"));
         }
         if metrics.last_used() > RECENT {
@@ -75,30 +75,30 @@ impl managed::Manager for Maker {
     }
 }
 
-/// How connections are used.
+/// Use of connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pool {
-    /// Statements run on them.
+    /// Connections that run a statement.
     pub busy: usize,
-    /// They wait for one.
+    /// Connections without one.
     pub idle: usize,
     /// Statements that wait for a connection.
     pub waiting: usize,
-    /// The most there may be.
+    /// Maximum number of connections.
     pub limit: usize,
 }
 
-/// Some connections, shared by those who ask.
+/// A pool.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pool: managed::Pool<Maker>,
     pooler: Pooler,
-    /// Whether the outcome of a statement is not known.
+    /// Set when the outcome of a statement is unknown.
     unknown_outcome: Arc<AtomicBool>,
 }
 
-/// A connection in use. Closed when it is dropped, unless it was given back: also where nobody waits for
-/// its statement any more, since its answer would be taken for the next one's.
+/// A connection in use. Closed on drop, unless it was given back: also if the caller is gone, since the answer to its
+/// statement would be taken for the next one's.
 struct InUse(Option<Object<Maker>>);
 
 impl InUse {
@@ -116,18 +116,18 @@ impl Drop for InUse {
 }
 
 impl Connections {
-    /// At most `most` of them, none yet.
-    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, most: usize) -> Self {
+    /// At most `max` of them, none yet.
+    pub(super) fn new(options: PgConnectOptions, pooler: Pooler, max: usize) -> Self {
         let options = options.application_name("apptlock");
         let options = match pooler {
             Pooler::None => options,
-            // A start parameter that poolers refuse.
+            // A startup parameter that poolers reject.
             Pooler::Transaction => options.extra_float_digits(None),
         };
         let pool = managed::Pool::builder(Maker { options, pooler })
-            .max_size(most)
-            .create_timeout(Some(CONNECTING))
-            .recycle_timeout(Some(SIGN_OF_LIFE))
+            .max_size(max)
+            .create_timeout(Some(CONNECTION_TIMEOUT))
+            .recycle_timeout(Some(PING_TIMEOUT))
             .runtime(Runtime::Tokio1)
             .build()
             .expect("the only fault is a timeout without a runtime, and there is one");
@@ -138,13 +138,12 @@ impl Connections {
         }
     }
 
-    /// Whether, since this was last asked, a statement was sent of which nobody knows what became: PostgreSQL
-    /// may carry it out yet.
+    /// True if, since the last call, the outcome of a statement became unknown: PostgreSQL may still commit it.
     pub(super) fn take_unknown_outcome(&self) -> bool {
         self.unknown_outcome.swap(false, Ordering::Relaxed)
     }
 
-    /// How they are used now.
+    /// Current use.
     pub(super) fn pool(&self) -> Pool {
         let now = self.pool.status();
         Pool {
@@ -155,14 +154,13 @@ impl Connections {
         }
     }
 
-    /// Runs one statement to its end, in a transaction of its own, and returns its rows. Success means that
-    /// it is committed.
+    /// Runs one statement in a transaction of its own, and returns its rows. Success means that it is committed.
     ///
     /// # Errors
-    /// [`StoreError`]: it was not carried out, or, where the connection was lost in between, nobody knows.
+    /// [`StoreError`]: it changed nothing, or, if the connection was lost in between, the outcome is unknown.
     pub(super) async fn rows(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, StoreError> {
         let name = statement.name;
-        // Only as a part of something: the duties' own statements come several times a second.
+        // Only as part of a trace: the duties' own statements come several times a second.
         let span = if Span::current().is_disabled() {
             Span::none()
         } else {
@@ -190,8 +188,8 @@ impl Connections {
         let work = async {
             match self.pooler {
                 Pooler::None => query.fetch_all(connection).await,
-                // The pooler may give every statement another session, and prepares nothing by name there:
-                // so all that belongs together is held together by a transaction.
+                // The pooler may run every statement on another session, without its prepared statements: only a
+                // transaction keeps them together.
                 Pooler::Transaction => {
                     connection.execute(sql::BEGIN).await?;
                     let rows = query.persistent(false).fetch_all(&mut *connection).await?;
@@ -201,11 +199,11 @@ impl Connections {
             }
         };
         let since = Instant::now();
-        let done = tokio::time::timeout(STATEMENT, work).await;
+        let done = tokio::time::timeout(STATEMENT_TIMEOUT, work).await;
         let took = since.elapsed();
         metrics::histogram!(telemetry::DATABASE_DURATION, "statement" => name)
             .record(took.as_secs_f64());
-        debug!(statement = name, ?took, "PostgreSQL was asked");
+        debug!(statement = name, ?took, "statement finished");
         let fault = match done {
             Ok(Ok(rows)) => {
                 used.give_back();
@@ -217,14 +215,14 @@ impl Connections {
         drop(used);
         if !fault.was_an_answer() {
             self.unknown_outcome.store(true, Ordering::Relaxed);
-            self.forget_idle();
+            self.close_idle();
         }
         Err(fault)
     }
 
     async fn get(&self) -> Result<Object<Maker>, StoreError> {
         let since = Instant::now();
-        let got = tokio::time::timeout(CONNECTING, self.pool.get()).await;
+        let got = tokio::time::timeout(CONNECTION_TIMEOUT, self.pool.get()).await;
         metrics::histogram!(telemetry::DATABASE_WAIT).record(since.elapsed().as_secs_f64());
         match got {
             Ok(Ok(connection)) => Ok(connection),
@@ -232,19 +230,19 @@ impl Connections {
             Ok(Err(PoolError::Backend(error))) => Err(StoreError::Unavailable(error)),
             Ok(Err(_)) | Err(_) => {
                 metrics::counter!(telemetry::DATABASE_TIMEOUTS).increment(1);
-                // Idle connections that show no sign of life, one after the other, or none to be had.
-                self.forget_idle();
+                // Idle connections failed the check, one after the other, or none was free.
+                self.close_idle();
                 Err(StoreError::NoConnection)
             }
         }
     }
 
-    /// What is idle was opened before PostgreSQL went away: each would cost the next one who asks a wait.
-    fn forget_idle(&self) {
+    /// Closes idle connections: they are from before the outage, and each would cost the next statement a wait.
+    fn close_idle(&self) {
         self.pool.retain(|_, _| false);
     }
 
-    /// Hands out none any more, and closes those that are idle.
+    /// Closes the pool, and its idle connections.
     pub(super) fn close(&self) {
         self.pool.close();
     }

@@ -1,4 +1,4 @@
-//! The leader's row: who sweeps, and in which term.
+//! Election of the leader: one row, with a term and an expiry.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use sqlx::Row;
 use super::statement::statement;
 use super::{Store, StoreError, only, sql};
 
-/// A replica that stands for the sweeper's duty.
+/// A candidate for leadership.
 #[derive(Debug, Clone)]
 pub struct Candidate<'a> {
-    /// Its name, unique among replicas and starts.
+    /// Name of the replica, unique among replicas and starts.
     pub name: &'a str,
-    /// How long the duty is its own before it must ask again.
+    /// Duration of the leadership, unless it is renewed.
     pub ttl: Duration,
 }
 
 impl Store {
-    /// Takes the duty if it is free, or keeps it. `None`: another replica has it.
+    /// Takes the leadership if it is free, or renews it, and returns the term. `None`: another replica leads.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -29,7 +29,7 @@ impl Store {
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// How many leases are in force, of all tenants.
+    /// Number of leases in force, of all tenants.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -38,7 +38,7 @@ impl Store {
         Ok(only(&rows)?.try_get(0)?)
     }
 
-    /// Gives the duty of that term up, so that another replica need not wait.
+    /// Gives up the leadership of that term, so that another replica need not wait for its expiry.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,4 +1,4 @@
-//! The transitions of a lock, as PostgreSQL does them. Owns what each statement's result means.
+//! Transitions of a lock in PostgreSQL. Owns the meaning of each statement's result.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::row::{room, state};
 use super::statement::{Statement, statement};
 use super::{Store, StoreError, only, sql};
 
-/// How often a statement is asked again after the row appeared under it. Each time somebody else got on, so
-/// one repeat is rare and more are a storm.
-const REPEATS: usize = 5;
+/// Maximum attempts when the row appears while the statement runs. Each time another transition succeeded, so a second
+/// attempt is rare.
+const ATTEMPTS: usize = 5;
 
-/// The state that stands in the way; the rules of who may what read it.
+/// The state that a transition was rejected for.
 #[derive(Debug)]
 pub struct Rejected(pub LockState);
 
@@ -25,7 +25,7 @@ pub struct Rejected(pub LockState);
 pub struct Acquired {
     /// The state now.
     pub state: LockState,
-    /// The end of a lease that had run out and was still in the row.
+    /// The end of an expired lease that was still in the row.
     pub ended: Option<LockState>,
 }
 
@@ -34,7 +34,7 @@ pub struct Acquired {
 pub struct Swept {
     /// The state now.
     pub state: LockState,
-    /// How long after its deadline.
+    /// Time since its deadline.
     pub late: Duration,
 }
 
@@ -50,7 +50,7 @@ fn ended(state: &LockState, version: i64, reason: Reason) -> LockState {
 }
 
 impl Store {
-    /// The state, as a look: nothing is locked.
+    /// Current state, without a lock on the row.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -61,8 +61,8 @@ impl Store {
         state(room, only(&self.requests.rows(query).await?)?)
     }
 
-    /// The states of these appointments, in their order, by one statement. It is a duty: it does not wait behind
-    /// requests, and no crowd of requests is refused for it.
+    /// Current states of these appointments, in their order, by one statement. It runs on the connections for duties: it
+    /// does not wait behind requests, nor do they for it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -106,7 +106,7 @@ impl Store {
         .await
     }
 
-    /// Gives the lease to an admin, with never a free moment between.
+    /// Gives the lease to an admin, without the lock becoming free in between.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -138,7 +138,7 @@ impl Store {
         room: &RoomId,
         query: impl Fn() -> Statement<'q>,
     ) -> Result<Result<Acquired, Rejected>, StoreError> {
-        for _ in 0..REPEATS {
+        for _ in 0..ATTEMPTS {
             let rows = self.requests.rows(query()).await?;
             let Some(row) = rows.first() else {
                 continue;
@@ -154,7 +154,7 @@ impl Store {
         Ok(Err(Rejected(self.status(room).await?)))
     }
 
-    /// Keeps the user's lease, as of an activity that was `ago`.
+    /// Renews the user's lease, as of an activity `ago`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -197,7 +197,7 @@ impl Store {
         Ok(done.map(|was| ended(&was, was.version, Reason::Released)))
     }
 
-    /// Ends whatever lease there is.
+    /// Ends the lease, whoever holds it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -234,7 +234,7 @@ impl Store {
         })
     }
 
-    /// Ends leases that have run out, at most `batch`, if `holder` still leads in `term`.
+    /// Ends expired leases, at most `batch`, if `holder` still leads in `term`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -263,7 +263,7 @@ impl Store {
             .collect()
     }
 
-    /// How long until the next lease runs out; zero where one is due, `None` where none is held.
+    /// Time until the next lease expires; zero if one is due, `None` if none is held.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,4 +1,4 @@
-//! What rooms have missed, and what others may have missed from here.
+//! Reconciliation: changes that rooms here missed, and notes of those that other replicas may have missed.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::statement::statement;
 use super::{Store, StoreError, only, sql};
 
 impl Store {
-    /// The states whose versions are not those seen, of the rooms named. One statement for all.
+    /// States of these rooms whose versions differ from those seen, by one statement.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -31,7 +31,7 @@ impl Store {
         rows.iter().map(|row| state(&room(row)?, row)).collect()
     }
 
-    /// Says that `replica` may have committed changes of which the others were not told.
+    /// Notes that `replica` may have committed changes that the others have not received.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -41,7 +41,7 @@ impl Store {
         Ok(())
     }
 
-    /// What the others have said so: a text that differs whenever one of them says it again.
+    /// Notes of the other replicas: a text that differs whenever one of them notes it again.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -50,7 +50,7 @@ impl Store {
         let asked = Instant::now();
         let rows = self.duties.rows(query).await?;
         let row = only(&rows)?;
-        // It is asked several times a second: a good time to set the clock by.
+        // It runs several times a second: a good source for the clock.
         self.clock.set(row.try_get("now")?, asked);
         Ok(row.try_get("notes")?)
     }

@@ -1,4 +1,4 @@
-//! From a row to a [`LockState`]. Owns how columns are read.
+//! Conversion of a row to a [`LockState`]. Owns the reading of columns, which `sql/columns.rs` lists.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -10,7 +10,7 @@ use crate::domain::lease::{Lease, LockState, Reason, UserInfo};
 
 use super::StoreError;
 
-/// Reads the state columns of any statement. All are NULL where there is no row: version 0, never locked.
+/// Reads the state columns of any statement. All are NULL if there is no row: version 0, never locked.
 pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError> {
     let now: OffsetDateTime = row.try_get("now")?;
     let version: Option<i64> = row.try_get("version")?;
@@ -41,7 +41,7 @@ pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError>
     })
 }
 
-/// Reads which room a row is of.
+/// Reads the room of a row.
 pub(super) fn room(row: &PgRow) -> Result<RoomId, StoreError> {
     Ok(RoomId {
         tenant: TenantId::new(row.try_get::<String, _>("tenant_id")?).map_err(unreadable)?,
@@ -50,7 +50,7 @@ pub(super) fn room(row: &PgRow) -> Result<RoomId, StoreError> {
     })
 }
 
-/// A column that holds what no statement of ours writes.
+/// Error for a value that no statement of ours writes.
 pub(super) fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
     StoreError::Unavailable(sqlx::Error::Decode(Box::new(fault)))
 }

@@ -1,16 +1,16 @@
-//! A statement with its name, which its text begins with: metrics and traces call it that.
+//! A statement with its name, which its text begins with. Metrics and traces use the name.
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{Encode, Postgres, Type};
 
-/// A statement to be run.
+/// A statement with its arguments.
 pub(super) struct Statement<'q> {
     pub(super) name: &'static str,
     pub(super) query: Query<'q, Postgres, PgArguments>,
 }
 
-/// A statement of [`super::sql`], with nothing bound yet.
+/// A statement of [`super::sql`], without arguments.
 pub(super) fn statement<'q>(text: &'static str) -> Statement<'q> {
     let name = text
         .strip_prefix("/* ")

@@ -309,12 +309,9 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
         let ready = replica.client.get(url).send().await.unwrap();
         assert_eq!(ready.json::<Value>().await.unwrap()["reason"], reason);
         // Nobody asks a replica that is not ready, so no request tells why.
-        let line = replica.await_record("why it is of no use", |line| line["why"] == reason);
+        let line = replica.await_record("the reason", |line| line["why"] == reason);
         let said = line["message"].as_str().unwrap();
-        assert!(
-            said.starts_with("PostgreSQL is of no use to this replica: "),
-            "{said}"
-        );
+        assert!(said.starts_with("PostgreSQL check failed: "), "{said}");
         if breaks == "nologin" {
             assert!(said.contains("is not permitted to log in"), "{said}");
         }
@@ -325,10 +322,10 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
             .unwrap();
         becomes(replica, "apptlock_database_up ", 1.0).await;
         becomes(replica, "apptlock_ready ", 1.0).await;
-        replica.await_line("PostgreSQL is well again");
+        replica.await_line("PostgreSQL is available again");
     }
     // What lasts is told once, and a change of it anew.
-    let told = replica.log().matches("PostgreSQL is of no use").count();
+    let told = replica.log().matches("PostgreSQL check failed").count();
     assert!(told <= 4, "{}", replica.log());
 }
 
