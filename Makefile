@@ -48,7 +48,7 @@ export RUST_TEST_THREADS ?= 6
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos attack openapi clean \
-	check-fmt check-shell check-yaml check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-clients run-api-fuzz \
+	check-fmt check-shell check-yaml check-links check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-clients run-api-fuzz \
 	image up down logs migrate check-compose check-image check-stack version check-version sbom chart checksums
 
 help: ## List the targets
@@ -202,9 +202,9 @@ fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `
 			-max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=5 -print_final_stats=1 -verbosity=0 || exit 1; \
 	done
 
-lint: ## Check everything that needs no server: format, shell, YAML, alerts, image, versions, dependencies, clippy
+lint: ## Check everything that needs no server: format, shell, YAML, links, alerts, image, versions, dependencies, clippy
 	@scripts/need rust cc node python prometheus shellcheck yamllint cargo-deny
-	@$(MAKE) check-fmt check-shell check-yaml check-version check-compose check-rules check-deps check-clippy
+	@$(MAKE) check-fmt check-shell check-yaml check-links check-version check-compose check-rules check-deps check-clippy
 
 check-fmt:
 	$(call say,Checking the format of the Rust code)
@@ -218,6 +218,11 @@ check-shell:
 check-yaml:
 	$(call say,Checking the YAML files)
 	@$(call files,\( -name '*.yml' -o -name '*.yaml' \)) | tr '\n' '\0' | xargs -0 yamllint --strict
+
+check-links:
+	@scripts/need python
+	$(call say,Checking the links of the documents)
+	@scripts/check-links
 
 # promtool is part of Prometheus. check.py asks what promtool does not: do rules, dashboard, metrics and runbook fit?
 check-rules:
@@ -322,7 +327,7 @@ check-image: ## Build the image, look into it, run it and stop it (with a Docker
 	$(call say,Building the image and running it)
 	@tests/image/check-image
 
-check-stack: ## Bring docker-compose.yml up for real, and walk README's tour through its balancer
+check-stack: ## Bring docker-compose.yml up for real, and walk docs/TOUR.md through its balancer
 	@scripts/need rust curl node python
 	$(call say,Bringing up the stack of docker-compose.yml)
 	@tests/image/check-stack

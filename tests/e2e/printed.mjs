@@ -12,17 +12,20 @@ import { show, within } from './harness.mjs';
 const ROOT = new URL('../../', import.meta.url);
 const CLIENT = new URL('./node_modules/socket.io-client/build/esm-debug/index.js', import.meta.url).href;
 
-/** Every block of JavaScript in README.md and docs/: `{ where, text }`. */
+/** Every block of JavaScript in docs/: `{ where, text }`. */
 export async function printedExamples() {
-  const pages = (await readdir(new URL('docs/', ROOT))).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`);
-  const found = [];
-  for (const page of ['README.md', ...pages.sort()]) {
-    const text = await readFile(new URL(page, ROOT), 'utf8');
-    for (const { 1: block, index } of text.matchAll(/^```(?:js|javascript|mjs)\n(.*?)^```$/gms)) {
-      found.push({ where: `${page}:${text.slice(0, index).split('\n').length}`, text: block });
-    }
-  }
-  return found;
+  const pages = (await readdir(new URL('docs/', ROOT))).filter((name) => name.endsWith('.md'));
+  const found = await Promise.all(pages.sort().map((page) => printedBlocks(`docs/${page}`, 'js|javascript|mjs')));
+  return found.flat();
+}
+
+/** The blocks of a page in one language, or in one of several with `|` between: `{ where, text }`. */
+export async function printedBlocks(page, language) {
+  const text = await readFile(new URL(page, ROOT), 'utf8');
+  return [...text.matchAll(new RegExp(`^\`\`\`(?:${language})\\n(.*?)^\`\`\`$`, 'gms'))].map(({ 1: block, index }) => ({
+    where: `${page}:${text.slice(0, index).split('\n').length}`,
+    text: block,
+  }));
 }
 
 /** Runs one against the service at `url`. `freshToken()` is asked for whatever the example's own resolves with. */

@@ -1,7 +1,7 @@
-// node tests/image/tour.mjs URL   walks the tour of README.md through the balancer of docker-compose.yml
+// node tests/image/tour.mjs URL   walks docs/TOUR.md through the balancer of docker-compose.yml
 //
-// It runs the very commands that README.md shows, with two changes that README.md tells people to make as well: the
-// balancer stands for both replicas, and psql runs inside the stack. What comes out must be what README.md prints, but
+// It runs the very commands that the page shows, with the two changes that docs/COMPOSE.md tells people to make: the
+// balancer stands for both replicas, and psql runs inside the stack. What comes out must be what the page prints, but
 // for times. The stack must be fresh: versions and tokens are compared. The first difference ends it with exit code 1.
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -13,14 +13,13 @@ const [url] = process.argv.slice(2);
 if (!url) throw new Error('say where the balancer is: node tests/image/tour.mjs http://127.0.0.1:3000');
 
 const PATIENCE = 20_000;
-const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
+const PAGE = 'docs/TOUR.md';
+const tour = readFileSync(new URL(`../../${PAGE}`, import.meta.url), 'utf8');
 const scratch = mkdtempSync(join(tmpdir(), 'apptlock-tour-'));
 let watcher;
 
-/** The fenced blocks between two headings, each with its heading, language and text. */
-function blocksOf(from, to) {
-  const tour = readme.slice(readme.indexOf(`\n${from}\n`), readme.indexOf(`\n${to}\n`));
-  if (!tour) throw new Error(`README.md has no part from "${from}" to "${to}"`);
+/** The page's fenced blocks, each with its heading, language and text. */
+function blocksOfTour() {
   const blocks = [];
   let heading = '', open;
   for (const line of tour.split('\n')) {
@@ -31,8 +30,8 @@ function blocksOf(from, to) {
       open.text += `${line}\n`;
     } else if (line.startsWith('```')) {
       open = { heading, language: line.slice(3), text: '' };
-    } else if (line.startsWith('### ')) {
-      heading = line.slice(4);
+    } else if (line.startsWith('## ')) {
+      heading = line.slice(3);
     }
   }
   return blocks;
@@ -63,7 +62,7 @@ function compare(step, wanted, found) {
     console.log(`  ok: ${step}`);
     return;
   }
-  throw new Error(`${step}: README.md prints\n${lasting(wanted)}\n\nand this is\n${lasting(found)}`);
+  throw new Error(`${step}: ${PAGE} prints\n${lasting(wanted)}\n\nand this is\n${lasting(found)}`);
 }
 
 function run(script) {
@@ -93,9 +92,10 @@ function watch(command) {
 }
 
 async function walk() {
-  const blocks = blocksOf('## A tour of five minutes', '## The routes');
+  const blocks = blocksOfTour();
   // `make run`, and what it prints, is another way to start.
   const start = blocks.findIndex(({ heading }) => heading.startsWith('2.'));
+  if (start < 0) throw new Error(`${PAGE} has no step 2`);
   let step, output;
   let steps = 0;
   for (const { heading, language, text } of blocks.slice(start)) {
@@ -116,7 +116,7 @@ async function walk() {
     }
   }
   // A tour that shrank to nothing would pass, too.
-  if (steps < 8) throw new Error(`README.md's tour has only ${steps} steps that print something`);
+  if (steps < 8) throw new Error(`${PAGE} has only ${steps} steps that print something`);
 }
 
 try {
