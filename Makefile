@@ -48,7 +48,7 @@ export RUST_TEST_THREADS ?= 6
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos attack openapi clean \
-	check-fmt check-shell check-yaml check-links check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-clients run-api-fuzz \
+	check-fmt check-shell check-yaml check-links check-rules check-deps check-clippy test-web test-chaos test-attack run-e2e run-clients run-api-fuzz beside \
 	image up down logs migrate check-compose check-image check-stack version check-version sbom chart checksums
 
 help: ## List the targets
@@ -137,6 +137,15 @@ test-attack:
 	@scripts/need postgres redis openssl
 	$(call say,Attacking a replica in six ways$(comma) 6 s each)
 	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 6 --p99 1000 --binary target/debug/apptlock
+
+# The other release's binary, built from that commit.
+beside: ## Run a replica of another release (REF=commit) beside this one: each sees what the other does
+	@test -n "$(REF)" || { echo "REF is missing: make beside REF=v0.1.0" >&2; exit 2; }
+	@scripts/need rust cc postgres redis
+	$(call say,Building the release of $(REF) and this one)
+	@rm -rf target/beside && git clone -q . target/beside && git -C target/beside checkout -q $(REF)
+	@mkdir -p target/beside/web/dist && cd target/beside && CARGO_TARGET_DIR=../beside-target cargo build $(LOCKED) --bin apptlock
+	@APPTLOCK_BESIDE=$(CURDIR)/target/beside-target/debug/apptlock cargo test $(LOCKED) --test it -- beside::
 
 test-web: web
 	$(call say,Running the tests of the web pages)

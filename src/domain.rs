@@ -1,7 +1,7 @@
-//! The rules, without anything that moves: no clock, no socket, no database.
+//! The rules, without side effects: no clock, no socket, no database.
 //!
-//! Layer 0. Everything here is a pure function of its arguments; where time matters, `now` is an argument
-//! and comes from PostgreSQL. Nothing here can fail but by refusing a value, and the refusal says why.
+//! Layer 0. Everything here is a pure function of its arguments; if time matters, `now` is an argument and comes from
+//! PostgreSQL. The only errors are rejected values, and each error says why.
 
 pub mod history;
 pub mod ids;

@@ -16,7 +16,9 @@ mod limits;
 mod locks;
 pub mod ops;
 mod pages;
+mod parameters;
 mod request_log;
+mod responses;
 
 use std::sync::Arc;
 use std::time::Duration;

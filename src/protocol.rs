@@ -1,5 +1,5 @@
-//! Every shape that crosses a wire, and nothing else: what REST takes and answers, what sockets send and
-//! hear, what replicas tell each other, and the error codes of all three.
+//! Every shape that crosses a wire, and nothing else: bodies and answers of REST, payloads and events of sockets,
+//! messages between replicas, and the error codes of all three.
 //!
 //! Layer 1: knows the domain, no transport. A field here is public; it changes only with a changelog entry,
 //! and the snapshot tests show it.

@@ -1,27 +1,27 @@
-//! What happened to a lock, for those who ask afterwards.
+//! The history of a lock.
 
 use time::OffsetDateTime;
 
 use super::ids::UserId;
 use super::lease::{Admin, Reason, UserInfo};
 
-/// One entry of an appointment's history: a lease that began or ended.
+/// Entry of an appointment's history: a lease that began or ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistoryRecord {
-    /// The version that it brought the lock to.
+    /// Version of the lock after the event.
     pub version: i64,
-    /// What happened.
+    /// Kind of event.
     pub reason: Reason,
-    /// Whose lease it was.
+    /// Holder of the lease.
     pub user_id: UserId,
-    /// That holder as others saw them then.
+    /// Holder's name and e-mail address at that time.
     pub user_info: UserInfo,
-    /// That lease's token.
+    /// Fencing token of the lease.
     pub fencing_token: i64,
-    /// When, by PostgreSQL's clock; of an expiry when the lease ran out, swept or not.
+    /// Time of the event, by PostgreSQL's clock; for an expiry, the time at which the lease expired, swept or not.
     pub at: OffsetDateTime,
-    /// The admin who did it, where one did.
+    /// Admin who caused the event, if any.
     pub admin: Option<Admin>,
-    /// Why, in the admin's words.
+    /// Reason given by the admin, if any.
     pub why: Option<String>,
 }

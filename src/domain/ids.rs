@@ -1,48 +1,48 @@
-//! Names of things: appointments, people, tabs. Owns what a well-formed name is.
+//! Ids and names: appointments, people, tabs. Owns the rules for a well-formed one.
 //!
-//! A value of one of these types has been checked; nobody checks it again. A refusal is a sentence that
-//! completes "`field`: ...".
+//! A value of one of these types has been checked; nothing checks it again. An error is a sentence that completes
+//! "`field`: ...".
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of an appointment, a user, a session or a tenant, in bytes of UTF-8.
+/// Maximum length of the id of an appointment, a user, a session or a tenant, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 200;
-/// The longest name of a person, in bytes of UTF-8.
+/// Maximum length of a person's name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 200;
-/// The longest e-mail address, in bytes (RFC 5321: 64 + 1 + 255).
+/// Maximum length of an e-mail address, in bytes (RFC 5321: 64 + 1 + 255).
 pub const MAX_EMAIL_BYTES: usize = 320;
-/// The longest free text: an admin's reason, a message; in bytes of UTF-8.
+/// Maximum length of free text, such as an admin's reason or a message, in bytes of UTF-8.
 pub const MAX_NOTE_BYTES: usize = 1000;
 
-/// Why a name is not acceptable, as the end of a sentence that starts with the field.
+/// Reason to reject a name, as the end of a sentence that starts with the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// Nothing in it.
+    /// Empty text.
     #[error("must not be empty")]
     Empty,
-    /// More bytes than its kind allows.
+    /// More bytes than this kind of name allows.
     #[error("is {got} bytes long; at most {max} are allowed")]
     TooLong {
-        /// Its length, in bytes.
+        /// Actual length, in bytes.
         got: usize,
-        /// The longest allowed, in bytes.
+        /// Maximum length, in bytes.
         max: usize,
     },
-    /// Only blanks, where people are to read it.
+    /// Only white space, in a name that is shown to people.
     #[error("must not be blank")]
     Blank,
-    /// A control character, which no name needs and which logs and terminals act upon.
+    /// Control character, which no name needs and which logs and terminals interpret.
     #[error("must not contain control characters (found U+{0:04X})")]
     Control(u32),
-    /// A character that turns the direction of what follows, which makes a name read as another one's.
+    /// Character that changes the direction of the text after it, which makes one name look like another.
     #[error("must not contain characters that change the direction of text (found U+{0:04X})")]
     Direction(u32),
 }
 
-/// What a kind of name allows.
+/// Constraints on one kind of name.
 struct Rule {
     min: usize,
     max: usize,
@@ -84,17 +84,17 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks the text and keeps it.
+            /// Value with this text, if it is well-formed.
             ///
             /// # Errors
-            /// [`BadName`] where it is empty, too long, or has control characters.
+            /// [`BadName`] if the text is empty, too long, or contains control characters.
             pub fn new(text: impl Into<Arc<str>>) -> Result<Self, BadName> {
                 let text = text.into();
                 check(&text, &$rule)?;
                 Ok(Self(text))
             }
 
-            /// The text as the client sent it.
+            /// Text as the client sent it.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -123,62 +123,63 @@ macro_rules! name {
 }
 
 name!(
-    /// The client's own name for the record that people edit.
+    /// Client's id of the record that people edit.
     AppointmentId,
     Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
-    /// Who somebody is, as the application in front names its users.
+    /// Id of a user in the application that uses this service.
     UserId,
     Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
-    /// One browser tab, named by the client.
+    /// Id of one browser tab, chosen by the client.
     SessionId,
     Rule { min: 1, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 name!(
-    /// What a person is called on other people's screens.
+    /// Display name of a person.
     Name,
     Rule { min: 1, max: MAX_NAME_BYTES, blank: false, lines: false }
 );
 name!(
-    /// An e-mail address as given; it is shown, never written to. May be empty.
+    /// E-mail address as given; it is shown, and nothing is ever sent to it. May be empty.
     Email,
     Rule { min: 0, max: MAX_EMAIL_BYTES, blank: true, lines: false }
 );
 name!(
-    /// Free text by a person: why an admin stepped in.
+    /// Free text by a person, such as an admin's reason.
     Note,
     Rule { min: 0, max: MAX_NOTE_BYTES, blank: true, lines: true }
 );
 name!(
-    /// Whose data it is. Empty where tenants are not used.
+    /// Tenant that owns the data. Empty if tenants are not used.
     TenantId,
     Rule { min: 0, max: MAX_ID_BYTES, blank: true, lines: false }
 );
 
 impl Name {
-    /// Whether it shows as it is written. Embeddings, overrides and isolates of the bidirectional algorithm (UAX #9)
-    /// make one name look like another's. Asked where a client gives itself a name, not where one is read back.
+    /// Checks that the name is displayed as it is written. Embeddings, overrides and isolates of the bidirectional
+    /// algorithm (UAX #9) make one name look like another. Applied to names that clients send, not to stored ones.
     ///
     /// # Errors
     /// [`BadName::Direction`].
     pub fn shows_as_written(&self) -> Result<(), BadName> {
-        let turns = |c: &char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match self.0.chars().find(turns) {
+        let changes_direction =
+            |c: &char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match self.0.chars().find(changes_direction) {
             Some(c) => Err(BadName::Direction(u32::from(c))),
             None => Ok(()),
         }
     }
 
-    /// What an admin is called whose id cannot be read as a name.
+    /// Name of an admin whose id is not a valid name.
     #[must_use]
     pub fn admin() -> Self {
         Self(Arc::from("admin"))
     }
 
-    /// What somebody is called whose id cannot be read as a name.
+    /// Name of a user whose id is not a valid name.
     #[must_use]
     pub fn nobody() -> Self {
         Self(Arc::from("somebody"))
@@ -197,30 +198,31 @@ impl Default for TenantId {
     }
 }
 
-/// One appointment of one tenant: its row in PostgreSQL, its room on every replica, its channel on the bus.
+/// Id of one appointment of one tenant, and so of its row in PostgreSQL, its room on every replica and its channel on
+/// the bus.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct RoomId {
-    /// Whose appointment it is.
+    /// Tenant that owns the appointment.
     pub tenant: TenantId,
-    /// Which one.
+    /// Appointment.
     pub appointment: AppointmentId,
 }
 
 impl RoomId {
-    /// One string for both parts. The separator is a control character, which neither part may contain, so
-    /// two rooms never share a name.
+    /// Unique name made of both parts. The separator is a control character, which neither part may contain, so two
+    /// rooms never share a name.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}\u{1f}{}", self.tenant, self.appointment)
     }
 }
 
-/// A user in one tab, or in none that was named: presence and tab sessions count by it.
+/// User in one tab, or without a named tab: the unit in which presence and tab sessions are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Member {
-    /// The user.
+    /// User.
     pub user_id: UserId,
-    /// The tab, if the handshake named one.
+    /// Tab, if the handshake named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
 }

@@ -1,92 +1,92 @@
-//! Leases and the state of a lock. Owns who holds what, until when, and what a change of it is called.
+//! Leases and the state of a lock. Owns the holder, the expiry, and the names of the transitions.
 //!
 //! ```text
 //!             acquired                      released | forced | expired
 //!   free ───────────────────▶ held ───────────────────────────────────▶ free
 //!                             │  ▲
 //!                             └──┘ renewed                 same token
-//!                                  taken-over, transferred new token, never free between
+//!                                  taken-over, transferred new token, never free in between
 //! ```
 //!
-//! PostgreSQL decides every arrow; these types only say what a row means. A held row whose time has run out
-//! is free already: [`LockState::live`] is the one place that says so.
+//! PostgreSQL decides every transition; these types only interpret a row. A held row whose lease has expired is free
+//! already: [`LockState::live`] is the one place that decides this.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::ids::{Email, Name, RoomId, SessionId, UserId};
 
-/// Where on the page somebody points. The unit is the client's.
+/// Position on the page, in the client's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Position {
-    /// To the right.
+    /// Distance from the left.
     pub x: f64,
-    /// Downwards.
+    /// Distance from the top.
     pub y: f64,
 }
 
-/// A person as others see them.
+/// Person as shown to others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct UserInfo {
-    /// What the person is called.
+    /// Display name.
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     pub name: Name,
-    /// How to reach them; may be empty.
+    /// E-mail address; may be empty.
     #[schema(value_type = String, max_length = 320)]
     pub email: Email,
-    /// Where the holder pointed last.
+    /// Last reported position of the holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
 }
 
-/// Somebody who acts: an id and how others see it.
+/// User who makes a request: the id, and the name and e-mail address shown to others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Person {
-    /// Who.
+    /// User.
     pub user_id: UserId,
-    /// As others see them.
+    /// Name and e-mail address shown to others.
     pub user_info: UserInfo,
 }
 
-/// One holder's time-limited right to edit.
+/// Time-limited right of one holder to edit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// Who holds it.
+    /// Holder.
     pub user_id: UserId,
-    /// The holder as others see them.
+    /// Holder's name, e-mail address and position.
     pub user_info: UserInfo,
-    /// The tab that it belongs to, where it was taken for one.
+    /// Tab that the lease belongs to, if it was acquired for one.
     pub session_id: Option<SessionId>,
-    /// When it began, by PostgreSQL's clock.
+    /// Time of the grant, by PostgreSQL's clock.
     pub granted_at: OffsetDateTime,
-    /// When it runs out, by PostgreSQL's clock.
+    /// Time of expiry, by PostgreSQL's clock.
     pub expires_at: OffsetDateTime,
-    /// Rises with every grant; a save that carries it can be checked.
+    /// Fencing token: increases with every grant, so that a save can be checked with it.
     pub fencing_token: i64,
 }
 
-/// What brought a lock to its version.
+/// Cause of a change of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// A free lock was taken.
+    /// A free lock was acquired.
     Acquired,
-    /// The holder was active, or asked again.
+    /// The holder was active, or acquired again.
     Renewed,
-    /// The holder gave it up.
+    /// The holder released the lease.
     Released,
-    /// Its time ran out.
+    /// The lease expired.
     Expired,
-    /// An admin ended it.
+    /// An admin ended the lease.
     Forced,
-    /// An admin has it now.
+    /// An admin holds the lock now.
     TakenOver,
-    /// Another tab of the same user has it now.
+    /// Another tab of the same user holds the lock now.
     Transferred,
 }
 
 impl Reason {
-    /// The word on the wire and in the database.
+    /// Name on the wire and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,8 +100,8 @@ impl Reason {
         }
     }
 
-    /// The reason that a word stands for. A word of a newer release is the nearest known one: while replicas are being
-    /// updated, its effect is in the rest of the state, which says whether the lock is `held`.
+    /// Reason with this name. A name that only a newer release knows becomes the nearest known one: its effect is in the
+    /// rest of the state, which says whether the lock is `held`.
     #[must_use]
     pub fn nearest(word: &str, held: bool) -> Self {
         let known = [
@@ -119,23 +119,23 @@ impl Reason {
     }
 }
 
-/// A lock at one version, as PostgreSQL showed it at `now`.
+/// State of a lock at one version, as PostgreSQL returned it at `now`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockState {
-    /// Which appointment.
+    /// Appointment.
     pub room: RoomId,
-    /// Rises with every change; 0 where the appointment was never locked.
+    /// Version: increases with every change; 0 if the appointment was never locked.
     pub version: i64,
-    /// What brought it here; `None` where it was never locked.
+    /// Cause of the last change; `None` if the appointment was never locked.
     pub reason: Option<Reason>,
-    /// The lease in the row, which may have run out: ask [`LockState::live`].
+    /// Lease in the row, which may have expired: see [`LockState::live`].
     pub lease: Option<Lease>,
-    /// PostgreSQL's clock when this was read.
+    /// PostgreSQL's clock at the time of reading.
     pub now: OffsetDateTime,
 }
 
 impl LockState {
-    /// The lease in force. One that has run out is none, swept or not.
+    /// Lease in force. An expired lease is not in force, swept or not.
     #[must_use]
     pub fn live(&self) -> Option<&Lease> {
         self.lease
@@ -144,21 +144,21 @@ impl LockState {
     }
 }
 
-/// The admin behind a forced release or a take-over.
+/// Admin who forced a release or took over.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    /// Who.
+    /// Admin's user id.
     pub admin_id: UserId,
-    /// As others see them, where that was told.
+    /// Admin's name and e-mail address shown to others, if known.
     pub admin_info: Option<UserInfo>,
 }
 
-/// A committed change of a lock, as it travels from the replica that made it to every audience.
+/// Committed change of a lock, as it is sent from the replica that made it to every audience.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The whole new state, so that a receiver needs nothing else.
+    /// Complete new state, so that a receiver needs nothing else.
     pub state: LockState,
-    /// The admin who caused it, where one did.
+    /// Admin who caused the change, if any.
     pub admin: Option<Admin>,
 }
 

@@ -1,23 +1,23 @@
-//! The transition from the state that a room last saw of its lock to a newer one. Owns the rule that versions only
-//! rise, and which events a change becomes.
+//! The transition from the last state of a lock that a room saw to a newer one. Owns the rule that versions only
+//! increase, and which events a change becomes.
 //!
-//! The bus may lose, repeat and reorder: a state that is not newer is nothing, and one that is newer is
-//! shown whole, whatever was missed between.
+//! The bus may lose, repeat and reorder: a state that is not newer is ignored, and a newer one is shown whole, whatever
+//! was missed in between.
 
 use super::lease::{LockState, Reason};
 
-/// The event that says what happened, next to the `lock-update` that says what is.
+/// Event about the change, in addition to the `lock-update` with the new state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
     /// A lease began: `lock-acquired`.
     Granted,
     /// A lease ended: `lock-released`, with its reason.
     Ended(Reason),
-    /// Neither: a renewal.
+    /// No lease began or ended, as in a renewal: no further event.
     Same,
 }
 
-/// Compares a state with the last one seen. `None`: it is not newer, and nothing is to be shown.
+/// Compares a state with the last one seen. `None` if it is not newer and nothing must be shown.
 #[must_use]
 pub fn classify(last: &LockState, new: &LockState) -> Option<Transition> {
     if new.version <= last.version {

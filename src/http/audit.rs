@@ -1,4 +1,4 @@
-//! What admins read: an appointment's history, and the leases in force.
+//! Routes for admins: an appointment's history, and the leases in force.
 
 use std::sync::Arc;
 
@@ -8,31 +8,22 @@ use axum::extract::State;
 use super::Web;
 use super::answer::ApiError;
 use super::input::{Of, Params, Who};
-use crate::protocol::{Answer, HistoryAnswer, LocksAnswer};
+use super::parameters::{AppointmentPath, HistoryPage, LocksPage};
+use super::responses::{AnyRefusal, NotAdmin, UrlRefusal};
+use crate::protocol::{HistoryAnswer, LocksAnswer};
 
-/// Entries of a page, unless another number is asked for.
-const USUAL: i64 = 100;
-/// Entries of a page at most.
-const MOST: i64 = 1000;
+/// Default number of entries per page.
+const DEFAULT_LIMIT: i64 = 100;
+/// Maximum number of entries per page.
+const MAX_LIMIT: i64 = 1000;
 
-/// What happened to an appointment, newest first.
+/// History of an appointment, newest entry first.
 #[utoipa::path(
     get, path = "/api/appointments/{id}/history", tag = "audit",
-    params(
-        ("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character"),
-        ("before" = Option<i64>, Query, minimum = 1, description = "Only entries with a version below this one: the last one of the page before"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 1 to 1000, usually 100"),
-    ),
+    params(AppointmentPath, HistoryPage),
     responses(
-        (status = 200, description = "The entries", body = HistoryAnswer),
-        (status = 400, description = "The id or the query is not percent-encoded UTF-8", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 403, description = "NOT_ADMIN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
-        (status = 422, description = "The id, before or limit is not acceptable", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "Entries of the history", body = HistoryAnswer),
+        AnyRefusal, NotAdmin, UrlRefusal,
     )
 )]
 pub(super) async fn history(
@@ -43,28 +34,20 @@ pub(super) async fn history(
 ) -> Result<Json<HistoryAnswer>, ApiError> {
     who.may_audit()?;
     let before = params.number("before", 1, i64::MAX)?;
-    let limit = params.number("limit", 1, MOST)?.unwrap_or(USUAL);
+    let limit = params
+        .number("limit", 1, MAX_LIMIT)?
+        .unwrap_or(DEFAULT_LIMIT);
     let entries = web.store.history(&room, before, limit).await?;
     Ok(Json(HistoryAnswer::of(entries)))
 }
 
-/// The leases in force, by appointment.
+/// Leases in force, ordered by appointment.
 #[utoipa::path(
     get, path = "/api/locks", tag = "audit",
-    params(
-        ("after" = Option<String>, Query, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only appointments after this one: the last one of the page before"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "How many at most: 1 to 1000, usually 100"),
-    ),
+    params(LocksPage),
     responses(
-        (status = 200, description = "The leases", body = LocksAnswer),
-        (status = 400, description = "The query is not percent-encoded UTF-8", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 403, description = "NOT_ADMIN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
-        (status = 422, description = "after or limit is not acceptable", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "Leases in force", body = LocksAnswer),
+        AnyRefusal, NotAdmin, UrlRefusal,
     )
 )]
 pub(super) async fn locks(
@@ -74,7 +57,9 @@ pub(super) async fn locks(
 ) -> Result<Json<LocksAnswer>, ApiError> {
     who.may_audit()?;
     let after = params.id("after")?;
-    let limit = params.number("limit", 1, MOST)?.unwrap_or(USUAL);
+    let limit = params
+        .number("limit", 1, MAX_LIMIT)?
+        .unwrap_or(DEFAULT_LIMIT);
     let leases = web.store.leases(&who.tenant, after.as_ref(), limit).await?;
     Ok(Json(LocksAnswer::of(&leases)))
 }

@@ -1,37 +1,42 @@
-//! The OpenAPI document: what it says besides its routes, and what its generator cannot know.
+//! The OpenAPI document: its general parts, and corrections that its generator cannot make.
 
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{Content, RefOr, Required, Schema};
+use utoipa::openapi::{
+    Content, Object, OpenApi as Specification, RefOr, Required, Schema, SchemaFormat,
+};
 
 use super::{JSON, examples};
+use crate::domain::ids::MAX_ID_BYTES;
+use crate::protocol::Answer;
 
-/// The document, without routes.
+/// Document without routes. It lists the envelope because types of responses do not register their schemas.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "apptlock",
-        description = "Edit locks on records, with live cursors. Socket.IO events at `/socket.io` tell every change.",
+        description = "Edit locks on records, with live cursors. Every change is sent as a Socket.IO event at `/socket.io`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
         contact(name = "apptlock")
     ),
+    components(schemas(Answer)),
     modifiers(&Bearer),
     security(("bearer" = [])),
     tags(
-        (name = "locks", description = "One appointment, one holder."),
-        (name = "audit", description = "For admins: what happened, and who holds what.")
+        (name = "locks", description = "Lock of one appointment: at most one holder at a time."),
+        (name = "audit", description = "For admins: history of an appointment, and leases in force.")
     )
 )]
 pub(super) struct Document;
 
-/// Where tokens are asked for, this is how they come.
+/// Security scheme: bearer tokens.
 struct Bearer;
 
 impl utoipa::Modify for Bearer {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+    fn modify(&self, document: &mut Specification) {
         let mut http = Http::new(HttpAuthScheme::Bearer);
         http.bearer_format = Some("JWT".into());
-        http.description = Some("Not asked for where AUTH_MODE is trusted.".into());
+        http.description = Some("Not required if AUTH_MODE is trusted.".into());
         document
             .components
             .get_or_insert_default()
@@ -39,8 +44,45 @@ impl utoipa::Modify for Bearer {
     }
 }
 
-/// Says of each body that asks for no field that it may be left out: an empty one is `{}`.
-fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
+/// Replaces the format `id` by the schema of an id, which is here once for parameters and bodies.
+fn fill_in_ids(document: &mut Specification) {
+    let fields = document
+        .components
+        .iter_mut()
+        .flat_map(|it| it.schemas.values_mut())
+        .filter_map(as_object)
+        .flat_map(|body| body.properties.values_mut());
+    let parameters = document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|path| [&mut path.get, &mut path.post, &mut path.delete])
+        .flatten()
+        .flat_map(|operation| operation.parameters.iter_mut().flatten())
+        .filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => parameter.schema.as_mut(),
+            RefOr::Ref(_) => None,
+        });
+    let id = SchemaFormat::Custom("id".into());
+    for schema in fields.chain(parameters).filter_map(as_object) {
+        if schema.format.as_ref() == Some(&id) {
+            schema.format = None;
+            schema.min_length = Some(1);
+            schema.max_length = Some(MAX_ID_BYTES);
+            schema.pattern = Some(r"^[^\x00-\x1f\x7f-\x9f]*$".into());
+        }
+    }
+}
+
+fn as_object(schema: &mut RefOr<Schema>) -> Option<&mut Object> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object),
+        _ => None,
+    }
+}
+
+/// Marks each body without required fields as optional: an empty body is `{}`.
+fn mark_optional_bodies(document: &mut Specification) {
     let schemas = document.components.iter().flat_map(|it| &it.schemas);
     let free: Vec<String> = schemas
         .filter_map(|(name, schema)| match schema {
@@ -73,13 +115,14 @@ fn mark_bodies(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// The document, as JSON: of a replica that trusts identities where that is so, which asks for no token.
+/// The document as JSON. With `trusted` it is that of a replica that trusts identities, which requires no token.
 pub(super) fn of(trusted: bool) -> String {
     let routes = super::asking()
         .merge(super::keeping())
         .merge(super::releasing());
     let mut document = routes.into_openapi();
-    mark_bodies(&mut document);
+    fill_in_ids(&mut document);
+    mark_optional_bodies(&mut document);
     examples::put_in(&mut document);
     if trusted {
         document.security = None;
@@ -89,7 +132,15 @@ pub(super) fn of(trusted: bool) -> String {
     }
     let mut text = document
         .to_pretty_json()
-        .expect("an OpenAPI document is strings and lists, which JSON can say");
+        .expect("an OpenAPI document is strings and lists, which JSON can express");
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_id_has_its_schema() {
+        assert!(!super::of(false).contains(r#""format": "id""#));
+    }
 }

@@ -1,13 +1,13 @@
-//! Examples in the OpenAPI document. Owns that every field of a body has one, and that a request made of them is
-//! answered well by a replica that has just been started: what the API's page sends untouched works.
+//! Examples in the OpenAPI document. Owns that every field of a body has one, and that a request built from them succeeds
+//! on a replica that has just been started: the API's page works with the values that it suggests.
 //!
-//! One table by the field's name, since a name means the same wherever it stands.
+//! One table by field name, since a name means the same in every schema.
 
 use serde_json::{Value, json};
 use utoipa::openapi::schema::Object;
 use utoipa::openapi::{OpenApi, RefOr, Schema};
 
-/// A whole body, by its schema's name: what a client sends at the least, and no guess at a token.
+/// Example of a body, by the name of its schema: the minimum that a client sends, without a guessed token.
 fn of_body(name: &str) -> Option<Value> {
     let ann = json!({ "name": "Ann", "email": "ann@example.com" });
     let admin = json!({ "name": "Root", "email": "root@example.com" });
@@ -24,7 +24,7 @@ fn of_body(name: &str) -> Option<Value> {
     })
 }
 
-/// A field, by its name.
+/// Example of a field, by its name.
 fn of_field(name: &str) -> Option<Value> {
     Some(match name {
         "appointmentId" | "id" => json!("42"),
@@ -62,7 +62,7 @@ fn add(object: &mut Object) {
     }
 }
 
-/// Puts the examples in.
+/// Adds the examples to the document.
 pub(super) fn put_in(document: &mut OpenApi) {
     for (name, schema) in document
         .components
@@ -82,7 +82,7 @@ pub(super) fn put_in(document: &mut OpenApi) {
             continue;
         };
         if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema {
-            // A page of a list begins at its beginning.
+            // None for `before` and `after`: a list starts with its first page.
             if parameter.name == "id" {
                 schema.example = of_field("id");
             }

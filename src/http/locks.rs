@@ -1,5 +1,5 @@
-//! The routes of one appointment. Each handler reads who asks and what for, calls [`crate::locks`], and
-//! says what happened.
+//! The routes of one appointment. Each handler reads the caller and the body, calls [`crate::locks`], and translates
+//! the outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,11 @@ use axum::http::StatusCode;
 use super::Web;
 use super::answer::ApiError;
 use super::input::{BeaconBody, JsonBody, Of, Who};
+use super::parameters::AppointmentPath;
+use super::responses::{
+    AdminRefusal, AnyRefusal, BodyRefusal, HolderRefusal, IdentityMismatch, NotLocked, StaleToken,
+    UrlRefusal,
+};
 use crate::protocol::{
     AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
     TakeOverBody, VerifyBody,
@@ -18,19 +23,13 @@ use crate::protocol::{
 
 type Answered = Result<Json<LockAnswer>, ApiError>;
 
-/// What the lock's state is.
+/// State of a lock.
 #[utoipa::path(
     get, path = "/api/appointments/{id}/lock-status", tag = "locks",
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
-        (status = 200, description = "The state", body = StatusAnswer),
-        (status = 400, description = "The id is not percent-encoded UTF-8", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "A body, which this does not take, is too large", body = Answer),
-        (status = 422, description = "The id is not acceptable", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "State of the lock", body = StatusAnswer),
+        AnyRefusal, UrlRefusal,
     )
 )]
 pub(super) async fn lock_status(
@@ -40,23 +39,15 @@ pub(super) async fn lock_status(
     Ok(Json(StatusAnswer::of(&web.locks.status(&room).await?)))
 }
 
-/// Take a free lock, or renew one's own lease.
+/// Acquire a free lock, or renew the caller's own lease.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/acquire-lock", tag = "locks", request_body = AcquireBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
         (status = 201, description = "A new grant", body = LockAnswer),
-        (status = 200, description = "The holder's own lease, renewed", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 409, description = "LOCK_HELD: somebody else holds it; HELD_BY_YOU: in another tab", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "The caller's own lease, renewed", body = LockAnswer),
+        (status = 409, description = "`LOCK_HELD`: somebody else holds the lock; `HELD_BY_YOU`: the same user holds it in another tab", body = Answer),
+        AnyRefusal, BodyRefusal, IdentityMismatch,
     )
 )]
 pub(super) async fn acquire_lock(
@@ -78,23 +69,13 @@ pub(super) async fn acquire_lock(
     Ok((status, Json(LockAnswer::new(message, &granted.state))))
 }
 
-/// Give one's own lease up.
+/// Release the caller's own lease.
 #[utoipa::path(
     delete, path = "/api/appointments/{id}/release-lock", tag = "locks", request_body = ReleaseBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 404, description = "NOT_LOCKED", body = Answer),
-        (status = 409, description = "STALE_TOKEN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        AnyRefusal, BodyRefusal, HolderRefusal, NotLocked, StaleToken,
     )
 )]
 pub(super) async fn release_lock(
@@ -106,25 +87,17 @@ pub(super) async fn release_lock(
     release(state, who, room, body).await
 }
 
-/// Give one's own lease up as the page goes away: the body may be `text/plain` that holds the JSON, as
-/// `navigator.sendBeacon` sends a string. Text that is not that JSON is 400, as it is for `application/json`.
+/// Release the caller's own lease while the page unloads.
+///
+/// The body may also be JSON sent as `text/plain`, which is how `navigator.sendBeacon` sends a string. Text that is not
+/// JSON is answered with 400.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/release-lock", tag = "locks",
     request_body(content((ReleaseBody = "application/json"), (String = "text/plain"))),
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 404, description = "NOT_LOCKED", body = Answer),
-        (status = 409, description = "STALE_TOKEN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is neither JSON nor text", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        AnyRefusal, BodyRefusal, HolderRefusal, NotLocked, StaleToken,
     )
 )]
 pub(super) async fn release_lock_by_beacon(
@@ -150,23 +123,13 @@ async fn release(
     Ok(Json(LockAnswer::new("Lock released", &state)))
 }
 
-/// As an admin, end somebody's lease.
+/// End somebody's lease, as an admin.
 #[utoipa::path(
     delete, path = "/api/appointments/{id}/force-release-lock", tag = "locks", request_body = ForceReleaseBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
         (status = 200, description = "Released", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_ADMIN; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 404, description = "NOT_LOCKED", body = Answer),
-        (status = 409, description = "STALE_TOKEN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        AnyRefusal, BodyRefusal, AdminRefusal, NotLocked, StaleToken,
     )
 )]
 pub(super) async fn force_release_lock(
@@ -183,22 +146,13 @@ pub(super) async fn force_release_lock(
     Ok(Json(LockAnswer::new("Lock released by an admin", &state)))
 }
 
-/// As an admin, take the lease, with never a free moment between. A free lock is taken too.
+/// Take over the lease, as an admin, without the lock becoming free in between. A free lock is acquired.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/take-over", tag = "locks", request_body = ForceReleaseBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
-        (status = 200, description = "The lease is the admin's", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_ADMIN; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 409, description = "STALE_TOKEN", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "The admin holds the lease", body = LockAnswer),
+        AnyRefusal, BodyRefusal, AdminRefusal, StaleToken,
     )
 )]
 pub(super) async fn take_over(
@@ -215,22 +169,13 @@ pub(super) async fn take_over(
     Ok(Json(LockAnswer::new("Lock taken over", &state)))
 }
 
-/// As the holder, say where one points; the lease is renewed.
+/// Report the holder's position; the lease is renewed.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/update-position", tag = "locks", request_body = PositionBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
-        (status = 200, description = "Noted, and the lease renewed", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_HOLDER: somebody else holds it; IDENTITY_MISMATCH: the token names somebody else", body = Answer),
-        (status = 404, description = "NOT_LOCKED", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "Position stored, lease renewed", body = LockAnswer),
+        AnyRefusal, BodyRefusal, HolderRefusal, NotLocked,
     )
 )]
 pub(super) async fn update_position(
@@ -247,22 +192,15 @@ pub(super) async fn update_position(
     Ok(Json(LockAnswer::new("Position updated", &state)))
 }
 
-/// Before a save: is the lease with this token still in force?
+/// Check, before a save, that the lease with this token is still in force.
 #[utoipa::path(
     post, path = "/api/appointments/{id}/verify", tag = "locks", request_body = VerifyBody,
-    params(("id" = String, Path, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "The appointment: 1 to 200 bytes of UTF-8, no control character")),
+    params(AppointmentPath),
     responses(
-        (status = 200, description = "Still that lease", body = LockAnswer),
-        (status = 400, description = "The body is not JSON, or the id not percent-encoded UTF-8", body = Answer),
-        (status = 403, description = "NOT_HOLDER: the lease is not that user's; do not save", body = Answer),
-        (status = 409, description = "STALE_TOKEN: do not save", body = Answer),
-        (status = 408, description = "REQUEST_TIMEOUT: the body did not arrive in time", body = Answer),
-        (status = 413, description = "The body is too large", body = Answer),
-        (status = 415, description = "The body is not JSON by its type", body = Answer),
-        (status = 422, description = "A field or the id is not acceptable; the message names it", body = Answer),
-        (status = 401, description = "No token, or one that is not good", body = Answer),
-        (status = 429, description = "RATE_LIMITED: too many requests; Retry-After says when to try again", body = Answer),
-        (status = 503, description = "The database is away; try again", body = Answer),
+        (status = 200, description = "That lease is in force", body = LockAnswer),
+        (status = 403, description = "`NOT_HOLDER`: the lease is another user's; do not save", body = Answer),
+        (status = 409, description = "`STALE_TOKEN`: the lease has ended; do not save", body = Answer),
+        AnyRefusal, BodyRefusal,
     )
 )]
 pub(super) async fn verify(

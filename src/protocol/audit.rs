@@ -1,4 +1,4 @@
-//! What admins read.
+//! Answers of the routes for admins.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -10,50 +10,50 @@ use crate::domain::lease::{LockState, Reason, UserInfo};
 
 use super::lock::{Lock, rfc3339_millis};
 
-/// One entry of an appointment's history: a lease that began or ended.
+/// Entry of an appointment's history: a lease that began or ended.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
-    /// The version that it brought the lock to.
+    /// Version of the lock after the event.
     pub version: i64,
-    /// What happened.
+    /// Kind of event.
     pub reason: Reason,
-    /// Whose lease it was.
+    /// Holder of the lease.
     #[schema(value_type = String)]
     pub user_id: UserId,
-    /// That holder as others saw them then.
+    /// Holder's name and e-mail address at that time.
     pub user_info: UserInfo,
-    /// That lease's token.
+    /// Fencing token of the lease.
     pub fencing_token: i64,
-    /// When; of an expiry when the lease ran out.
+    /// Time of the event; for an expiry, the time at which the lease expired.
     #[serde(serialize_with = "rfc3339_millis")]
     #[schema(value_type = String, format = DateTime)]
     pub at: OffsetDateTime,
-    /// The admin who did it, where one did.
+    /// Admin who caused the event, if any.
     #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_id: Option<UserId>,
-    /// That admin as others saw them then, where that was known.
+    /// Admin's name and e-mail address at that time, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_info: Option<UserInfo>,
-    /// Why, in the admin's words, where they said so.
+    /// Reason given by the admin, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_reason: Option<String>,
 }
 
-/// The answer of `history`.
+/// Answer of `history`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct HistoryAnswer {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// For people.
+    /// Human-readable summary.
     pub message: String,
-    /// Newest first.
+    /// Entries, newest first.
     pub history: Vec<HistoryEntry>,
 }
 
 impl HistoryAnswer {
-    /// Those entries.
+    /// Answer with these entries.
     #[must_use]
     pub fn of(entries: Vec<HistoryRecord>) -> Self {
         let history: Vec<HistoryEntry> = entries
@@ -84,19 +84,19 @@ impl HistoryAnswer {
     }
 }
 
-/// The answer of `/api/locks`.
+/// Answer of `/api/locks`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct LocksAnswer {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// For people.
+    /// Human-readable summary.
     pub message: String,
-    /// By appointment.
+    /// Leases in force, ordered by appointment.
     pub locks: Vec<Lock>,
 }
 
 impl LocksAnswer {
-    /// Those leases.
+    /// Answer with these leases.
     #[must_use]
     pub fn of(leases: &[LockState]) -> Self {
         let locks: Vec<Lock> = leases.iter().filter_map(Lock::of).collect();

@@ -1,5 +1,5 @@
-//! From bytes to a checked value. Owns the difference between malformed (not JSON: 400) and invalid (JSON,
-//! but not what was expected: 422), and that the message names the field.
+//! From bytes to a checked value. Owns the difference between malformed (not JSON: 400) and invalid (JSON with an
+//! invalid field: 422), and that the message names the field.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,24 +10,24 @@ use serde::{Deserialize, Deserializer};
 
 use super::refusal::{Code, Refusal};
 
-/// Input that is not what it should be.
+/// Rejected input.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidInput {
-    /// Not JSON at all.
+    /// Not JSON.
     #[error("the body is not JSON: {0}")]
     Malformed(String),
-    /// JSON with a field that is missing, of the wrong type, or not acceptable.
+    /// JSON with a field that is missing, of the wrong type, or out of range.
     #[error("{field}: {fault}")]
     Invalid {
-        /// The path of the field, or `body` for the whole.
+        /// Path of the field, or `body` for the whole.
         field: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         fault: String,
     },
 }
 
 impl InvalidInput {
-    /// The same of something else than a body: the payload of an event, or a handshake's `auth`.
+    /// The same fault in something other than a body: the payload of an event, or a handshake's `auth`.
     #[must_use]
     pub fn of_a(self, whole: &str) -> Self {
         match self {
@@ -50,8 +50,8 @@ impl From<InvalidInput> for Refusal {
     }
 }
 
-/// A value that comes as a JSON object. serde's derived structs would take a list too, by position, which
-/// no client means.
+/// Value that must be a JSON object. Structs that derive `Deserialize` would also accept a list, by position, which no
+/// client intends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object<T>(pub T);
 
@@ -71,22 +71,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// For a field that is an object: `#[serde(deserialize_with = "object")]`.
+/// Deserializes a field that is an object: `#[serde(deserialize_with = "object")]`.
 pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
     Object::deserialize(from).map(|Object(value)| value)
 }
 
-/// For a field that is an object, null, or not there: `#[serde(default, deserialize_with = "maybe_object")]`.
+/// Deserializes a field that is an object, null or missing: `#[serde(default, deserialize_with = "maybe_object")]`.
 pub(super) fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     Ok(Option::<Object<T>>::deserialize(from)?.map(|Object(value)| value))
 }
 
-/// A whole number. JSON has one kind of number, and JSON Schema calls 20.0 an integer: some clients' encoders
-/// write all numbers so. Large ones are refused, since serde_json reads them to within the last bit or two only.
+/// Whole number, which may be written as 20.0: JSON Schema calls that an integer, and the encoders of some clients write
+/// every number with a fraction. Large ones are rejected, since serde_json may round their last bits.
 struct Whole(i64);
 
 impl<'de> Deserialize<'de> for Whole {
@@ -119,30 +119,30 @@ impl<'de> Deserialize<'de> for Whole {
     }
 }
 
-/// For a field that is a whole number: `#[serde(deserialize_with = "whole")]`.
+/// Deserializes a field that is a whole number: `#[serde(deserialize_with = "whole")]`.
 pub(super) fn whole<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     Whole::deserialize(from).map(|Whole(number)| number)
 }
 
-/// For one that is a whole number, null, or not there: `#[serde(default, deserialize_with = "maybe_whole")]`.
+/// Deserializes a field that is a whole number, null or missing: `#[serde(default, deserialize_with = "maybe_whole")]`.
 pub(super) fn maybe_whole<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
     Ok(Option::<Whole>::deserialize(from)?.map(|Whole(number)| number))
 }
 
-/// Reads a body, which is an object.
+/// Parses a body, which must be an object.
 ///
 /// # Errors
-/// [`InvalidInput`], which says where and what.
+/// [`InvalidInput`], which names the field and the fault.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> {
-    // All of it, since serde_json does not look into the fields that it skips.
+    // The whole text, since serde_json does not validate the fields that it skips.
     let text = std::str::from_utf8(bytes).map_err(|fault| {
-        InvalidInput::Malformed(format!("no UTF-8 at byte {}", fault.valid_up_to()))
+        InvalidInput::Malformed(format!("invalid UTF-8 at byte {}", fault.valid_up_to()))
     })?;
     let mut reader = serde_json::Deserializer::from_str(text);
     let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|fault| {
-        // Whatever field is wrong before the slip: what is no JSON is that first.
+        // A syntax error takes precedence over an invalid field before it.
         match serde_json::from_str::<IgnoredAny>(text) {
-            Err(slip) => InvalidInput::Malformed(slip.to_string()),
+            Err(error) => InvalidInput::Malformed(error.to_string()),
             Ok(IgnoredAny) => explain(fault),
         }
     })?;
@@ -152,10 +152,10 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, InvalidInput> 
     Ok(value)
 }
 
-/// Reads an event's payload, which is JSON already.
+/// Deserializes an event's payload, which has been parsed as JSON.
 ///
 /// # Errors
-/// [`InvalidInput::Invalid`], which says where and what.
+/// [`InvalidInput::Invalid`], which names the field and the fault.
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, InvalidInput> {
     serde_path_to_error::deserialize(value).map_err(explain)
 }
@@ -170,10 +170,10 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     ) {
         return InvalidInput::Malformed(whole);
     }
-    // serde_json ends a data error with its place in the text, where it has one; the path says it better.
-    let place = format!(" at line {} column {}", fault.line(), fault.column());
-    let fault = whole.strip_suffix(&place).unwrap_or(&whole);
-    // serde names its own types.
+    // serde_json may end a data error with its position in the text; the path is more useful.
+    let position = format!(" at line {} column {}", fault.line(), fault.column());
+    let fault = whole.strip_suffix(&position).unwrap_or(&whole);
+    // serde names Rust's types.
     let fault = fault.strip_suffix("expected f64").map_or_else(
         || fault.to_owned(),
         |head| format!("{head}expected a number"),
@@ -202,8 +202,8 @@ fn explain(error: serde_path_to_error::Error<serde_json::Error>) -> InvalidInput
     }
 }
 
-/// serde quotes what it was given, as it is and at its full length: without what would begin a new line or
-/// move a terminal's cursor, and with the middle of a long one left out.
+/// serde quotes its input verbatim and at full length. This escapes what would begin a new line or move a terminal's
+/// cursor, and cuts the middle of a long message.
 fn on_one_line(fault: &str) -> String {
     const HEAD: usize = 150;
     const TAIL: usize = 100;

@@ -1,4 +1,4 @@
-//! The lease as clients see it, and how times look. What REST answers, events and refusals have in common.
+//! The lease and the time format as clients see them, shared by answers of REST, events and refusals.
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -7,54 +7,54 @@ use utoipa::ToSchema;
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::lease::{Lease, LockState, UserInfo};
 
-/// Time as clients read it: RFC 3339, UTC, milliseconds.
+/// Serializes a time for clients: RFC 3339, UTC, milliseconds.
 pub fn rfc3339_millis<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
     let format = time::macros::format_description!(
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
     );
-    // A time of the year 9999 can be one of the year 10000 in UTC, which nothing here can say.
+    // A time in the year 9999 can be in the year 10000 in UTC, which this format cannot express.
     let text = at
         .checked_to_offset(time::UtcOffset::UTC)
-        .ok_or_else(|| serde::ser::Error::custom("no time that can be written in UTC"))?
+        .ok_or_else(|| serde::ser::Error::custom("a time that cannot be written in UTC"))?
         .format(&format)
         .map_err(serde::ser::Error::custom)?;
     to.serialize_str(&text)
 }
 
-/// A lease in force.
+/// Lease in force.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Lock {
-    /// Which appointment.
+    /// Appointment.
     #[schema(value_type = String)]
     pub appointment_id: String,
-    /// Who holds it.
+    /// Holder of the lease.
     #[schema(value_type = String)]
     pub user_id: UserId,
-    /// The holder as others see them.
+    /// Holder's name, e-mail address and position.
     pub user_info: UserInfo,
-    /// The tab that it belongs to, where it was taken for one.
+    /// Tab that the lease belongs to, if it was acquired for one.
     #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
-    /// When the lease began.
+    /// Time of the grant.
     #[serde(serialize_with = "rfc3339_millis")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: OffsetDateTime,
-    /// When it runs out unless it is renewed.
+    /// Time at which the lease expires unless it is renewed.
     #[serde(serialize_with = "rfc3339_millis")]
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: OffsetDateTime,
-    /// Milliseconds until then, by the server's clock when this was made.
+    /// Milliseconds until `expiresAt`, by the server's clock at the time of the answer.
     pub expires_in_ms: i64,
-    /// The version of the lock's state that this shows.
+    /// Version of the lock's state.
     pub version: i64,
-    /// Rises with every grant; a save that carries it can be checked.
+    /// Fencing token: increases with every grant, so that a save can be checked with it.
     pub fencing_token: i64,
 }
 
 impl Lock {
-    /// The lease in force, as clients see it; `None` where the lock is free.
+    /// Lease in force, as clients see it; `None` if the lock is free.
     #[must_use]
     pub fn of(state: &LockState) -> Option<Self> {
         state.live().map(|lease| Self::with(state, lease))
@@ -76,7 +76,7 @@ impl Lock {
     }
 }
 
-/// The sentence that a conflict says.
+/// Message of a conflict.
 #[must_use]
 pub(crate) fn held_by(holder: &UserInfo) -> String {
     format!("Appointment is currently locked by {}", holder.name)
@@ -90,7 +90,7 @@ mod tests {
     struct At(#[serde(serialize_with = "rfc3339_millis")] OffsetDateTime);
 
     #[test]
-    fn a_time_that_has_no_words_is_a_fault_and_no_panic() {
+    fn a_time_out_of_range_is_an_error_and_no_panic() {
         let last = time::macros::datetime!(9999-12-31 23:59:59.9994 UTC);
         assert_eq!(
             serde_json::to_string(&At(last)).unwrap(),

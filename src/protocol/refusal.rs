@@ -1,62 +1,62 @@
-//! Refusals: every way in which a request can end without its wish, as a code, a sentence and, in a
-//! conflict, the holder's lock. The codes are the contract; the HTTP status belongs to the code.
+//! Refusals: each reason for which a request is not granted, as a code, a message and, in a conflict, the holder's lock.
+//! The codes are part of the contract; each has one HTTP status.
 
 use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
 
-/// What went wrong, for programs.
+/// Machine-readable code of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
     /// Somebody else holds the lock.
     LockHeld,
-    /// The same user holds it in another tab.
+    /// The same user holds the lock in another tab.
     HeldByYou,
     /// Nobody holds the lock.
     NotLocked,
-    /// Somebody holds it, but not the one who asks.
+    /// Somebody else than the caller holds the lock.
     NotHolder,
     /// Only an admin may do this.
     NotAdmin,
     /// The fencing token is not that of the lease in force.
     StaleToken,
-    /// No identity, or a bad one.
+    /// No identity, or an invalid one.
     Unauthenticated,
     /// The body names somebody other than the identity.
     IdentityMismatch,
     /// Not JSON, or not UTF-8.
     Malformed,
-    /// JSON, but not what was expected; the message names the field.
+    /// JSON with an invalid field, which the message names.
     Invalid,
     /// No such route.
     NotFound,
-    /// The route exists, the method does not.
+    /// The route does not have this method.
     MethodNotAllowed,
     /// The body did not arrive in time.
     RequestTimeout,
     /// The body is over 16 KiB.
     TooLarge,
-    /// The body's type is not JSON.
+    /// The body's content type is not JSON.
     UnsupportedMediaType,
     /// This socket has not subscribed to that appointment.
     NotSubscribed,
-    /// Too much at once; try again later.
+    /// Too many requests; try again later.
     RateLimited,
-    /// As many as there may be: sockets, or subscriptions of one.
+    /// Too many sockets, or too many subscriptions of one socket.
     LimitExceeded,
-    /// A page of an origin that may not use this.
+    /// The page's origin may not use this service.
     OriginNotAllowed,
-    /// A request to a name that this service may not be called by.
+    /// The `Host` of the request is not a name of this service.
     HostNotAllowed,
-    /// The database is away, or did not answer in time; try again.
+    /// The database is unavailable, or did not answer in time; try again.
     Unavailable,
-    /// A fault of ours. Nothing earns it; if it is seen, it is a bug.
+    /// Internal error: always a bug of this service.
     Internal,
 }
 
 impl Code {
-    /// The HTTP status that goes with it.
+    /// HTTP status of this code.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
@@ -81,7 +81,7 @@ impl Code {
         }
     }
 
-    /// How long a client should wait before it tries again, in seconds, where trying again helps.
+    /// Seconds that a client should wait before it tries again, if that can help.
     #[must_use]
     pub fn retry_after(self) -> Option<u32> {
         matches!(
@@ -92,20 +92,20 @@ impl Code {
     }
 }
 
-/// A wish that was not granted: one line that names the fault and the mend.
+/// Request that was not granted: one line that says what is wrong and how to fix it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{code:?}: {message}")]
 pub struct Refusal {
-    /// For programs.
+    /// Machine-readable code.
     pub code: Code,
-    /// For people.
+    /// Human-readable message.
     pub message: String,
-    /// In a conflict: the lease that stands in the way.
+    /// Conflicting lease.
     pub lock: Option<Box<Lock>>,
 }
 
 impl Refusal {
-    /// A refusal without a lock.
+    /// Refusal without a lock.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
@@ -115,7 +115,7 @@ impl Refusal {
         }
     }
 
-    /// A conflict, with the lock that stands in the way.
+    /// Refusal because of a conflicting lock.
     #[must_use]
     pub fn conflict(code: Code, message: impl Into<String>, lock: Option<Lock>) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Refusal {
         }
     }
 
-    /// A well-formed request with a bad field.
+    /// Refusal of a well-formed request with an invalid field.
     #[must_use]
     pub fn invalid(field: &str, fault: impl std::fmt::Display) -> Self {
         Self::new(Code::Invalid, format!("{field}: {fault}"))

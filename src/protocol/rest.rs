@@ -1,4 +1,5 @@
-//! What REST takes and answers.
+//! Bodies and answers of REST. A field with the schema format `id` gets the schema of an id when the OpenAPI document
+//! is made.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -12,22 +13,22 @@ use super::input::{maybe_object, maybe_whole, object, whole};
 use super::lock::{Lock, held_by, rfc3339_millis};
 use super::refusal::{Code, Refusal};
 
-/// A name that a client gives itself or somebody.
+/// Deserializes a name that a client gives to itself or to somebody else.
 fn name<'de, D: Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
     let name = Name::deserialize(from)?;
     name.shows_as_written().map_err(D::Error::custom)?;
     Ok(name)
 }
 
-/// A person, as a client names one. Other fields are ignored.
+/// Person, as a client sends it. Other fields are ignored.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[schema(as = UserInfoInput)]
 pub struct UserInfoBody {
-    /// What the person is called.
+    /// Display name.
     #[schema(value_type = String, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*[^\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069][^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$")]
     #[serde(deserialize_with = "name")]
     pub name: Name,
-    /// How to reach them; may be empty.
+    /// E-mail address; may be empty.
     #[schema(value_type = String, max_length = 320, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub email: Email,
 }
@@ -46,14 +47,14 @@ impl From<UserInfoBody> for UserInfo {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcquireBody {
-    /// Who wants to edit. Required where identities are trusted; with a token it may be left out.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// User who wants to edit. Required if identities are trusted; may be omitted with a token.
+    #[schema(value_type = Option<String>, format = "id")]
     pub user_id: Option<UserId>,
-    /// How others see this person. Required where identities are trusted.
+    /// Name and e-mail address shown to others. Required if identities are trusted.
     #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
-    /// The tab that wants to edit, named by the client.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// Tab that wants to edit, named by the client.
+    #[schema(value_type = Option<String>, format = "id")]
     pub session_id: Option<SessionId>,
     /// Move the lease here if the same user holds it in another tab.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -65,11 +66,11 @@ pub struct AcquireBody {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseBody {
-    /// Who holds the lease. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// Holder of the lease. Required if identities are trusted.
+    #[schema(value_type = Option<String>, format = "id")]
     pub user_id: Option<UserId>,
     /// Release only a lease of this tab.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(value_type = Option<String>, format = "id")]
     pub session_id: Option<SessionId>,
     /// Release only the lease with this token.
     #[serde(default, deserialize_with = "maybe_whole")]
@@ -80,19 +81,19 @@ pub struct ReleaseBody {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ForceReleaseBody {
-    /// The admin. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// Admin. Required if identities are trusted.
+    #[schema(value_type = Option<String>, format = "id")]
     pub admin_id: Option<UserId>,
-    /// How others see the admin.
+    /// Admin's name and e-mail address shown to others.
     #[serde(default, deserialize_with = "maybe_object")]
     pub admin_info: Option<UserInfoBody>,
-    /// A user who is no admin, where identities are trusted: refused.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// User who is not an admin, if identities are trusted: rejected.
+    #[schema(value_type = Option<String>, format = "id")]
     pub user_id: Option<UserId>,
-    /// Why; kept in the history.
+    /// Reason; kept in the history.
     #[schema(value_type = Option<String>, max_length = 1000, pattern = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$")]
     pub reason: Option<Note>,
-    /// Only the lease with this token.
+    /// End only the lease with this token.
     #[serde(default, deserialize_with = "maybe_whole")]
     pub fencing_token: Option<i64>,
 }
@@ -100,34 +101,34 @@ pub struct ForceReleaseBody {
 /// Body of `take-over`: the same as that of `force-release-lock`.
 pub type TakeOverBody = ForceReleaseBody;
 
-/// Where somebody points, as a client says it.
+/// Position on the page, as a client sends it.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = PositionInput)]
 struct PointBody {
-    /// To the right.
+    /// Distance from the left, in the client's unit.
     #[serde(deserialize_with = "coordinate")]
     #[schema(minimum = -1e15, maximum = 1e15)]
     x: f64,
-    /// Downwards.
+    /// Distance from the top, in the client's unit.
     #[serde(deserialize_with = "coordinate")]
     #[schema(minimum = -1e15, maximum = 1e15)]
     y: f64,
 }
 
-/// The largest coordinate. No page is so large; and the largest numbers of all, which PostgreSQL gives back
-/// with all their three hundred digits, would not be read again.
-const FARTHEST: f64 = 1e15;
+/// Largest coordinate. No page is that large, and PostgreSQL returns the largest numbers with all their three hundred
+/// digits, which serde_json would not read again.
+const MAX_COORDINATE: f64 = 1e15;
 
 fn coordinate<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let number = f64::deserialize(from)?;
-    if number.abs() <= FARTHEST {
+    if number.abs() <= MAX_COORDINATE {
         Ok(number)
     } else {
         Err(serde::de::Error::custom("must be from -1e15 to 1e15"))
     }
 }
 
-/// For a field that is a position: `#[serde(deserialize_with = "position")]`.
+/// Deserializes a position: `#[serde(deserialize_with = "position")]`.
 pub(super) fn position<'de, D: Deserializer<'de>>(from: D) -> Result<Position, D::Error> {
     object(from).map(|PointBody { x, y }| Position { x, y })
 }
@@ -136,10 +137,10 @@ pub(super) fn position<'de, D: Deserializer<'de>>(from: D) -> Result<Position, D
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PositionBody {
-    /// Who holds the lease. Required where identities are trusted.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// Holder of the lease. Required if identities are trusted.
+    #[schema(value_type = Option<String>, format = "id")]
     pub user_id: Option<UserId>,
-    /// Where the holder points.
+    /// Holder's position on the page.
     #[serde(deserialize_with = "position")]
     #[schema(value_type = PointBody)]
     pub position: Position,
@@ -149,11 +150,11 @@ pub struct PositionBody {
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyBody {
-    /// The token that came with the lease: a whole number, which may be written as 1.0.
+    /// Fencing token of the lease: a whole number, which may be written as 1.0.
     #[serde(deserialize_with = "whole")]
     pub fencing_token: i64,
-    /// The user who saves: must be the lease's holder.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    /// User who saves: must be the lease's holder.
+    #[schema(value_type = Option<String>, format = "id")]
     pub user_id: Option<UserId>,
 }
 
@@ -163,23 +164,23 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// The answer to a change, and to `verify`.
+/// Answer to a change, and to `verify`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LockAnswer {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// What happened, for people.
+    /// Human-readable summary.
     pub message: String,
-    /// The lease, where one is in force now.
+    /// Lease in force after the request, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
-    /// The version of the lock's state.
+    /// Version of the lock's state.
     pub version: i64,
 }
 
 impl LockAnswer {
-    /// What happened, and the state that it led to.
+    /// Answer with that message and the state after the request.
     #[must_use]
     pub fn new(message: impl Into<String>, state: &LockState) -> Self {
         Self {
@@ -191,28 +192,28 @@ impl LockAnswer {
     }
 }
 
-/// The answer of `lock-status`.
+/// Answer of `lock-status`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusAnswer {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// For people.
+    /// Human-readable summary.
     pub message: String,
-    /// Whether a lease is in force.
+    /// True if a lease is in force.
     pub locked: bool,
-    /// That lease, or null.
+    /// Lease in force, or null.
     pub lock: Option<Lock>,
-    /// The version of the lock's state; 0 where it was never locked.
+    /// Version of the lock's state; 0 if the appointment was never locked.
     pub version: i64,
-    /// The server's clock, which is PostgreSQL's.
+    /// Server time, by PostgreSQL's clock.
     #[serde(serialize_with = "rfc3339_millis")]
     #[schema(value_type = String, format = DateTime)]
     pub server_time: OffsetDateTime,
 }
 
 impl StatusAnswer {
-    /// The state, as `lock-status` shows it.
+    /// Answer that shows this state.
     #[must_use]
     pub fn of(state: &LockState) -> Self {
         let lock = Lock::of(state);
@@ -231,18 +232,18 @@ impl StatusAnswer {
     }
 }
 
-/// The envelope of a refusal, and of any answer that says no more than that.
+/// Envelope of a refusal, and of an acknowledgement without further fields.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
-    /// Whether the wish was granted.
+    /// True if the request succeeded.
     pub success: bool,
-    /// For people.
+    /// Human-readable summary.
     pub message: String,
-    /// For programs, in a refusal.
+    /// Machine-readable code of a refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
-    /// In a conflict: the lease that stands in the way.
+    /// Conflicting lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
 }

@@ -1,4 +1,4 @@
-//! What Socket.IO clients send and hear.
+//! Payloads, events and acknowledgements of Socket.IO.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -11,60 +11,59 @@ use super::lock::{Lock, rfc3339_millis};
 use super::refusal::Refusal;
 use super::rest::{Answer, UserInfoBody, position};
 
-/// The `auth` of a handshake. Everything is optional: an anonymous socket may watch where identities are
-/// trusted.
+/// The `auth` of a handshake. Every field is optional: an anonymous socket may subscribe if identities are trusted.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Handshake {
-    /// A bearer token.
+    /// Bearer token.
     pub token: Option<String>,
-    /// Who it is, where identities are trusted.
+    /// User, if identities are trusted.
     pub user_id: Option<UserId>,
-    /// How others see this person, where identities are trusted.
+    /// Name and e-mail address shown to others, if identities are trusted.
     #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
-    /// The tab.
+    /// Tab.
     pub session_id: Option<SessionId>,
 }
 
 /// Payload of `refresh-token`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RefreshToken {
-    /// The fresh one, of the same user.
+    /// Fresh token of the same user.
     pub token: String,
 }
 
-/// `token-expired`: the token has run out, and the connection is closed.
+/// `token-expired`: the token has expired, and the connection is about to be closed.
 #[derive(Debug, Clone, Serialize)]
 pub struct TokenExpired<'a> {
-    /// What to do, for people.
+    /// Human-readable advice.
     pub message: &'a str,
 }
 
-/// Payload of `subscribe` and `unsubscribe`: the id alone, or an object with it.
+/// Payload of `subscribe` and `unsubscribe`: the id alone, or an object with the id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubscribePayload {
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: AppointmentId,
-    /// How cursors are to come.
+    /// Delivery of cursors.
     pub cursors: CursorChoice,
-    /// Whether viewers are to be told.
+    /// True to receive presence events.
     pub presence: bool,
 }
 
-/// How a subscriber wants cursors. Only `each` is available yet.
+/// Delivery of cursors to a subscriber. Only `each` is supported so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CursorChoice {
-    /// One event a user and tick.
+    /// One event per user and tick.
     #[default]
     Each,
-    /// One event a tick.
+    /// One event per tick.
     Batch,
-    /// None at all.
+    /// No events.
     None,
 }
 
-// By hand: what serde derives would take `{"each":null}` too, and speak of variants and units.
+// By hand: a derived implementation would also accept `{"each":null}`, and mention variants and units in its errors.
 impl<'de> Deserialize<'de> for CursorChoice {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Word;
@@ -133,29 +132,29 @@ impl<'de> Deserialize<'de> for SubscribePayload {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CursorPosition {
-    /// In which room.
+    /// Appointment.
     pub appointment_id: AppointmentId,
-    /// Where.
+    /// Position on the page.
     #[serde(deserialize_with = "position")]
     pub position: Position,
-    /// Whose cursor, where identities are trusted and the handshake named nobody.
+    /// User, if identities are trusted and the handshake named nobody.
     pub user_id: Option<UserId>,
-    /// As others see them.
+    /// Name and e-mail address shown to others.
     #[serde(default, deserialize_with = "maybe_object")]
     pub user_info: Option<UserInfoBody>,
 }
 
-/// `lock-update`: every change; this one alone is enough to follow a lock.
+/// `lock-update`: sent for every change; sufficient on its own to follow a lock.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LockUpdate<'a> {
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// The lease in force, or null.
+    /// Lease in force, or null.
     pub lock: Option<&'a Lock>,
-    /// Only rises.
+    /// Version of the lock's state; only increases.
     pub version: i64,
-    /// What happened.
+    /// Cause of the change.
     pub reason: Reason,
 }
 
@@ -163,93 +162,93 @@ pub struct LockUpdate<'a> {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LockAcquired<'a> {
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// The new lease.
+    /// New lease.
     pub lock: Option<&'a Lock>,
-    /// Only rises.
+    /// Version of the lock's state; only increases.
     pub version: i64,
 }
 
-/// `lock-released`: a lease ended and none followed it.
+/// `lock-released`: a lease ended and no other followed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LockReleased<'a> {
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// Only rises.
+    /// Version of the lock's state; only increases.
     pub version: i64,
     /// `released`, `expired` or `forced`.
     pub reason: Reason,
 }
 
-/// `admin-takeover`: an admin stepped in; comes before the event that it causes.
+/// `admin-takeover`: an admin intervened; sent before the event that it causes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdminTakeover<'a> {
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// Who.
+    /// Admin.
     pub admin_id: &'a UserId,
-    /// As others see them, or null.
+    /// Admin's name and e-mail address, or null.
     pub admin_info: Option<&'a UserInfo>,
-    /// The version of the change that it causes.
+    /// Version of the change that the admin causes.
     pub version: i64,
 }
 
-/// `cursor-update`: somebody's newest position.
+/// `cursor-update`: newest position of a user.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CursorUpdate<'a> {
-    /// In which room.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// Whose.
+    /// User.
     pub user_id: &'a UserId,
-    /// As others see them.
+    /// User's name and e-mail address.
     pub user_info: &'a UserInfo,
-    /// Where.
+    /// Position on the page.
     pub position: Position,
 }
 
-/// `cursor-left`: a cursor to take off the screen.
+/// `cursor-left`: a cursor to remove from the screen.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CursorLeft<'a> {
-    /// In which room.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// Whose.
+    /// User.
     pub user_id: &'a UserId,
 }
 
-/// `server-restarting`: this replica is about to close the connection; connect again, to another one.
+/// `server-restarting`: this replica is about to close the connection; reconnect to another one.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Restarting {
-    /// Wait this long, in milliseconds, so that not everybody comes back at once.
+    /// Delay before reconnecting, in milliseconds; differs between sockets, so that they do not all reconnect at once.
     pub reconnect_in_ms: u64,
 }
 
-/// The acknowledgement of `subscribe`: the state at joining.
+/// Acknowledgement of `subscribe`: the state at the time of joining.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subscribed<'a> {
-    /// True.
+    /// Always true.
     pub success: bool,
-    /// Which appointment.
+    /// Appointment.
     pub appointment_id: &'a AppointmentId,
-    /// Whether a lease is in force.
+    /// True if a lease is in force.
     pub locked: bool,
-    /// That lease, or null.
+    /// Lease in force, or null.
     pub lock: Option<Lock>,
-    /// Every later change has a higher one.
+    /// Version of the lock's state; every later change has a higher one.
     pub version: i64,
-    /// PostgreSQL's clock.
+    /// Server time, by PostgreSQL's clock.
     #[serde(serialize_with = "rfc3339_millis")]
     pub server_time: OffsetDateTime,
 }
 
 impl<'a> Subscribed<'a> {
-    /// The state, as the acknowledgement shows it.
+    /// Acknowledgement that shows this state.
     #[must_use]
     pub fn of(state: &'a LockState) -> Self {
         let lock = Lock::of(state);
@@ -264,7 +263,7 @@ impl<'a> Subscribed<'a> {
     }
 }
 
-/// An acknowledgement that says no more than whether it went well.
+/// Acknowledgement without further fields.
 #[must_use]
 pub fn ack(outcome: Result<&str, Refusal>) -> Answer {
     match outcome {

@@ -8,6 +8,7 @@ mod attackers;
 mod audit;
 mod bad_input;
 mod balancers;
+mod beside;
 mod bus;
 mod clocks;
 mod connections;

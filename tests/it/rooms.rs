@@ -180,3 +180,54 @@ async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back
     proxy.pass();
     comes_at_once(&mut outbound, 1).await;
 }
+
+/// A release to come says something that this one does not know: its room is compared with PostgreSQL at once. And of a
+/// change with an unknown reason the rest is shown as it is.
+#[tokio::test]
+async fn what_a_future_release_says_is_shown_at_once() {
+    let store = Stack::empty(&[]).await.store(4);
+    let (bus, _heard) = Hub::default().join();
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let (rooms, mut outbound) = Rooms::new(announcer(&bus, "here"));
+    let rooms = Arc::new(rooms);
+    let (events, heard) = mpsc::channel(1);
+    let _stopped = repair(&rooms, &store, bus, heard);
+
+    let room = a_room();
+    let join = subscribe(&rooms, &room, "first", |_| ()).await;
+    rooms.admit(store.status(&room).await.unwrap(), join).await;
+    assert_eq!(version(outbound.recv().await), ("snapshot", 0));
+    let says = |message: serde_json::Value| {
+        let envelope = serde_json::json!({ "from": "next", "hops": 2, "message": message });
+        BusEvent::Message(envelope.to_string().into())
+    };
+    let at = serde_json::to_value(&room).unwrap();
+
+    acquire(&store, &room).await;
+    let unknown = serde_json::json!({ "handover-offered": { "room": at, "to": "ben" } });
+    events.send(says(unknown)).await.unwrap();
+    comes_at_once(&mut outbound, 1).await;
+
+    acquire(&store, &room).await;
+    let changed = serde_json::json!({ "change": { "state": { "room": at, "version": "two" } } });
+    events.send(says(changed)).await.unwrap();
+    comes_at_once(&mut outbound, 2).await;
+
+    let lease = serde_json::json!({
+        "user_id": "ann", "user_info": { "name": "Ann", "email": "" }, "session_id": null, "away": true,
+        "granted_at": "2026-01-01T00:00:00Z", "expires_at": "2100-01-01T00:00:00Z", "fencing_token": 1,
+    });
+    let away = serde_json::json!({ "change": { "state": {
+        "room": at, "version": 9, "reason": "holder-away", "lease": lease, "now": "2026-01-01T00:00:01Z",
+    }, "admin": null } });
+    events.send(says(away)).await.unwrap();
+    let next = timeout(PATIENCE, outbound.recv()).await.unwrap();
+    let Some(OutboundItem::Change(RoomUpdate { events, .. })) = next else {
+        panic!("no change")
+    };
+    let update: serde_json::Value = serde_json::from_str(events[0].payload.get()).unwrap();
+    assert_eq!(
+        (&update["version"], &update["reason"]),
+        (&9.into(), &"renewed".into())
+    );
+}

@@ -121,6 +121,11 @@ impl Stack {
 
     /// The same, without waiting until it is connected to Redis.
     pub async fn add_alone(&mut self, extra: &[(&str, &str)]) -> &Replica {
+        self.add_of(env!("CARGO_BIN_EXE_apptlock"), extra).await
+    }
+
+    /// The same of another binary, that of the release before for example.
+    pub async fn add_of(&mut self, binary: &str, extra: &[(&str, &str)]) -> &Replica {
         let mut settings = vec![
             ("DATABASE_URL".to_owned(), self.database.clone()),
             ("REDIS_URL".to_owned(), servers().redis.url.clone()),
@@ -133,9 +138,9 @@ impl Stack {
         settings.extend(self.settings.iter().cloned());
         let own = extra.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         settings.extend(own);
-        let replica = tokio::task::spawn_blocking(move || Replica::start(&settings))
-            .await
-            .unwrap();
+        let command = Command::new(binary);
+        let start = move || Replica::start_as(command, "serve", &settings);
+        let replica = tokio::task::spawn_blocking(start).await.unwrap();
         self.replicas.push(replica);
         self.replicas.last().unwrap()
     }
@@ -216,6 +221,13 @@ impl Lines {
     }
 }
 
+/// A client that drops an idle connection before the replica does, which closes those that ask nothing: else a request
+/// could be on its way while its connection ends.
+fn client() -> reqwest::Client {
+    let builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2));
+    builder.build().unwrap()
+}
+
 /// `apptlock serve`, as a process.
 pub struct Replica {
     pub url: String,
@@ -270,7 +282,7 @@ impl Replica {
             name: String::new(),
             child,
             lines,
-            client: reqwest::Client::new(),
+            client: client(),
         };
         let serves = replica.await_line("serves");
         let field = |name: &str| serves[name].as_str().unwrap().to_owned();
