@@ -1,38 +1,38 @@
-# The commands of this repository, for people and for CI: `make` lists them.
+# Commands of this repository, for people and for CI: `make` lists them.
 #
-# Every recipe says in plain words what it does, makes sure of the tools it takes (scripts/need installs
-# what is missing), and leaves the work to cargo, npm and node. Works with GNU make 3.81 and newer.
+# Each recipe prints what it does, checks for the tools it needs (scripts/need installs missing ones), and leaves the
+# work to cargo, npm and node. Works with GNU make 3.81 and newer.
 
 SHELL := bash
 .DEFAULT_GOAL := help
-# Each target runs a tool that uses all cores by itself.
+# Targets run one at a time: each runs a tool that uses all cores.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 # Extra arguments for `make run`, `make test-rust`, `make e2e`, `make bench`, `make chaos`, `make attack`, `make logs` and
 # `make down`.
 ARGS ?=
-# How many replicas `make run` starts.
+# Number of replicas of `make run`.
 REPLICAS ?= 2
-# More options of `docker buildx build`, for `make image` and `make up`.
+# Extra options of `docker buildx build`, for `make image` and `make up`.
 IMAGE_FLAGS ?=
-# How long `make chaos` breaks things.
+# Duration of `make chaos`.
 CHAOS_SECONDS ?= 120
-# How long each attack of `make attack` lasts.
+# Duration of each attack of `make attack`.
 ATTACK_SECONDS ?= 30
-# How long `make fuzz` gives each of its targets.
+# Duration of each target of `make fuzz`.
 FUZZ_SECONDS ?= 20
 
-# rustup's folder, for a shell that was open before Rust came.
+# rustup's folder, for a shell that was opened before Rust was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-# CI builds what the lock file says; a person who edits Cargo.toml gets it updated.
+# CI builds from the lock file; for a person who edits Cargo.toml it is updated.
 LOCKED := $(if $(CI),--locked)
 
 # Python leaves no compiled files beside the sources.
 export PYTHONDONTWRITEBYTECODE := 1
 
-# Colours only where make writes to a terminal (make itself says so), and NO_COLOR is respected.
+# Colours only on a terminal (as make reports it), and not if NO_COLOR is set.
 ifneq ($(and $(MAKE_TERMOUT),$(if $(NO_COLOR),,yes)),)
   BOLD := $(shell printf '\033[1m')
   BLUE := $(shell printf '\033[36m')
@@ -41,10 +41,10 @@ endif
 comma := ,
 say = @printf '%s\n' '$(BOLD)==> $(1)$(PLAIN)'
 
-# Most of the time a test waits for something to happen: more of them than cores run at once.
+# Tests mostly wait, so more of them run at once than there are cores.
 export RUST_TEST_THREADS ?= 6
 
-# Every file of ours; not asked from git, so that it works in an unpacked archive too.
+# All files of the repository; without git, so that it works in an unpacked archive too.
 files = find . \( -name .git -o -name .run -o -name target -o -name node_modules -o -name dist \) -prune -o -type f $(1) -print
 
 .PHONY: help run build release web test test-rust e2e api-fuzz fuzz check-deploy lint fmt advisories bench overhead chaos attack openapi clean \
@@ -57,34 +57,43 @@ help: ## List the targets
 	@printf '\n%s\n' 'Variables:'
 	@printf '  $(BLUE)%-14s$(PLAIN) %s\n' \
 		ARGS 'extra arguments for run, test-rust, e2e, bench, chaos, attack, logs and down' \
-		ATTACK_SECONDS 'how long each attack of `make attack` lasts (30)' \
-		FUZZ_SECONDS 'how long `make fuzz` gives each target (20)' \
-		REPLICAS 'how many replicas `make run` starts (2)' \
-		CHAOS_SECONDS 'how long `make chaos` breaks things (120)' \
-		VERSION 'what `make version` writes everywhere' \
-		DATABASE_URL '`make run` uses this PostgreSQL instead of one of its own' \
-		REDIS_URL '`make run` uses this Redis instead of one of its own'
+		ATTACK_SECONDS 'duration of each attack of `make attack` (30)' \
+		FUZZ_SECONDS 'duration of each target of `make fuzz` (20)' \
+		REPLICAS 'number of replicas of `make run` (2)' \
+		CHAOS_SECONDS 'duration of `make chaos` (120)' \
+		VERSION 'new version for `make version`' \
+		DATABASE_URL 'existing PostgreSQL for `make run`, instead of a temporary one' \
+		REDIS_URL 'existing Redis for `make run`, instead of a temporary one'
 
-run: ## Build and start everything on this machine, with throw-away data under .run/
+# Cargo says nothing about the time that the first build takes, so it is announced before the build starts.
+run: ## Build and start everything on this machine, with temporary data under .run/
+	@[ -x target/debug/apptlock ] || printf '%s\n' \
+		'The first build takes about 2 minutes on a quiet 2-core machine, up to 15 on a slow one, and about 2 GB of disk.' \
+		'Steps: 1. tools, 2. web pages, 3. apptlock (most of the time), 4. start. Later starts take seconds.' \
+		'Then open the printed addresses, one per replica, in two browser windows to try the demo.'
+	$(call say,Step 1 of 4: checking the tools)
 	@scripts/need rust cc ps node $(if $(DATABASE_URL),,postgres) $(if $(REDIS_URL),,redis)
+	$(call say,Step 2 of 4: web pages)
+	@$(MAKE) web
+	$(call say,Step 3 of 4: apptlock)
 	@$(MAKE) build
-	$(call say,Starting apptlock with $(REPLICAS) replicas; Ctrl-C stops it)
+	$(call say,Step 4 of 4: starting apptlock with $(REPLICAS) replicas; Ctrl-C stops it)
 	@exec target/debug/apptlock dev --replicas $(REPLICAS) $(ARGS)
 
 build: web ## Build the binary for development: target/debug/apptlock
 	@scripts/need rust cc
-	$(call say,Building apptlock; the first time takes minutes)
+	$(call say,Building apptlock; the first build takes minutes)
 	@cargo build $(LOCKED) --bin apptlock
 
-release: web ## Build the optimised binary: target/release/apptlock
+release: web ## Build the release binary: target/release/apptlock
 	@scripts/need rust cc
-	$(call say,Building the optimised apptlock; this takes minutes)
+	$(call say,Building apptlock with optimisations; this takes minutes)
 	@cargo build $(LOCKED) --release --bin apptlock
 
-web: web/dist ## Build the web pages, where their sources are newer than web/dist
+web: web/dist ## Build the web pages, if their sources are newer than web/dist
 	@:
 
-# A folder's time changes with its entries, so the folders are sources too: a deleted file counts.
+# Folders are sources too: their time changes when a file is deleted.
 WEB_SOURCES := $(shell find web -mindepth 1 \( -path web/node_modules -o -path web/dist \) -prune -o -print 2>/dev/null)
 
 web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
@@ -92,14 +101,14 @@ web/dist: $(WEB_SOURCES) web/node_modules/.package-lock.json
 	@cd web && npm run build
 	@touch $@
 
-# npm writes this file at the end of an installation, which makes it a good stamp.
+# npm writes this file at the end of an installation, so it serves as the stamp.
 %/node_modules/.package-lock.json: %/package-lock.json
 	@scripts/need node
 	$(call say,Installing the npm packages of $*)
 	@cd $* && npm ci --no-audit --no-fund
 	@touch $@
 
-test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, end to end, foreign clients, the API at random
+test: ## Run all tests: pages, Rust, short chaos, short attack, chart, end to end, third-party clients, API fuzzing
 	@scripts/need rust cc ps node postgres redis haproxy nginx pgbouncer faketime openssl python prometheus chromium
 	@failed=; \
 	for step in test-web test-rust test-chaos test-attack check-deploy run-e2e run-clients run-api-fuzz; do \
@@ -109,23 +118,24 @@ test: ## Run every test: pages, Rust, a short chaos, a short attack, the chart, 
 
 test-rust: web ## Run the Rust tests (ARGS="--test it acquire" for some of them)
 	@scripts/need rust cc postgres redis haproxy nginx pgbouncer faketime openssl prometheus
-	$(call say,Building and running the Rust tests; the first time takes minutes)
+	$(call say,Building and running the Rust tests; the first build takes minutes)
 	@cargo test $(LOCKED) --workspace --no-fail-fast $(ARGS)
 	$(if $(ARGS),,$(call say,Running the tests that measure time one at a time; about two minutes))
 	$(if $(ARGS),,@RUST_TEST_THREADS=1 cargo test $(LOCKED) --workspace --test it -- --ignored)
 
-# All binaries with all tests: what `cargo test` has built, and so it builds one binary more. Alone that one
-# would compile the dependencies a second time, with the features that only the tests do not ask for.
+# All binaries with all tests, as `cargo test` has just built them: building one binary alone would compile the
+# dependencies a second time, with other features.
 test-chaos: web
 	@scripts/need rust cc postgres redis
-	$(call say,Breaking things for 20 s while workers contend)
+	$(call say,Injecting faults for 20 s while workers contend)
 	@cargo build $(LOCKED) --workspace --bins --tests
 	@target/debug/apptlock-load chaos --seconds 20 --binary target/debug/apptlock
 
-# After test-chaos, which builds the binaries. A debug build is slower: what is borne is more than in `make attack`.
+# After test-chaos, which builds the binaries. A debug build is slower, so the tolerated latency is above that of
+# `make attack`.
 test-attack:
 	@scripts/need postgres redis openssl
-	$(call say,Attacking a replica for 6 s in each of six ways)
+	$(call say,Attacking a replica in six ways$(comma) 6 s each)
 	@ulimit -n $$(ulimit -Hn) && target/debug/apptlock-load attack --seconds 6 --p99 1000 --calm-times 40 --binary target/debug/apptlock
 
 # The other release's binary, built from that commit.
@@ -143,66 +153,66 @@ test-web: web
 
 e2e: build run-e2e ## Run the end-to-end tests against target/debug/apptlock
 
-# Apart from e2e, because `cargo test` has just built the same binary: building it once more by itself
-# would compile the dependencies a second time, with the features that only the tests do not ask for.
+# Separate from e2e, because `cargo test` has just built the same binary: building it alone would compile the
+# dependencies a second time, with other features.
 run-e2e: tests/e2e/node_modules/.package-lock.json
 	@scripts/need node postgres redis haproxy
 	$(call say,Running the end-to-end tests)
 	@cd tests/e2e && node --test --test-reporter=spec $(ARGS)
 
-# A virtual environment for the clients that are written in Python: these very versions, by their sums.
+# A virtual environment for the Python clients, with pinned versions and checksums.
 CLIENT_TOOLS := target/client-tools
 $(CLIENT_TOOLS)/installed: tests/e2e/clients/requirements.txt
 	@scripts/need python
-	$(call say,Installing the clients that are written in Python)
+	$(call say,Installing the Python clients)
 	@rm -rf $(CLIENT_TOOLS) && python3 -m venv $(CLIENT_TOOLS)
 	@$(CLIENT_TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# Apart from run-e2e because they are slower, and take a browser. Against target/debug/apptlock, as run-e2e.
-run-clients: tests/e2e/node_modules/.package-lock.json $(CLIENT_TOOLS)/installed ## Run the tests with foreign clients and a browser
+# Separate from run-e2e because they are slower and need a browser. Against target/debug/apptlock, like run-e2e.
+run-clients: tests/e2e/node_modules/.package-lock.json $(CLIENT_TOOLS)/installed ## Run the tests with third-party clients and a browser
 	@scripts/need node postgres redis haproxy nginx openssl python chromium
-	$(call say,Running the tests with foreign clients and a browser)
+	$(call say,Running the tests with third-party clients and a browser)
 	@cd tests/e2e && node --test --test-reporter=spec clients/*.mjs
 
-api-fuzz: build run-api-fuzz ## Ask the API at random what its OpenAPI document allows, and what it does not
+api-fuzz: build run-api-fuzz ## Fuzz the REST API with valid and invalid requests derived from its OpenAPI document
 
-# A virtual environment of its own, and these very versions: a check that changes by itself is none.
+# A virtual environment with pinned versions: a check must not change by itself.
 API_FUZZ_TOOLS := target/api-fuzz-tools
 $(API_FUZZ_TOOLS)/installed: tests/api-fuzz/requirements.txt
 	@scripts/need python
-	$(call say,Installing what the API is fuzzed with)
+	$(call say,Installing the API fuzzer)
 	@rm -rf $(API_FUZZ_TOOLS) && python3 -m venv $(API_FUZZ_TOOLS)
 	@$(API_FUZZ_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# Apart from api-fuzz for the same reason as run-e2e.
+# Separate from api-fuzz for the same reason as run-e2e.
 run-api-fuzz: $(API_FUZZ_TOOLS)/installed
 	@scripts/need postgres redis
-	$(call say,Asking the API at random)
+	$(call say,Fuzzing the REST API)
 	@$(API_FUZZ_TOOLS)/bin/python tests/api-fuzz/run.py
 
-# Checkov, the schemas of Kubernetes, Helm 3 and 4, kubectl and the schemas of custom resources: these very versions.
-# The settings that the chart may set are asked of target/debug/apptlock where it is built, else of docs/SETTINGS.md.
+# Checkov, Kubernetes schemas, Helm 3 and 4, kubectl and schemas of custom resources, in pinned versions. The known
+# settings are read from target/debug/apptlock if it is built, otherwise from docs/SETTINGS.md.
 DEPLOY_TOOLS := target/deploy-tools
 $(DEPLOY_TOOLS)/installed: tests/deploy/requirements.txt
 	@scripts/need python
-	$(call say,Installing what the chart is checked with)
+	$(call say,Installing the tools that check the chart)
 	@rm -rf $(DEPLOY_TOOLS) && python3 -m venv $(DEPLOY_TOOLS)
 	@$(DEPLOY_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-check-deploy: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Check the chart and the manifests: lint, schemas, sense, refusals
+check-deploy: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Check the chart and the manifests: lint, schemas, consistency, rejected values
 	@scripts/need node
-	$(call say,Making sure that each check of the chart can fail)
+	$(call say,Testing the checks of the chart)
 	@cd tests/deploy && ../../$(DEPLOY_TOOLS)/bin/python -m unittest --quiet test_checks test_tables test_upgrades
 	$(call say,Checking the chart and the manifests)
 	@$(DEPLOY_TOOLS)/bin/python tests/deploy/run.py $(ARGS)
 
-# libFuzzer's instrumentation is an unstable option of rustc; RUSTC_BOOTSTRAP lets a stable one take it.
-fuzz: ## Throw mutated bytes at every parser, FUZZ_SECONDS each; not a part of `make test`
+# libFuzzer's instrumentation is an unstable option of rustc; RUSTC_BOOTSTRAP enables it in a stable one.
+fuzz: ## Fuzz every parser for FUZZ_SECONDS each; not part of `make test`
 	@scripts/need rust cc cargo-fuzz
-	$(call say,Building the fuzz targets; the first time takes minutes)
+	$(call say,Building the fuzz targets; the first build takes minutes)
 	@cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --sanitizer none
 	@cd fuzz && for target in $$(cargo fuzz list); do \
 		printf '%s\n' "$(BOLD)==> $$target, $(FUZZ_SECONDS) s$(PLAIN)"; \
@@ -233,7 +243,7 @@ check-links:
 	$(call say,Checking the links of the documents)
 	@scripts/check-links
 
-# promtool is part of Prometheus. check.py asks what promtool does not: do rules, dashboard, metrics and runbook fit?
+# promtool is part of Prometheus. check.py checks the rest: consistency of rules, dashboard, metrics and runbook.
 check-rules:
 	@scripts/need python prometheus
 	$(call say,Checking and testing the alert rules$(comma) and the dashboard)
@@ -242,11 +252,11 @@ check-rules:
 	@python3 tests/alerts/check.py
 
 check-version:
-	$(call say,Checking that every file names the same version)
+	$(call say,Checking that all files have the same version)
 	@scripts/version check
 
-# Neither takes an engine: hadolint reads the Dockerfiles, and the specification's own schema is held against
-# docker-compose.yml, because Debian's Compose is not the one that people have. What a schema cannot say is in compose.py.
+# Without Docker: hadolint checks the Dockerfiles, and docker-compose.yml is validated against the specification's schema,
+# because Debian's Compose is not the usual one. compose.py checks what a schema cannot.
 COMPOSE_TOOLS := target/compose-tools
 check-compose: $(COMPOSE_TOOLS)/installed ## Check the Dockerfile and docker-compose.yml, without Docker
 	$(call say,Checking the Dockerfiles and docker-compose.yml)
@@ -257,7 +267,7 @@ check-compose: $(COMPOSE_TOOLS)/installed ## Check the Dockerfile and docker-com
 
 $(COMPOSE_TOOLS)/installed: tests/image/requirements.txt
 	@scripts/need python
-	$(call say,Installing what the Dockerfile and docker-compose.yml are checked with)
+	$(call say,Installing the tools that check the Dockerfiles and docker-compose.yml)
 	@rm -rf $(COMPOSE_TOOLS) && python3 -m venv $(COMPOSE_TOOLS)
 	@$(COMPOSE_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -267,7 +277,7 @@ check-deps:
 	@cargo deny $(LOCKED) check --hide-inclusion-graph bans licenses sources
 
 check-clippy: web
-	$(call say,Checking the Rust code with clippy; the first time takes minutes)
+	$(call say,Checking the Rust code with clippy; the first build takes minutes)
 	@cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
 
 fmt: ## Format the Rust code
@@ -284,64 +294,64 @@ bench: release ## Measure throughput and latency with the load generator
 	$(call say,Building and running the load generator)
 	@cargo run $(LOCKED) --release -p apptlock-load -- bench $(ARGS)
 
-overhead: release ## Measure what metrics and traces cost under a load of cursors; at most 5 %
+overhead: release ## Measure the CPU overhead of metrics and traces under cursor load; at most 5 %
 	@scripts/need rust cc postgres redis
-	$(call say,Building the load generator and comparing a stack that is watched with one that is not)
+	$(call say,Building the load generator and comparing a monitored stack with an unmonitored one)
 	@cargo run $(LOCKED) --release -p apptlock-load -- overhead $(ARGS)
 
-chaos: release ## Kill, pause and cut while workers contend, then check every record (CHAOS_SECONDS=120)
+chaos: release ## Kill, pause and disconnect processes while workers contend, then check every record (CHAOS_SECONDS=120)
 	@scripts/need rust cc postgres redis
-	$(call say,Building the load generator and breaking things for $(CHAOS_SECONDS) s)
+	$(call say,Building the load generator and injecting faults for $(CHAOS_SECONDS) s)
 	@cargo run $(LOCKED) --release -p apptlock-load -- chaos --seconds $(CHAOS_SECONDS) $(ARGS)
 
-# Attackers and users open thousands of connections, each a file.
-attack: release ## Attack a replica while a well-behaved user measures itself, and print the table (ATTACK_SECONDS=30)
+# Attackers and users open thousands of connections, each with a file descriptor.
+attack: release ## Attack a replica, measure a well-behaved user meanwhile, and print a table (ATTACK_SECONDS=30)
 	@scripts/need rust cc postgres redis openssl
-	$(call say,Building the load generator and attacking a replica for $(ATTACK_SECONDS) s in each of six ways)
+	$(call say,Building the load generator and attacking a replica in six ways$(comma) $(ATTACK_SECONDS) s each)
 	@ulimit -n $$(ulimit -Hn) && cargo run $(LOCKED) --release -p apptlock-load -- attack --seconds $(ATTACK_SECONDS) $(ARGS)
 
-# What `make up` builds says which commit it is of.
+# The commit of an image that `make up` builds.
 export APPTLOCK_REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
-# What this machine trusts is handed to the build, which may be behind a proxy with an authority of its own; it stays
-# out of the image.
+# The build gets this machine's certificate authorities, in case it is behind a proxy with its own; they stay out of the
+# image.
 AUTHORITIES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 image: ## Build the container image apptlock:local (IMAGE_FLAGS="..." for `docker buildx build`)
 	@scripts/need docker
-	$(call say,Building the image; the first time takes minutes)
+	$(call say,Building the image; the first build takes minutes)
 	@docker buildx build $(if $(AUTHORITIES),--secret id=ca$(comma)src=$(AUTHORITIES)) $(IMAGE_FLAGS) \
 		--build-arg VERSION=$$(scripts/version) --build-arg REVISION=$(APPTLOCK_REVISION) --tag apptlock:local .
 
 up: image ## Build the image and start the stack of docker-compose.yml on 127.0.0.1:3000
 	$(call say,Starting the stack)
 	@docker compose up --detach --wait
-	@printf '%s\n' 'It answers on http://127.0.0.1:$(or $(APPTLOCK_PORT),3000). `make logs` follows it, `make down` stops it.'
+	@printf '%s\n' 'Ready at http://127.0.0.1:$(or $(APPTLOCK_PORT),3000). Logs: `make logs`. Stop: `make down`.'
 
-down: ## Stop the stack of docker-compose.yml (ARGS=--volumes forgets its data)
+down: ## Stop the stack of docker-compose.yml (ARGS=--volumes deletes its data)
 	@scripts/need docker
 	$(call say,Stopping the stack)
 	@docker compose --profile observability down $(ARGS)
 
-logs: ## Follow what the stack's containers say (ARGS=balancer for one of them)
+logs: ## Follow the logs of the stack's containers (ARGS=balancer for one of them)
 	@scripts/need docker
 	@docker compose --profile observability logs --follow --tail 100 $(ARGS) || [ $$? = 130 ]
 
-migrate: ## Bring the schema of the stack's database up to date
+migrate: ## Migrate the database of the stack
 	@scripts/need docker
-	$(call say,Bringing the schema up to date)
+	$(call say,Migrating the database)
 	@docker compose run --rm migrate
 
-check-image: ## Build the image, look into it, run it and stop it (with a Docker of its own where none answers)
+check-image: ## Build, inspect, run and stop the image (with a temporary Docker engine if there is none)
 	@scripts/need rust curl
 	$(call say,Building the image and running it)
 	@tests/image/check-image
 
-check-stack: ## Bring docker-compose.yml up for real, and walk docs/TOUR.md through its balancer
+check-stack: ## Start docker-compose.yml, and run docs/TOUR.md through its load balancer
 	@scripts/need rust curl node python
-	$(call say,Bringing up the stack of docker-compose.yml)
+	$(call say,Starting the stack of docker-compose.yml)
 	@tests/image/check-stack
 
-version: ## Write the version into every file that names it (VERSION=1.2.3), or print it
+version: ## Set the version in all files (VERSION=1.2.3), or print it
 	@scripts/version $(if $(VERSION),set $(VERSION))
 
 DIST := target/dist
@@ -356,25 +366,25 @@ sbom: $(RELEASE_TOOLS)/installed ## Write the software bill of materials into ta
 
 $(RELEASE_TOOLS)/installed: tests/release/requirements.txt
 	@scripts/need python
-	$(call say,Installing what the bill of materials is checked with)
+	$(call say,Installing the tools that check the bill of materials)
 	@rm -rf $(RELEASE_TOOLS) && python3 -m venv $(RELEASE_TOOLS)
 	@$(RELEASE_TOOLS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# With the Helm 4 that check-deploy unpacks; HELM4 names another one.
-chart: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Pack the Helm chart into target/dist
-	$(call say,Packing the chart)
+# With the Helm 4 of check-deploy, or HELM4.
+chart: $(DEPLOY_TOOLS)/installed tests/deploy/node_modules/.package-lock.json ## Package the Helm chart into target/dist
+	$(call say,Packaging the chart)
 	@mkdir -p $(DIST)
 	@"$$($(DEPLOY_TOOLS)/bin/python tests/deploy/common.py HELM4)" package --destination $(DIST) helm/apptlock
 
-checksums: release sbom ## Pack the binary and the bill of materials into target/dist, with their checksums
+checksums: release sbom ## Package the binary and the bill of materials into target/dist, with checksums
 	@scripts/need rust
-	$(call say,Packing the release and summing its files)
+	$(call say,Packaging the release and its checksums)
 	@scripts/checksums
 
 openapi: build ## Print the OpenAPI document
 	@target/debug/apptlock openapi
 
-clean: ## Remove everything that was built, installed or written here
+clean: ## Remove all build output, installed packages and temporary data
 	$(call say,Removing build output$(comma) npm packages and the data under .run/)
 	@rm -rf target fuzz/target fuzz/corpus fuzz/artifacts web/dist web/node_modules tests/e2e/node_modules tests/deploy/node_modules .run

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Checks what promtool and Grafana do not: that alerts, dashboard, product and runbook fit together.
+"""Consistency of alerts, dashboard, product and runbook, which promtool and Grafana do not check.
 
-  check.py                 checks the files of this repository, says each fault in a line, and exits 1 where there is one
+  check.py                 checks this repository, prints each fault on a line, and exits with 1 if there is one
   check.py --metrics FILE  takes the product's metrics from another file than src/telemetry/metrics.rs
 
-It owns four questions: has every alert a case in which it fires and one in which it does not? Does its text lead to
-a chapter that exists? Does the product have every metric that is named, and does the dashboard show every metric
-that the product has? Can the dashboard be read: a description and a unit for each panel, no two on one place, and no
-figure that is made up where there is no replica?
+Four checks: every alert has a case in which it fires and one in which it does not. Its runbook_url leads to an existing
+section. Every metric used exists in the product, and the dashboard shows every metric of the product. The dashboard is
+readable: a description and a unit for each panel, no overlaps, and no invented figure without a replica.
 
-Plain Python without packages, so YAML is not parsed but read line by line, in the layout that rules.yaml and the
-tests have; what does not look like that layout is a fault too, so nothing passes unread.
+Plain Python without packages: YAML is read line by line, in the layout of rules.yaml and the tests; anything in another
+layout is a fault, so that nothing is skipped.
 """
 
 import json
@@ -21,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm/apptlock/files/rules.yaml"
 DASHBOARD = ROOT / "helm/apptlock/files/dashboard.json"
-RUNBOOK = ROOT / "docs/OPERATIONS.md"
+RUNBOOK = ROOT / "docs/RUNBOOK.md"
 METRICS = ROOT / "src/telemetry/metrics.rs"
 TESTS = sorted((ROOT / "tests/alerts").glob("*.test.yaml"))
 
-RUNBOOK_URL = "https://github.com/apptlock/apptlock/blob/main/docs/OPERATIONS.md"
+RUNBOOK_URL = "https://github.com/apptlock/apptlock/blob/main/docs/RUNBOOK.md"
 SEVERITIES = {"critical", "warning"}
 # What the process says of itself comes from a library, so its names are in no source of ours.
 PROCESS = {
@@ -111,7 +110,7 @@ def check_texts(found):
         if fields["runbook_url"] != f"{RUNBOOK_URL}#{name.lower()}":
             fault(RULES, f"{name}: its runbook_url is not {RUNBOOK_URL}#{name.lower()}")
         if name.lower() not in known:
-            fault(RUNBOOK, f"{name} has no heading")
+            fault(RUNBOOK, f"{name} has no section")
     for head in re.findall(r"^### +(Apptlock\w+)", read(RUNBOOK), flags=re.M):
         if head not in found:
             fault(RUNBOOK, f"{head} is no alert")

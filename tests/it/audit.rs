@@ -217,7 +217,7 @@ async fn after_a_restore_no_token_is_given_out_again_and_rooms_go_on() {
     let restore = "truncate appointment_lock; insert into appointment_lock table backup";
     sqlx::raw_sql(restore).execute(&stack.pool).await.unwrap();
 
-    let docs = include_str!("../../docs/OPERATIONS.md");
+    let docs = include_str!("../../docs/RUNBOOK.md");
     let chapter = docs.split("## Back up and restore").nth(1).unwrap();
     let sql = chapter.split("```sql").nth(1).unwrap();
     let sql = sql.split("```").next().unwrap();

@@ -132,19 +132,19 @@ fn one_place_each_for_sqlx_fred_and_socketioxide() {
     }
 }
 
-fn operations() -> String {
+fn metrics_page() -> String {
     let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    flat(fs::read_to_string(src().join("../docs/OPERATIONS.md")).unwrap())
+    flat(fs::read_to_string(src().join("../docs/METRICS.md")).unwrap())
 }
 
 #[test]
 fn the_operators_docs_have_every_metric() {
-    let docs = operations();
+    let docs = metrics_page();
     for metric in apptlock::telemetry::ALL {
         let row = format!("| `{}` |", metric.name);
         assert!(
             docs.contains(&row),
-            "{} is not in OPERATIONS.md",
+            "{} is not in METRICS.md",
             metric.name
         );
     }
@@ -152,7 +152,7 @@ fn the_operators_docs_have_every_metric() {
 
 #[test]
 fn the_operators_docs_have_every_log_line() {
-    let docs = operations();
+    let docs = metrics_page();
     let mut seen = 0;
     for file in sources(&src()) {
         let text = fs::read_to_string(&file).unwrap();
@@ -186,7 +186,7 @@ fn the_operators_docs_have_every_log_line() {
                 let words = if begins.is_empty() { tail } else { begins };
                 assert!(
                     docs.contains(words),
-                    "{}: {words:?} is not in OPERATIONS.md",
+                    "{}: {words:?} is not in METRICS.md",
                     file.display()
                 );
                 seen += 1;

@@ -1,10 +1,10 @@
 {{/*
-What NOTES.txt has to work out before it can warn: who gets through the network policy, and whether a node can be drained.
+Helpers for the warnings of NOTES.txt: what the network policy allows, and whether nodes can be drained.
 */}}
 
 {{/*
-Whether the policy lets in somebody by an address, as nodes and a cloud's balancer are: "true" or nothing. Takes the
-context, and http or management. Pods' labels never match an address.
+"true" if the policy allows addresses, such as nodes and cloud load balancers, otherwise nothing. Takes the context, and
+http or management. Pod labels never match an address.
 */}}
 {{- define "apptlock.letsAddresses" -}}
 {{- $ := index . 0 }}
@@ -24,8 +24,8 @@ context, and http or management. Pods' labels never match an address.
 {{- end }}
 
 {{/*
-The ports that URLs have and the policy does not let out, one line each: `database.url: 6432 (databasePorts)`. Never more of a
-URL than its ports, since passwords are in it. What `egress.extra` lets out to anybody or somebody counts.
+Ports of URLs that the policy blocks, one per line: `database.url: 6432 (databasePorts)`. Only the ports, because URLs contain
+passwords. Ports of `egress.extra` count as allowed, whatever their destination.
 */}}
 {{- define "apptlock.closedPorts" -}}
 {{- $egress := .Values.networkPolicy.egress }}
@@ -44,7 +44,7 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{- with index . 1 }}
 {{- $default := get $usual (regexFind "^[a-z-]+" .) }}
 {{- $hosts := regexReplaceAll "^[a-z-]+://" . "" | regexFind "^[^/?#]*" | regexFind "[^@]*$" | splitList "," }}
-{{- /* Sentinels and members of a cluster, of which each may have a port of its own. */}}
+{{- /* Sentinels and cluster nodes, each possibly with its own port. */}}
 {{- range regexFindAll "[?&]node=[^&#]+" . -1 }}{{ $hosts = append $hosts (regexReplaceAll "^.node=" . "") }}{{ end }}
 {{- range $hosts }}
 {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" .) | default $default | int }}
@@ -65,7 +65,7 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{- end }}
 {{- end }}
 
-{{/* Whether there is a budget. One that asks for a number would let the last replica never go; one that lets one go does no harm. */}}
+{{/* "true" if there is a budget. A minAvailable would block the eviction of the last replica; a maxUnavailable does no harm. */}}
 {{- define "apptlock.hasBudget" -}}
 {{- $asks := not (kindIs "invalid" .Values.podDisruptionBudget.minAvailable) }}
 {{- $least := include "apptlock.replicas" . }}
@@ -73,7 +73,7 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{- if and .Values.podDisruptionBudget.enabled (include "apptlock.several" .) (not $last) }}true{{ end }}
 {{- end }}
 
-{{/* How the budget holds up every drain while there are the fewest replicas, or nothing. Kubernetes rounds shares up. */}}
+{{/* The bound that blocks every drain at the minimum number of replicas, or nothing. Kubernetes rounds percentages up. */}}
 {{- define "apptlock.budgetBlocks" -}}
 {{- if include "apptlock.hasBudget" . }}
 {{- $least := include "apptlock.replicas" . }}
@@ -83,7 +83,7 @@ URL than its ports, since passwords are in it. What `egress.extra` lets out to a
 {{- if eq (trimSuffix "%" (toString $may) | int) 0 }}maxUnavailable {{ $may }}{{ end }}
 {{- else if kindIs "invalid" $stay }}
 {{- else if not $least }}
-{{- /* Of a number that nobody knows here, only all of them is certain to be too many. */}}
+{{- /* With an unknown number of replicas, only 100 % is certain to be too many. */}}
 {{- if eq (toString $stay) "100%" }}minAvailable {{ $stay }}{{ end }}
 {{- else }}
 {{- $least = int $least }}

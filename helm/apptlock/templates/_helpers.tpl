@@ -1,5 +1,5 @@
 {{/*
-Names, labels, images, environment: what several templates share. Nothing here makes an object.
+Shared helpers for names, labels, images and environment. No objects here.
 */}}
 
 {{- define "apptlock.name" -}}
@@ -7,8 +7,8 @@ Names, labels, images, environment: what several templates share. Nothing here m
 {{- end }}
 
 {{/*
-45 characters, so that a suffix still fits into 63. A release's name may have dots, and a service's may not. What begins
-with a digit is refused by the checks, for the same reason.
+45 characters, so that a suffix fits into 63. Unlike a release, a service may not have dots in its name, nor start with a
+digit, which the checks reject.
 */}}
 {{- define "apptlock.fullname" -}}
 {{- $name := include "apptlock.name" . }}
@@ -16,21 +16,21 @@ with a digit is refused by the checks, for the same reason.
 {{- default $both .Values.fullnameOverride | replace "." "-" | trunc 45 | trimAll "-" }}
 {{- end }}
 
-{{/* A change of these labels needs a new Deployment: they never get a version. */}}
+{{/* Without a version: a change of these labels needs a new Deployment. */}}
 {{- define "apptlock.instanceLabels" -}}
 app.kubernetes.io/name: {{ include "apptlock.name" . | toYaml }}
 app.kubernetes.io/instance: {{ .Release.Name | toYaml }}
 {{- end }}
 
-{{/* The replicas, and not the pods of migrations and tests. */}}
+{{/* Selects the replicas, not the pods of migrations and tests. */}}
 {{- define "apptlock.selectorLabels" -}}
 {{ include "apptlock.instanceLabels" . }}
 app.kubernetes.io/component: server
 {{- end }}
 
 {{/*
-The metadata of an object. Takes a list: the context, a suffix of the name, the component, and optionally annotations,
-more labels, and a namespace. What the chart itself selects by cannot be overwritten.
+Metadata of an object. Takes a list: the context, a suffix of the name, the component, and optionally annotations, extra
+labels, and a namespace. Labels that the chart selects by cannot be overridden.
 */}}
 {{- define "apptlock.metadata" -}}
 {{- $ := index . 0 }}
@@ -94,7 +94,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Whether a variable may come from `extraEnv` or `extraEnvFrom`: then nothing is known of it here. Takes context, name. */}}
+{{/* "true" if a variable may come from `extraEnv` or `extraEnvFrom`, so that its value is unknown. Takes context, name. */}}
 {{- define "apptlock.mayBeExtra" -}}
 {{- $name := index . 1 }}
 {{- if (index . 0).Values.extraEnvFrom }}true{{ end }}
@@ -113,7 +113,7 @@ imagePullSecrets:
 {{- if or .Values.redis.ca.existingSecret .Values.redis.ca.existingConfigMap }}true{{ end }}
 {{- end }}
 
-{{/* The fewest replicas that there will be; nothing where that is decided outside the chart (`replicaCount: null`). */}}
+{{/* Minimum number of replicas; nothing if it is set outside the chart (`replicaCount: null`). */}}
 {{- define "apptlock.replicas" -}}
 {{- if .Values.autoscaling.enabled }}
 {{- int .Values.autoscaling.minReplicas }}
@@ -122,7 +122,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Whether there may be more than one replica: "true" or nothing. */}}
+{{/* "true" if more than one replica is possible, otherwise nothing. */}}
 {{- define "apptlock.several" -}}
 {{- if .Values.autoscaling.enabled }}
 {{- if gt (int .Values.autoscaling.maxReplicas) 1 }}true{{ end }}
@@ -132,8 +132,7 @@ imagePullSecrets:
 {{- end }}
 
 {{/*
-A container's variables, each once: of several with one name the last counts, which is that of `extraEnv`. Two with one
-name would be refused by a server-side apply.
+Variables of a container, without duplicates, which a server-side apply rejects: the last one counts, from `extraEnv`.
 */}}
 {{- define "apptlock.eachOnce" -}}
 {{- $last := dict }}
@@ -146,7 +145,7 @@ name would be refused by a server-side apply.
 {{- end }}
 {{- end }}
 
-{{/* One variable from a secret. Takes its name, the secret's name, the key. */}}
+{{/* Variable from a secret. Takes its name, the secret's name, the key. */}}
 {{- define "apptlock.fromSecret" -}}
 - name: {{ index . 0 }}
   valueFrom:
@@ -155,7 +154,7 @@ name would be refused by a server-side apply.
       key: {{ index . 2 | toYaml }}
 {{- end }}
 
-{{/* The URL of the database, for replicas. */}}
+{{/* Database URL of replicas. */}}
 {{- define "apptlock.databaseEnv" -}}
 {{- if .Values.database.existingSecret.name }}
 {{- include "apptlock.fromSecret" (list "DATABASE_URL" (tpl .Values.database.existingSecret.name .) .Values.database.existingSecret.key) }}
@@ -165,8 +164,8 @@ name would be refused by a server-side apply.
 {{- end }}
 
 {{/*
-What `apptlock migrate` takes: the database, how long to wait for it, and the log. Takes the context and the name of the
-chart's own secret, which for the hook is another one.
+Variables of `apptlock migrate`: database, timeout, log. Takes the context and the name of the chart's secret, which differs
+for the hook.
 */}}
 {{- define "apptlock.migrateEnv" -}}
 {{- $ := index . 0 }}
@@ -186,7 +185,7 @@ chart's own secret, which for the hook is another one.
   value: {{ $.Values.config.log.format | quote }}
 - name: RUST_LOG
   value: {{ $.Values.config.log.filter | quote }}
-{{- /* A database of the migrations' own is not covered by one for all. */}}
+{{- /* extraEnvFrom does not provide the separate database of migrations. */}}
 {{- $own := or $.Values.migrations.database.url $.Values.migrations.database.existingSecret.name }}
 {{- range $.Values.extraEnv }}
 {{- if not (and $own (eq .name "DATABASE_URL")) }}
@@ -195,7 +194,7 @@ chart's own secret, which for the hook is another one.
 {{- end }}
 {{- end }}
 
-{{/* The secrets of a replica, and what only the pod knows. */}}
+{{/* Secrets of a replica, and values known only to the pod. */}}
 {{- define "apptlock.serverEnv" -}}
 {{- include "apptlock.databaseEnv" . }}
 {{- if .Values.redis.existingSecret.name }}
@@ -234,7 +233,7 @@ chart's own secret, which for the hook is another one.
 {{- end }}
 {{- end }}
 
-{{/* Kubernetes puts the pod's own names into $(…): the three variables above stand before. */}}
+{{/* Kubernetes expands $(…) from the three variables above, which must come first. */}}
 {{- define "apptlock.resourceAttributes" -}}
 k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE),k8s.node.name=$(NODE_NAME),k8s.deployment.name={{ include "apptlock.fullname" . }}
 {{- range $key, $value := .Values.config.tracing.resourceAttributes }},{{ $key }}={{ $value }}{{ end }}

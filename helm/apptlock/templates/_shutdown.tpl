@@ -1,6 +1,6 @@
 {{/*
-How long a pod has for its end. apptlock takes at most drain.delay + drain.time + 12 s after SIGTERM, and what preStop takes
-counts too. Everything is in milliseconds, as text.
+Grace period of a pod. apptlock needs at most drain.delay + drain.time + 12 s after SIGTERM, in addition to preStop. All values
+are milliseconds, as strings.
 */}}
 
 {{- define "apptlock.milliseconds" -}}
@@ -12,7 +12,7 @@ counts too. Everything is in milliseconds, as text.
 {{- $sum }}
 {{- end }}
 
-{{/* What must be exceeded. */}}
+{{/* Lower bound of the grace period. */}}
 {{- define "apptlock.stopMilliseconds" -}}
 {{- $delay := include "apptlock.milliseconds" .Values.config.drain.delay | int64 }}
 {{- $time := include "apptlock.milliseconds" .Values.config.drain.time | int64 }}

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Replicas can be watched: each is alive, ready and has metrics, exactly one leads, and the public port shows none of it.
+# Replicas are monitored: each is alive, ready and has metrics, exactly one leads, and the public port exposes no metrics.
 
-[ "$METRICS" = on ] || skip "no metrics are kept here; config.metrics.enabled is false"
+[ "$METRICS" = on ] || skip "metrics are disabled; config.metrics.enabled is false"
 
-# Who leads may be settled a few seconds after the first replica is ready.
+# The election may take a few seconds after the first replica is ready.
 tries=0
 while :; do
 	count=0
@@ -13,7 +13,7 @@ while :; do
 		TOKEN='' ask GET "http://$replica:$MANAGEMENT_PORT/livez"
 		[ "$STATUS" = 200 ] || die "replica $replica is not alive: $STATUS $ANSWER"
 		TOKEN='' ask GET "http://$replica:$MANAGEMENT_PORT/metrics"
-		[ "$STATUS" = 200 ] || die "replica $replica shows no metrics: $STATUS $ANSWER"
+		[ "$STATUS" = 200 ] || die "replica $replica has no metrics: $STATUS $ANSWER"
 		for metric in apptlock_build_info apptlock_sockets apptlock_lock_operations_total; do
 			case $ANSWER in *"$metric"*) ;; *) die "replica $replica has no $metric" ;; esac
 		done
@@ -24,12 +24,12 @@ while :; do
 	tries=$((tries + 1))
 	if [ "$tries" -ge "${WAIT:-20}" ]; then
 		[ "$count" -gt 0 ] || die "no replica is ready"
-		die "of $count replicas $leaders lead; one should"
+		die "$leaders of $count replicas lead; expected 1"
 	fi
 	sleep 1
 done
-say "ok: asked $count: alive, ready, with metrics, leading: $leaders"
+say "ok: $count replicas are alive, ready and have metrics; leaders: $leaders"
 
 TOKEN='' ask GET "$URL/metrics"
-wants 404 "the public port shows no metrics"
-say "PASSED: replicas can be watched"
+wants 404 "the public port has no metrics"
+say "PASSED: replicas are monitored"
