@@ -1,17 +1,18 @@
-//! The bus, which only tells. Owns how a message gets from one replica to the others that have an audience.
+//! The bus: best-effort messages between replicas. Owns delivery of a message to the other replicas that have
+//! subscribers of its room.
 //!
-//! Layer 2. **The guarantee: none.** A message may be lost, repeated or reordered. Everything sent over it is
-//! therefore whole in itself and carries a version, and each end says as much as it knows:
+//! Layer 2. **No delivery guarantee.** A message may be lost, repeated or reordered. Each message is therefore
+//! complete in itself and carries a version, and each endpoint reports the losses it knows of:
 //!
-//! - what this end may have missed is a [`BusEvent::Gap`];
-//! - what others may have missed from here is [`Bus::take_unsent`];
-//! - whether messages come through at all is [`Bus::healthy`], by a probe that goes out and must come back.
+//! - [`BusEvent::Gap`]: this replica may have missed messages;
+//! - [`Bus::take_unsent`]: other replicas may have missed messages from this one;
+//! - [`Bus::healthy`]: false while a probe that was sent does not come back.
 //!
-//! What nobody can know is found by reconcile. Cases in which messages are lost: Redis is away, a queue is
-//! full, this replica reads too slowly.
+//! Reconcile finds all other losses. Messages are lost if Redis is unavailable, a queue is full, or this replica
+//! reads too slowly.
 //!
-//! Nothing here waits for Redis: `publish` puts into a bounded queue, `subscribe` hands back a future that a
-//! caller may stop waiting for.
+//! Nothing here waits for Redis: `publish` puts the message into a bounded queue, `subscribe` returns a future that the
+//! caller may drop.
 
 pub mod announcer;
 pub mod memory;
@@ -24,62 +25,62 @@ use bytes::Bytes;
 
 use crate::domain::ids::RoomId;
 
-/// What the bus hands to a replica.
+/// An event that the bus delivers to a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
-    /// A message of some room that this replica wants.
+    /// A message of a room that this replica is subscribed to.
     Message(Bytes),
-    /// Messages may have been lost: compare with PostgreSQL.
+    /// Messages may have been lost: rooms are to be compared with PostgreSQL.
     Gap,
-    /// Another replica is there. It says so a few times a second.
+    /// The heartbeat of another replica, a few times a second.
     Alive(String),
 }
 
-/// What all replicas over one PostgreSQL share, and nobody else has.
+/// Name and key shared by all replicas on one PostgreSQL database, and by nobody else.
 #[derive(Clone)]
 pub struct Installation {
-    /// Its name by chance, which its channels begin with.
+    /// Random name, the prefix of its channels.
     pub name: String,
-    /// The key by chance, which its messages are signed with.
+    /// Random key that signs its messages.
     pub key: Vec<u8>,
 }
 
-/// How much a bus has to do.
+/// Load of a bus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Rooms that are wanted.
+    /// Subscribed rooms.
     pub subscriptions: usize,
-    /// Messages that wait to go out.
+    /// Messages waiting to be sent.
     pub queued: usize,
 }
 
-/// Resolves when the subscription is in force, or when it is clear that it is not now.
+/// Future that resolves once the subscription is active, or cannot be activated now.
 pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// One replica's end of the bus.
+/// One replica's endpoint of the bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Sends a message, a JSON object that is not empty, to every replica that wants the room, this one too where the
-    /// carrier echoes. The span that is current lasts until the message has gone out.
+    /// Sends a message, a JSON object that is not empty, to every replica subscribed to the room, and to this one too if
+    /// the transport echoes. The current span stays open until the message was sent.
     fn publish(&self, room: &RoomId, message: Bytes);
 
-    /// Wants a room. Repeating it does no harm.
+    /// Subscribes to a room. Idempotent.
     fn subscribe(&self, room: &RoomId) -> Subscribing;
 
-    /// No longer wants a room.
+    /// Unsubscribes from a room.
     fn unsubscribe(&self, room: &RoomId);
 
-    /// Whether messages flow, both ways, as far as this end knows. While they do not, reconcile looks every
+    /// True if messages flow in both directions, as far as this endpoint knows. While it is false, reconcile runs every
     /// second.
     fn healthy(&self) -> bool;
 
-    /// Whether, since this was last asked, messages were published that may not have reached the others.
+    /// True if messages published since the last call may not have reached other replicas.
     fn take_unsent(&self) -> bool;
 
-    /// How much there is to do now.
+    /// Current load.
     fn load(&self) -> Load {
         Load::default()
     }
 
-    /// Stops, after what was published has gone out or a short wait.
+    /// Stops, once all published messages were sent or a short timeout has passed.
     fn close(&self) -> Subscribing;
 }

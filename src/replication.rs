@@ -1,16 +1,16 @@
-//! How replicas stay of one mind: what others publish is shown here, and what was missed is found.
+//! Replication between replicas: applies messages from the bus, and detects and repairs missed ones.
 //!
-//! Layer 4. Three loops; all end in [`Rooms`]:
+//! Layer 4. Three loops update [`Rooms`]:
 //!
-//! - *receive* decodes what the bus brings;
-//! - *watch* looks at the bus several times a second: is it well, and did all get out that was sent? What may
-//!   not have got out is noted in PostgreSQL, and others' notes are read there, because a replica that cannot
-//!   publish cannot say so over the bus; and so is what PostgreSQL may carry out yet of what it was asked
-//!   before it fell silent, which nobody will publish;
-//! - *reconcile* asks PostgreSQL for every room that is behind, or ahead: at once after a gap, every second while the
-//!   bus is down, and every half minute in any case, because a message can be lost without anybody's knowing.
+//! - *receive* decodes and applies messages from the bus;
+//! - *watch* checks the bus several times a second. If messages were possibly not published, it records that in
+//!   PostgreSQL and reads the records of other replicas there, because a replica that cannot publish cannot report it
+//!   over the bus. It does the same for statements whose outcome is unknown: PostgreSQL may still execute them, and
+//!   nobody will publish their changes;
+//! - *reconcile* compares all rooms with PostgreSQL: immediately after a gap, every second while the bus is down, and
+//!   every half minute in any case, because a message can be lost unnoticed.
 //!
-//! On failure each tries again at its next turn.
+//! On failure each loop retries at its next iteration.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,44 +30,44 @@ use crate::rooms::{Outcome, Rooms};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, LogThrottle, TRACE};
 
-/// Between two passes while the bus is healthy.
+/// Interval of passes while the bus is healthy.
 const IDLE: Duration = Duration::from_secs(30);
-/// Between two passes while it is not, from start to start: a change is to be seen within two seconds.
+/// Interval of passes while it is not, from start to start: a change must be shown within two seconds.
 const DEGRADED: Duration = Duration::from_millis(900);
-/// Between two passes however often gaps are reported.
+/// Minimum pause between passes, however often gaps are reported.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// Rooms in one statement.
+/// Maximum rooms in one statement.
 const CHUNK: usize = 2000;
-/// Between two looks at the bus.
-const LOOK: Duration = Duration::from_millis(250);
-/// Between two looks at what others could not publish.
-const NOTES: Duration = Duration::from_millis(500);
-/// Between two looks for cursors and rooms that are no longer there.
+/// Interval of checks of the bus.
+const CHECK: Duration = Duration::from_millis(250);
+/// Interval of reads of other replicas' unpublished records.
+const UNPUBLISHED: Duration = Duration::from_millis(500);
+/// Interval of sweeps of the rooms.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Between two times that other replicas are asked for their members.
-const ASK: Duration = Duration::from_millis(250);
-/// Rooms for which they are asked at once.
-const ASKED: usize = 200;
-/// Rooms that wait to be compared alone; beyond that, all rooms are compared.
-const SUSPECTS: usize = 1000;
+/// Interval of requests for other replicas' rosters.
+const REQUEST_ROSTERS: Duration = Duration::from_millis(250);
+/// Maximum rooms per interval for which rosters are requested.
+const MAX_ROSTER_REQUESTS: usize = 200;
+/// Maximum rooms waiting to be compared individually; beyond it all rooms are compared.
+const MAX_SUSPECTS: usize = 1000;
 
-/// What this replica hears from others, and what it may have missed.
+/// Replication of one replica.
 pub struct Replication {
     rooms: Arc<Rooms>,
     store: Store,
     bus: Arc<dyn Bus>,
-    /// The name of this replica, to know its own echo.
+    /// Name of this replica, to recognize its own echo.
     replica: String,
-    /// Rung when messages may have been lost: all rooms are compared with PostgreSQL.
+    /// Notified if messages may have been lost: all rooms are compared with PostgreSQL.
     gap: Notify,
     /// Rooms of messages that could not be read. A std mutex: held for an insert or a swap, never across an await.
     suspects: Mutex<HashSet<RoomId>>,
-    /// Rung when there is one more.
+    /// Notified for each new suspect.
     suspected: Notify,
 }
 
 impl Replication {
-    /// Applies to those rooms what other replicas announce, and what PostgreSQL says.
+    /// Creates the replication of these rooms.
     pub fn new(rooms: Arc<Rooms>, store: Store, announcer: Announcer) -> Self {
         Self {
             rooms,
@@ -80,17 +80,17 @@ impl Replication {
         }
     }
 
-    /// Messages may have been lost.
+    /// Messages may have been lost: compares all rooms, and requests all rosters.
     fn missed(&self) {
-        self.rooms.unsure();
+        self.rooms.mark_rosters_stale();
         self.gap.notify_one();
     }
 
-    /// A message could not be read: its room is compared at once, or all if it does not name one.
+    /// A message was unreadable: compares its room immediately, or all rooms if it names none.
     fn suspect(&self, room: Option<RoomId>) {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         match room {
-            Some(room) if suspects.len() < SUSPECTS => {
+            Some(room) if suspects.len() < MAX_SUSPECTS => {
                 suspects.insert(room);
                 self.suspected.notify_one();
             }
@@ -98,28 +98,28 @@ impl Replication {
         }
     }
 
-    /// Shows what the bus brings, until it ends.
+    /// Applies events of the bus until it closes.
     pub async fn receive(&self, mut events: mpsc::Receiver<BusEvent>, stop: CancellationToken) {
-        // Kept at hand, because there are so many.
+        // Looked up once, because they are frequent.
         let shown = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "shown");
         let echo = metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "echo");
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut ask = tokio::time::interval(ASK);
-        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut request = tokio::time::interval(REQUEST_ROSTERS);
+        request.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return,
                 event = events.recv() => event,
                 _ = sweep.tick() => {
                     if self.rooms.sweep() {
-                        // It may have died between a change and its announcement.
+                        // A replica may have died between a commit and its announcement.
                         self.gap.notify_one();
                     }
                     continue;
                 }
-                _ = ask.tick() => {
+                _ = request.tick() => {
                     if self.bus.healthy() {
-                        self.rooms.ask_rosters(ASKED);
+                        self.rooms.request_rosters(MAX_ROSTER_REQUESTS);
                     }
                     continue;
                 }
@@ -128,7 +128,7 @@ impl Replication {
                 None => return,
                 Some(BusEvent::Gap) => self.missed(),
                 Some(BusEvent::Alive(replica)) => self.rooms.heard(&replica),
-                Some(BusEvent::Message(bytes)) => match self.show(&bytes) {
+                Some(BusEvent::Message(bytes)) => match self.apply(&bytes) {
                     "shown" => shown.increment(1),
                     "echo" => echo.increment(1),
                     rare => {
@@ -139,11 +139,12 @@ impl Replication {
         }
     }
 
-    fn show(&self, bytes: &[u8]) -> &'static str {
+    /// Applies a message. Returns the outcome for the metric.
+    fn apply(&self, bytes: &[u8]) -> &'static str {
         let envelope = match Envelope::decode(bytes) {
             Ok(envelope) => envelope,
             Err(error) => {
-                debug!(%error, "a message is no envelope; all rooms are compared");
+                debug!(%error, "an unreadable message; comparing all rooms with PostgreSQL");
                 self.suspect(None);
                 return "unreadable";
             }
@@ -155,12 +156,12 @@ impl Replication {
             Message::Change(change) => {
                 let span = match &envelope.traceparent {
                     None => Span::none(),
-                    Some(sent_along) => {
+                    Some(traceparent) => {
                         let span = info_span!(
                             target: TRACE, "receive", otel.kind = "consumer", messaging.system = "redis",
                             apptlock.appointment = %change.state.room.appointment, apptlock.version = change.state.version,
                         );
-                        telemetry::goes_on(&span, sent_along);
+                        telemetry::goes_on(&span, traceparent);
                         span
                     }
                 };
@@ -188,18 +189,18 @@ impl Replication {
                 return "members";
             }
             Message::Roster { room, members } => {
-                self.rooms.members_are(&envelope.from, &room, members);
+                self.rooms.replace_members(&envelope.from, &room, members);
                 return "members";
             }
             Message::RosterWanted { room } => {
-                self.rooms.tell_members(&room);
+                self.rooms.send_members(&room);
                 return "members";
             }
             Message::Unknown { room } => {
                 debug!(
                     ?room,
                     from = envelope.from,
-                    "a message of another release; its room is compared"
+                    "an unknown message of another release; comparing its room with PostgreSQL"
                 );
                 self.suspect(room);
                 return "unreadable";
@@ -208,56 +209,59 @@ impl Replication {
         "shown"
     }
 
-    /// Looks at the bus, and tells and asks PostgreSQL where the bus cannot, until it is stopped.
+    /// Checks the bus until stopped, and uses PostgreSQL to report and find what could not be published.
     pub async fn watch(&self, stop: CancellationToken) {
         let work = async {
-            let mut was_well = self.bus.healthy();
-            let (mut owed, mut unknown_outcome) = (false, None);
+            let mut was_healthy = self.bus.healthy();
+            let (mut unrecorded, mut unknown_outcome) = (false, None);
             let mut known = None;
-            let mut asked: Option<Instant> = None;
+            let mut read_at: Option<Instant> = None;
             loop {
-                tokio::time::sleep(LOOK).await;
-                let well = self.bus.healthy();
-                if was_well && !well {
+                tokio::time::sleep(CHECK).await;
+                let healthy = self.bus.healthy();
+                if was_healthy && !healthy {
                     self.missed();
                 }
-                was_well = well;
-                owed |= self.bus.take_unsent();
+                was_healthy = healthy;
+                unrecorded |= self.bus.take_unsent();
                 if self.store.take_unknown_outcome() {
                     unknown_outcome = Some(UnknownOutcome::default());
                 }
                 if let Some(unknown_outcome) = &unknown_outcome {
-                    // What PostgreSQL carries out yet, nobody publishes: here and there it is looked for.
-                    owed = true;
+                    // PostgreSQL may still execute those statements, and nobody publishes their changes: all replicas
+                    // compare.
+                    unrecorded = true;
                     if unknown_outcome.answered.is_some() {
                         self.gap.notify_one();
                     }
                 }
-                if owed {
+                if unrecorded {
                     match self.store.note_unpublished(&self.replica).await {
                         Ok(()) => {
-                            owed = false;
+                            unrecorded = false;
                             if let Some(unknown_outcome) = &mut unknown_outcome {
                                 unknown_outcome.answered.get_or_insert_with(Instant::now);
                             }
                         }
-                        // No other replica hears of it from there either; it stays owed.
-                        Err(error) => debug!(%error, "could not note what was not published"),
+                        // Retried at the next check.
+                        Err(error) => debug!(%error, "could not record unpublished messages"),
                     }
                 }
                 unknown_outcome = unknown_outcome.filter(UnknownOutcome::lasts);
-                // While the bus is down here, reconcile looks every second in any case.
-                if well && asked.is_none_or(|at| at.elapsed() >= NOTES) {
-                    asked = Some(Instant::now());
+                // While the bus is down here, reconcile runs every second in any case.
+                if healthy && read_at.is_none_or(|at| at.elapsed() >= UNPUBLISHED) {
+                    read_at = Some(Instant::now());
                     match self.store.unpublished(&self.replica).await {
-                        Ok(notes) => {
-                            // The first ones too: they may be of after a room was read.
-                            if known.as_ref() != Some(&notes) {
+                        Ok(records) => {
+                            // The first result too: it may be newer than the read of a room.
+                            if known.as_ref() != Some(&records) {
                                 self.gap.notify_one();
                             }
-                            known = Some(notes);
+                            known = Some(records);
                         }
-                        Err(error) => debug!(%error, "could not read what was not published"),
+                        Err(error) => {
+                            debug!(%error, "could not read the records of unpublished messages")
+                        }
                     }
                 }
             }
@@ -265,28 +269,28 @@ impl Replication {
         stop.run_until_cancelled(work).await;
     }
 
-    /// Finds what was missed, until it is stopped.
+    /// Compares rooms with PostgreSQL until stopped.
     pub async fn reconcile(&self, stop: CancellationToken) {
         let work = async {
             let (mut begun, mut warned) = (Instant::now(), false);
             loop {
                 let pause = if self.bus.healthy() {
-                    // Not all replicas at once.
+                    // Jitter, so that replicas do not run at the same time.
                     IDLE - IDLE.mul_f64(jitter() / 4.0)
                 } else {
                     DEGRADED
                 };
                 let due = tokio::select! {
-                    () = tokio::time::sleep_until(begun + pause) => Due::All { no_hurry: self.bus.healthy() },
-                    () = self.gap.notified() => Due::All { no_hurry: false },
-                    () = self.rooms.behind() => Due::All { no_hurry: false },
+                    () = tokio::time::sleep_until(begun + pause) => Due::All { spread: self.bus.healthy() },
+                    () = self.gap.notified() => Due::All { spread: false },
+                    () = self.rooms.behind() => Due::All { spread: false },
                     () = self.suspected.notified() => Due::Suspects,
                 };
                 let done = match due {
-                    Due::All { no_hurry } => {
+                    Due::All { spread } => {
                         begun = Instant::now();
                         metrics::counter!(telemetry::RECONCILES).increment(1);
-                        self.pass(no_hurry).await
+                        self.pass(spread).await
                     }
                     Due::Suspects => self.pass_suspects().await,
                 };
@@ -294,11 +298,11 @@ impl Replication {
                     Ok(()) => warned = false,
                     Err(error) => {
                         if !warned {
-                            warn!(%error, "could not compare rooms with PostgreSQL; trying until it answers");
+                            warn!(%error, "could not compare rooms with PostgreSQL; retrying");
                         }
                         warned = true;
-                        // What was missed is still missed.
-                        tokio::time::sleep(LOOK).await;
+                        // The missed changes are still to be found.
+                        tokio::time::sleep(CHECK).await;
                         self.gap.notify_one();
                     }
                 }
@@ -308,15 +312,15 @@ impl Replication {
         stop.run_until_cancelled(work).await;
     }
 
-    /// One pass over all rooms, in chunks. Where there is no hurry, with a breath between them.
+    /// One pass over all rooms, in chunks, with pauses between them if `spread`.
     ///
     /// # Errors
-    /// The store's: rooms after the failing chunk were not looked at.
-    pub async fn pass(&self, no_hurry: bool) -> Result<(), StoreError> {
-        self.compare(self.rooms.seen_versions(), no_hurry).await
+    /// The store's. Rooms after the failing chunk were not compared.
+    pub async fn pass(&self, spread: bool) -> Result<(), StoreError> {
+        self.compare(self.rooms.seen_versions(), spread).await
     }
 
-    /// The same over the rooms of messages that could not be read.
+    /// One pass over the rooms of unreadable messages.
     async fn pass_suspects(&self) -> Result<(), StoreError> {
         let suspects = {
             let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -327,13 +331,13 @@ impl Replication {
             .await
     }
 
-    async fn compare(&self, seen: Vec<(RoomId, i64)>, no_hurry: bool) -> Result<(), StoreError> {
+    async fn compare(&self, seen: Vec<(RoomId, i64)>, spread: bool) -> Result<(), StoreError> {
         for chunk in seen.chunks(CHUNK) {
             let mut ahead = None;
             for state in self.store.differing(chunk).await? {
                 match self.rooms.apply_local(&Change::from(state.clone())) {
                     Outcome::Shown => metrics::counter!(telemetry::REPAIRS).increment(1),
-                    // The room was ahead before PostgreSQL was asked: what it saw is not there any more.
+                    // The room was ahead before PostgreSQL was read: the version that it saw no longer exists.
                     Outcome::Stale => {
                         let seen = ahead.get_or_insert_with(|| chunk.iter().cloned().collect());
                         self.reset(seen, &state);
@@ -341,14 +345,14 @@ impl Replication {
                     Outcome::NoRoom | Outcome::Full => {}
                 }
             }
-            if no_hurry && chunk.len() == CHUNK {
+            if spread && chunk.len() == CHUNK {
                 tokio::time::sleep(MIN_INTERVAL.mul_f64(jitter())).await;
             }
         }
         Ok(())
     }
 
-    /// Puts a room that is ahead of PostgreSQL back to what is there.
+    /// Resets a room that is ahead of PostgreSQL to the state there.
     fn reset(&self, seen: &HashMap<RoomId, i64>, state: &LockState) {
         let before = seen.get(&state.room).copied();
         let Some(ahead) = before.filter(|version| *version > state.version) else {
@@ -359,42 +363,42 @@ impl Replication {
             if let Some(hidden) = RESET.allow() {
                 let (appointment, version) = (&state.room.appointment, state.version);
                 warn!(%appointment, version, ahead, hidden,
-                    "a room was ahead of PostgreSQL, which was restored or has lost commits; its sockets connect anew");
+                    "a room was ahead of PostgreSQL, which was restored or has lost commits; its sockets reconnect");
             }
         }
     }
 }
 
-/// Lines about rooms that were ahead.
+/// Throttle of the log line about rooms that were ahead.
 static RESET: LogThrottle = LogThrottle::new();
 
-/// What a pass of reconcile is over.
+/// Scope of a pass of reconcile.
 enum Due {
     /// All rooms.
     All {
-        /// Whether chunks may be spread in time.
-        no_hurry: bool,
+        /// True if chunks may be spread over time.
+        spread: bool,
     },
-    /// The rooms of messages that could not be read.
+    /// The rooms of unreadable messages.
     Suspects,
 }
 
-/// Transitions of which nobody knows what became.
+/// Statements whose outcome is unknown.
 #[derive(Default)]
 struct UnknownOutcome {
-    /// When PostgreSQL first answered again.
+    /// Time at which PostgreSQL first answered again.
     answered: Option<Instant>,
 }
 
 impl UnknownOutcome {
-    /// Whether PostgreSQL may still carry out what it was asked.
+    /// True while PostgreSQL may still execute them.
     fn lasts(&self) -> bool {
         self.answered.is_none_or(|at| at.elapsed() < Store::SETTLED)
     }
 }
 
-/// From 0 to 1, at random.
+/// Random number from 0 to 1.
 fn jitter() -> f64 {
-    // The low bits of a random name: no generator of its own for a handful of numbers an hour.
+    // The low bits of a UUID: a few numbers an hour need no generator of their own.
     f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX)
 }

@@ -1,22 +1,22 @@
-//! The local rooms: the subscriptions of this replica's sockets, the last state of each lock that they were shown, and
-//! the ONE way to the sockets.
+//! Local rooms: the subscriptions of this replica's sockets, the last state that was sent to each room, and the only way
+//! to the sockets.
 //!
 //! ```text
 //!            subscribe               admit (snapshot)
 //!   nobody ─────────▶ subscribing ───────────────────▶ watching ◀──┐
-//!      ▲                                                │   apply: compare, put into the queue, advance
+//!      ▲                                                │   apply: compare, enqueue, advance
 //!      └── empty for a while ◀── unsubscribe, disconnect┘
 //! ```
 //!
-//! Layer 2. PostgreSQL decides what a version is; a room only compares. Applying a change compares, puts it into the
-//! queue and only then advances the version that was seen, under one short mutex: so the order of the queue is the
-//! order of versions, and a snapshot that goes through it lies between what came before and what follows. Each entry of
-//! the queue carries the subscriptions that it is for.
+//! Layer 2. PostgreSQL assigns versions; a room only compares them. Applying a change compares, enqueues it and then
+//! advances the version that was seen, all under one short mutex. So the queue is in the order of versions, and a
+//! snapshot that passes through it is newer than everything before it and older than everything after. Each item of the
+//! queue carries its recipients.
 //!
-//! On failure: if the queue is full the version does not advance, and reconcile finds the room behind.
+//! On failure: if the queue is full, the version does not advance, and reconcile finds the room behind.
 //!
-//! A room also keeps its [`Roster`]: members here, and members that other replicas told of. Members are announced over
-//! the bus as they come and go; after a gap the others are asked for all of theirs.
+//! A room also keeps its [`Roster`]: members here and members on other replicas. Joins and leaves are announced over the
+//! bus; after a gap the other replicas are asked for their full rosters.
 
 mod event;
 mod members;
@@ -43,54 +43,54 @@ use crate::telemetry;
 
 pub use event::{Audience, Event};
 pub use queue::{Join, OutboundItem, Recipients, RoomUpdate};
-use roster::{Departure, PointRefused, Replicas, Roster};
+use roster::{CursorRefused, Departure, Replicas, Roster};
 use subscription::Subscription;
 
-/// Entries that wait for the dispatcher; beyond that, changes are repaired later and cursors are dropped.
+/// Length of the queue to the dispatcher; beyond it, changes are repaired later and cursors are dropped.
 const OUTBOUND_QUEUE: usize = 8192;
-/// How long a room without audience keeps its channel: a reloaded page comes back within it.
+/// Time for which an empty room keeps its channel: a reloaded page is back within it.
 const LINGER: Duration = Duration::from_secs(10);
-/// Appointments that one socket may subscribe to.
+/// Maximum subscriptions per socket.
 pub const MAX_SUBSCRIPTIONS: usize = 100;
 
-/// What became of a change in the rooms here.
+/// Outcome of applying a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was news, and its room shows it.
+    /// The change was new and was applied.
     Shown,
-    /// The room has seen this version, or a newer one.
+    /// The room has seen this version or a newer one.
     Stale,
-    /// This replica does not keep the room, or no longer: the bus may bring a last message late.
+    /// This replica does not have the room, or no longer: the bus may deliver late.
     NoRoom,
-    /// It was news, and the queue full: reconcile will show it.
+    /// The change was new, but the queue was full: reconcile will repair the room.
     Full,
 }
 
-/// Why a socket cannot subscribe.
+/// Reason why a subscription was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubscribeRefused {
     /// The socket is gone.
     Closed,
-    /// It has [`MAX_SUBSCRIPTIONS`].
+    /// The socket has [`MAX_SUBSCRIPTIONS`] already.
     TooMany,
 }
 
-/// A subscription on its way.
+/// A subscription that was accepted, but is not admitted yet.
 pub struct Subscribed {
-    /// The subscription; the one that there is, if the socket was in the room already.
+    /// The subscription: the existing one if the socket was in the room already.
     pub subscription: Arc<Subscription>,
-    /// To be awaited before the state is read, so that no change falls between the two.
+    /// To be awaited before the state is read, so that no change is lost in between.
     pub subscribing: Option<Subscribing>,
 }
 
-/// The holder of the lease that a room saw last.
+/// Holder of the last lease that a room saw.
 #[derive(Debug, Clone)]
 pub struct SeenHolder {
     /// The user.
     pub user_id: UserId,
     /// The tab, if the lease was taken for one.
     pub session_id: Option<SessionId>,
-    /// The end of the lease by what this room saw, on this replica's monotonic clock.
+    /// Expiry of the lease, as last seen, on this replica's monotonic clock.
     pub ends_at: Instant,
 }
 
@@ -104,14 +104,14 @@ struct Room {
     roster: Roster,
     emptied: Option<Instant>,
     seen: Option<Seen>,
-    /// Whether the other replicas' members are to be asked for.
-    unsure: bool,
+    /// True if the other replicas' rosters are to be requested.
+    roster_stale: bool,
 }
 
 #[derive(Default)]
 struct Inner {
     rooms: HashMap<RoomId, Room>,
-    /// The rooms of each socket that is connected.
+    /// Rooms of each connected socket.
     sockets: HashMap<Arc<str>, HashSet<RoomId>>,
     replicas: Replicas,
 }
@@ -121,17 +121,17 @@ pub struct Rooms {
     inner: Ordered<Inner>,
     outbound: mpsc::Sender<OutboundItem>,
     announcer: Announcer,
-    /// Rung when a room could not be shown a change.
+    /// Notified if a change did not fit into the queue.
     behind: Notify,
 }
 
 impl Rooms {
-    /// No rooms yet, and the queue that the dispatcher empties.
+    /// Creates the rooms and the dispatcher's end of the queue.
     pub fn new(announcer: Announcer) -> (Self, mpsc::Receiver<OutboundItem>) {
         Self::with_queue(announcer, OUTBOUND_QUEUE)
     }
 
-    /// The same, with a queue of that length.
+    /// Like [`Rooms::new`], with a queue of that length.
     pub fn with_queue(announcer: Announcer, length: usize) -> (Self, mpsc::Receiver<OutboundItem>) {
         let (outbound, dispatched) = mpsc::channel(length);
         (
@@ -149,13 +149,13 @@ impl Rooms {
         self.inner.lock()
     }
 
-    /// A socket is connected, and may subscribe. Answered by one [`Rooms::disconnect`].
+    /// Registers a connected socket. Must be paired with [`Rooms::disconnect`].
     pub fn connect(&self, socket: &Arc<str>) {
         self.inner().sockets.entry(socket.clone()).or_default();
     }
 
-    /// A socket subscribes. It is a member at once, and hears nothing before [`Rooms::admit`]. Each success is answered
-    /// by one `admit` or [`Rooms::abandon`].
+    /// Subscribes a socket. It is a member immediately, but gets no events before [`Rooms::admit`]. Each success must be
+    /// followed by one `admit` or [`Rooms::abandon`].
     ///
     /// # Errors
     /// [`SubscribeRefused`].
@@ -170,7 +170,7 @@ impl Rooms {
             return Err(SubscribeRefused::Closed);
         };
         let known = rooms.get_mut(id);
-        if let Some(known) = known.and_then(|room| room.roster.ask_again(&subscription.socket)) {
+        if let Some(known) = known.and_then(|room| room.roster.enter_again(&subscription.socket)) {
             return Ok(Subscribed {
                 subscription: known,
                 subscribing: None,
@@ -181,13 +181,13 @@ impl Rooms {
         }
         of_socket.insert(id.clone());
         let room = rooms.entry(id.clone()).or_insert_with(|| Room {
-            unsure: true,
+            roster_stale: true,
             ..Room::default()
         });
         room.emptied = None;
         let subscription = Arc::new(subscription);
         let arrival = room.roster.enter(subscription.clone());
-        // Under the mutex, so that it cannot be overtaken by the unsubscribe of a room that is dropped now.
+        // Under the mutex, so that the unsubscribe of a room being dropped cannot overtake it.
         let subscribing = self.announcer.bus().subscribe(id);
         if let Some(member) = arrival.first_here {
             let room = id.clone();
@@ -200,8 +200,8 @@ impl Rooms {
         })
     }
 
-    /// Lets a socket in: through the queue, with the newest state that this room knows. `read` is what PostgreSQL said
-    /// after [`Subscribed::subscribing`] was awaited.
+    /// Admits a socket through the queue, with the newest state that this room knows. `read` is the state in PostgreSQL,
+    /// read after [`Subscribed::subscribing`] resolved.
     pub async fn admit(&self, read: LockState, join: Join) {
         let Ok(permit) = self.outbound.reserve().await else {
             return;
@@ -210,21 +210,21 @@ impl Rooms {
         let mut inner = self.inner();
         let mut room = inner.rooms.get_mut(&read.room);
         let seen = room.as_ref().and_then(|room| room.seen.as_ref());
-        // At the same version the fresh reading knows better whether the lease has run out. If the room is behind
-        // the reading, the queue was full: what the room knows is handed out, since the newer one will follow as an
-        // event, and would be a repeat otherwise.
+        // At the same version the fresh read is more accurate about expiry. If the room is still behind the read, the
+        // queue was full: the snapshot is the room's state then, because the newer one will follow as an event and would
+        // be a duplicate otherwise.
         let state = match seen {
             Some(seen) if seen.state.version != read.version => seen.state.clone(),
             _ => read,
         };
         if let Some(room) = &mut room {
             room.roster.admit(&join.subscription);
-            self.ask_others(&state.room, room, Instant::now());
+            self.request_stale(&state.room, room, Instant::now());
         }
         permit.send(OutboundItem::Admit(join, state));
     }
 
-    /// A request to subscribe failed. Returns the users whose cursors no socket here shows any more.
+    /// Withdraws a subscription that was not admitted. Returns the users whose cursors no local socket sends any longer.
     pub fn abandon(&self, id: &RoomId, subscription: &Arc<Subscription>) -> Vec<UserId> {
         let mut inner = self.inner();
         let Some(room) = inner.rooms.get_mut(id) else {
@@ -233,14 +233,14 @@ impl Rooms {
         let Some(departure) = room.roster.fail(subscription) else {
             return Vec::new();
         };
-        let pointers = self.departed(id, room, departure);
+        let cursors = self.departed(id, room, departure);
         if let Some(of_socket) = inner.sockets.get_mut(&subscription.socket) {
             of_socket.remove(id);
         }
-        pointers
+        cursors
     }
 
-    /// A socket leaves a room. Returns the users whose cursors no socket here shows any more.
+    /// Removes a socket from a room. Returns the users whose cursors no local socket sends any longer.
     pub fn unsubscribe(&self, id: &RoomId, socket: &str) -> Vec<UserId> {
         let mut inner = self.inner();
         if let Some(of_socket) = inner.sockets.get_mut(socket) {
@@ -249,15 +249,15 @@ impl Rooms {
         self.leave(&mut inner, id, socket)
     }
 
-    /// A socket is gone: it leaves every room, and enters none any more. Returns the users whose cursors no socket here
-    /// shows any more, by room.
+    /// Removes a closed socket from all rooms; it can no longer subscribe. Returns the users whose cursors no local
+    /// socket sends any longer, by room.
     pub fn disconnect(&self, socket: &str) -> Vec<(RoomId, Vec<UserId>)> {
         let mut inner = self.inner();
         let ids = inner.sockets.remove(socket).unwrap_or_default();
         ids.into_iter()
             .map(|id| {
-                let pointers = self.leave(&mut inner, &id, socket);
-                (id, pointers)
+                let cursors = self.leave(&mut inner, &id, socket);
+                (id, cursors)
             })
             .collect()
     }
@@ -280,17 +280,25 @@ impl Rooms {
             let room = id.clone();
             self.announcer.announce(id, Message::Left { room, member });
         }
-        departure.pointers
+        departure.cursors
     }
 
-    /// Notes that a socket shows that user's cursor.
+    /// Records that a socket sends that user's cursor.
     ///
     /// # Errors
-    /// [`PointRefused`].
-    pub fn point(&self, id: &RoomId, socket: &str, user_id: &UserId) -> Result<(), PointRefused> {
+    /// [`CursorRefused`].
+    pub fn add_cursor(
+        &self,
+        id: &RoomId,
+        socket: &str,
+        user_id: &UserId,
+    ) -> Result<(), CursorRefused> {
         let mut inner = self.inner();
-        let room = inner.rooms.get_mut(id).ok_or(PointRefused::NotSubscribed)?;
-        room.roster.point(socket, user_id)
+        let room = inner
+            .rooms
+            .get_mut(id)
+            .ok_or(CursorRefused::NotSubscribed)?;
+        room.roster.add_cursor(socket, user_id)
     }
 
     /// Number of rooms.
@@ -298,18 +306,18 @@ impl Rooms {
         self.inner().rooms.len()
     }
 
-    /// Entries that wait for the dispatcher, and the most that may.
+    /// Items in the queue to the dispatcher, and its capacity.
     pub fn outbound(&self) -> (usize, usize) {
         let capacity = self.outbound.max_capacity();
         (capacity - self.outbound.capacity(), capacity)
     }
 
-    /// A change was committed here: shows it, if it is news.
+    /// Applies a change that was committed here, if it is new.
     pub fn apply_local(&self, change: &Change) -> Outcome {
         self.apply(change, None)
     }
 
-    /// The same for a change that another replica announced.
+    /// Applies a change that another replica announced.
     pub fn apply_remote(&self, change: &Change) -> Outcome {
         self.apply(change, Some(change.state.now))
     }
@@ -324,7 +332,7 @@ impl Rooms {
             let Some(transition) = classify(&seen.state, state) else {
                 return Outcome::Stale;
             };
-            if !self.show(room, change, transition, decided_remotely, false) {
+            if !self.enqueue(room, change, transition, decided_remotely, false) {
                 return Outcome::Full;
             }
         }
@@ -335,8 +343,8 @@ impl Rooms {
         Outcome::Shown
     }
 
-    /// Puts a change into the queue. False if it is full.
-    fn show(
+    /// Enqueues a change. False if the queue is full.
+    fn enqueue(
         &self,
         room: &Room,
         change: &Change,
@@ -364,9 +372,9 @@ impl Rooms {
         sent
     }
 
-    /// PostgreSQL has an older version than the one that this room saw, so that one is no more. Shows what is there,
-    /// and has the room's sockets reconnect: a client that only takes what is newer gets a snapshot so. False if the
-    /// room has seen something else meanwhile, or the queue is full: the next pass looks again.
+    /// Resets a room whose version `ahead` no longer exists, because PostgreSQL has an older one. Sends the state and
+    /// reconnects the room's sockets, so that clients which accept only newer versions get a snapshot. False if the room
+    /// has seen another version meanwhile or the queue is full: the next pass retries.
     pub fn reset(&self, state: &LockState, ahead: i64) -> bool {
         let mut inner = self.inner();
         let Some(room) = inner.rooms.get_mut(&state.room) else {
@@ -382,7 +390,7 @@ impl Rooms {
             (None, None) => Transition::Same,
         };
         let change = Change::from(state.clone());
-        if !self.show(room, &change, transition, None, true) {
+        if !self.enqueue(room, &change, transition, None, true) {
             return false;
         }
         room.seen = Some(Seen {
@@ -392,24 +400,24 @@ impl Rooms {
         true
     }
 
-    /// Cursors that moved here, encoded once for all replicas. Each frame comes with the socket that sent it, which
-    /// does not hear it.
+    /// Sends cursors that moved here, encoded once for all replicas. Each frame comes with the socket that sent it, which
+    /// is excluded.
     pub fn show_cursors(&self, id: &RoomId, frames: impl Iterator<Item = (CursorFrame, Arc<str>)>) {
         let inner = self.inner();
         let Some(room) = inner.rooms.get(id) else {
             return;
         };
         let recipients = room.roster.audience();
-        // A socket that is alone in the room has nobody to show it to.
+        // The sender is excluded: a socket that is alone in the room needs no event.
         if recipients.len() > 1 {
             let events = frames
                 .map(|(frame, by)| Event::cursor(frame, Audience::AllBut(by)))
                 .collect();
-            self.put_cursors(recipients, events);
+            self.enqueue_cursors(recipients, events);
         }
     }
 
-    /// Cursors that moved on another replica.
+    /// Sends cursors that moved on another replica.
     pub fn show_remote_cursors(&self, replica: &str, id: &RoomId, frames: Vec<CursorFrame>) {
         let mut inner = self.inner();
         inner.replicas.heard(replica, Instant::now());
@@ -417,34 +425,34 @@ impl Rooms {
             return;
         };
         let users = frames.iter().map(|frame| &frame.user_id);
-        room.roster.pointed(replica, users);
+        room.roster.add_remote_cursors(replica, users);
         let events = frames
             .into_iter()
             .map(|frame| Event::cursor(frame, Audience::Room))
             .collect();
-        self.put_cursors(room.roster.audience(), events);
+        self.enqueue_cursors(room.roster.audience(), events);
     }
 
-    /// A cursor to take off the screens here.
+    /// Removes a cursor from the screens here.
     pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
         if let Some(room) = self.inner().rooms.get(id) {
             let left = Event::cursor_left(&id.appointment, user_id);
-            self.put_cursors(room.roster.audience(), vec![left]);
+            self.enqueue_cursors(room.roster.audience(), vec![left]);
         }
     }
 
-    /// The same, told by another replica.
+    /// Removes a cursor from the screens here, at the request of another replica.
     pub fn show_remote_cursor_left(&self, replica: &str, id: &RoomId, user_id: &UserId) {
         let mut inner = self.inner();
         inner.replicas.heard(replica, Instant::now());
         if let Some(room) = inner.rooms.get_mut(id) {
-            room.roster.pointer_left(replica, user_id);
+            room.roster.remove_remote_cursor(replica, user_id);
             let left = Event::cursor_left(&id.appointment, user_id);
-            self.put_cursors(room.roster.audience(), vec![left]);
+            self.enqueue_cursors(room.roster.audience(), vec![left]);
         }
     }
 
-    fn put_cursors(&self, recipients: Recipients, events: Vec<Event>) {
+    fn enqueue_cursors(&self, recipients: Recipients, events: Vec<Event>) {
         if recipients.is_empty() || events.is_empty() {
             return;
         }
@@ -454,7 +462,7 @@ impl Rooms {
         }
     }
 
-    /// The holder of the lease that the room saw last, whether or not it has run out since.
+    /// Holder of the last lease that the room saw, which may have expired since.
     pub fn holder(&self, id: &RoomId) -> Option<SeenHolder> {
         let inner = self.inner();
         let seen = inner.rooms.get(id)?.seen.as_ref()?;
@@ -462,14 +470,14 @@ impl Rooms {
         Some(SeenHolder {
             user_id: lease.user_id.clone(),
             session_id: lease.session_id.clone(),
-            // What was left when PostgreSQL was read, from when it was seen: an old lease that a late
-            // subscriber brings into sight is as old as it is.
+            // The time that was left when PostgreSQL read it: an old lease that a late subscriber reads is not taken for
+            // a fresh one.
             ends_at: seen.at
                 + Duration::try_from(lease.expires_at - seen.state.now).unwrap_or_default(),
         })
     }
 
-    /// The versions that the rooms saw last, for reconcile.
+    /// Last version that each room saw, for reconcile.
     pub fn seen_versions(&self) -> Vec<(RoomId, i64)> {
         self.inner()
             .rooms
@@ -478,7 +486,7 @@ impl Rooms {
             .collect()
     }
 
-    /// The same for some rooms.
+    /// Like [`Rooms::seen_versions`], for these rooms.
     pub fn seen_versions_of(&self, ids: &[RoomId]) -> Vec<(RoomId, i64)> {
         let inner = self.inner();
         let seen = |id: &RoomId| Some(inner.rooms.get(id)?.seen.as_ref()?.state.version);
@@ -487,7 +495,7 @@ impl Rooms {
             .collect()
     }
 
-    /// Resolves when a room could not be shown a change.
+    /// Resolves if a change did not fit into the queue.
     pub async fn behind(&self) {
         self.behind.notified().await;
     }

@@ -1,28 +1,32 @@
-//! The Socket.IO interface: who connects, what sockets ask, what they hear.
+//! Socket.IO interface: connections, the events of clients, and the events to them.
 //!
 //! ```text
-//!   connect ──▶ Session ── subscribe ──▶ Rooms::subscribe … read the state … Rooms::admit ─┐
+//!   connect ──▶ Client ─── subscribe ──▶ Rooms::subscribe … read the state … Rooms::admit ─┐
 //!                  │                                                                       ▼
 //!                  ├── cursor-position ──▶ Cursors::move_to, Activity::moved     queue ──▶ dispatcher ──▶ sockets
-//!                  └── gone ──▶ Rooms::disconnect, Cursors::leave
+//!                  └── closed ──▶ Rooms::disconnect, Cursors::leave
 //! ```
 //!
-//! Layer 5. Who connects is decided here; what a socket may ask is in `events`, its state in `session`, how it
-//! subscribes in `subscribing`, how it is told in `dispatcher`, how it ends in `close`, and what comes before it is a socket in `transport`.
+//! Layer 5. This file authenticates connections. `events` handles the clients' events, `client` is the state of a
+//! connected client, `subscribing` handles `subscribe`, `dispatcher` sends events, `close` closes sockets, and `transport`
+//! handles requests before they reach Socket.IO.
+//!
+//! Three terms are kept apart: a *client* is one connected socket; an *Engine.IO session* is the transport below it, polled
+//! or upgraded to a WebSocket; a *tab* is the `sessionId` that the client sends.
 
 mod ack;
 mod budget;
-mod carriers;
+mod client;
 mod close;
+mod connect_error;
 mod context;
 mod dispatcher;
 mod engine;
+mod engine_sessions;
 mod events;
 mod frames;
 mod payload;
-mod refusal;
 mod request;
-mod session;
 mod subscribing;
 mod transport;
 
@@ -41,45 +45,45 @@ use crate::protocol::{Code, Handshake, InvalidInput, Object, Refusal, from_value
 use crate::telemetry;
 
 use budget::Budget;
+use client::{Client, ClientInfo};
 pub use close::close;
-use close::{close_when_it_runs_out, end_when_it_left};
+use close::{abort_after_leave, close_on_expiry};
+use connect_error::ConnectError;
 use context::MAX_MESSAGE;
 pub use context::SocketContext;
 pub use dispatcher::dispatch;
-use engine::{Elsewhere, Engine};
-use refusal::ConnectError;
-use session::{Session, Who};
+use engine::{Engine, NotFound};
 use transport::ClientAddress;
 pub use transport::{Transport, middleware};
 
-/// How long a connection may take to join the namespace.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Packets that wait for one slow socket.
+/// Timeout for joining the namespace.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Length of a socket's outbound queue.
 const SOCKET_QUEUE: usize = 256;
 
-/// What answers for `/socket.io`, and the handle to its sockets.
+/// Starts Socket.IO. Returns the transport for `/socket.io`, and the handle to the sockets.
 pub fn start(context: Arc<SocketContext>) -> (Transport, SocketIo) {
     let (service, io) = SocketIo::builder()
-        .connect_timeout(HANDSHAKE)
+        .connect_timeout(HANDSHAKE_TIMEOUT)
         .max_buffer_size(SOCKET_QUEUE)
         .max_payload(MAX_MESSAGE as u64)
         .ws_max_message_size(MAX_MESSAGE)
         .ws_max_frame_size(MAX_MESSAGE)
         .ws_read_buffer_size(4096)
-        // Nothing here is binary: no attachments, and none that are announced.
+        // No event has binary attachments, and none are accepted.
         .with_parser(
             ParserConfig::common()
                 .max_incoming_binaries(0)
                 .max_incoming_binary_buf_size(0),
         )
-        .build_with_inner_svc(Elsewhere);
+        .build_with_inner_svc(NotFound);
     let engine = Engine(service);
-    // Nobody else sets them.
+    // These are set only here, once.
     let _ = context.engine.set(engine.clone());
     let _ = context.io.set(io.clone());
     let transport = Transport::new(context.clone(), engine);
-    // Handlers are registered in the middleware, which runs before the client hears that it is connected:
-    // what a client sends right after that would be lost otherwise.
+    // Handlers are registered in the namespace's middleware, before the client learns that it is connected: its first
+    // events would be lost otherwise.
     let connect = async move |socket: SocketRef, TryData(auth): TryData<Value>| {
         connect(&context, &socket, auth.ok()).await
     };
@@ -87,7 +91,7 @@ pub fn start(context: Arc<SocketContext>) -> (Transport, SocketIo) {
     (transport, io)
 }
 
-/// How many sockets poll.
+/// Number of sockets that poll.
 #[must_use]
 pub fn polling(io: &SocketIo) -> usize {
     let sockets = io.of("/").map(|all| all.sockets()).unwrap_or_default();
@@ -95,9 +99,10 @@ pub fn polling(io: &SocketIo) -> usize {
     sockets.iter().filter(polls).count()
 }
 
-/// Reads who connects, and registers what it may ask.
+/// Authenticates a connection and registers its handlers.
 ///
-/// An `Err` is a `connect_error` for the client: one line that names the field.
+/// # Errors
+/// A `connect_error` for the client: one line that names the field.
 async fn connect(
     context: &Arc<SocketContext>,
     socket: &SocketRef,
@@ -111,7 +116,7 @@ async fn connect(
         .unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let handshake: Handshake = match auth {
         None | Some(Value::Null) => Handshake::default(),
-        // What it is instead may be a token, and is not repeated.
+        // The value may be a token, and is not repeated.
         Some(auth) if !auth.is_object() => {
             metrics::counter!(telemetry::BAD_PAYLOADS, "event" => "connect").increment(1);
             return Err(Refusal::invalid("auth", "must be an object").into());
@@ -136,7 +141,7 @@ async fn connect(
         (_, named) => Some(
             principal
                 .person(named, handshake.user_info.map(Into::into))
-                .map_err(of_the_handshake)?,
+                .map_err(handshake_error)?,
         ),
     };
     let key = match &person {
@@ -147,10 +152,10 @@ async fn connect(
     let permit = context.limits.socket(&key)?;
     let frames = request.extensions.get::<Arc<FrameBudget>>().cloned();
     let frames = frames.unwrap_or_else(|| Arc::new(FrameBudget::new(context.limits.clone())));
-    let session = Arc::new(Session::new(
+    let client = Arc::new(Client::new(
         context,
         socket,
-        Who {
+        ClientInfo {
             address,
             principal,
             person,
@@ -160,32 +165,32 @@ async fn connect(
         &frames,
         key,
     ));
-    socket.extensions.insert(session.clone());
-    // What it is asked before it is answered counts there.
-    socket.extensions.insert(session.frames.clone());
-    if let Some(connection) = session.connection() {
-        // From here on it counts as a socket of its identity.
+    socket.extensions.insert(client.clone());
+    // Events that are not answered yet are counted there.
+    socket.extensions.insert(client.frames.clone());
+    if let Some(connection) = client.connection() {
+        // From here on it counts toward its identity, not its address.
         connection.leave_address();
     }
 
-    events::register(context, &session, socket);
-    if session.lasts.borrow().is_some() {
-        let wait = session.runs_out();
-        tokio::spawn(close_when_it_runs_out(wait, context.io.clone(), socket.id));
+    events::register(context, &client, socket);
+    if client.expires_at.borrow().is_some() {
+        let expired = client.expired();
+        tokio::spawn(close_on_expiry(expired, context.io.clone(), socket.id));
     }
     socket.on_disconnect(move |reason: DisconnectReason| {
         if reason == DisconnectReason::ClientNSDisconnect {
-            let connection = session.connection();
-            tokio::spawn(end_when_it_left(session.clone(), connection));
+            let connection = client.connection();
+            tokio::spawn(abort_after_leave(client.clone(), connection));
         }
-        session.close();
+        client.close();
         std::future::ready(())
     });
     Ok(())
 }
 
-/// Why a handshake was refused: a field of it is named as that.
-fn of_the_handshake(refusal: Refusal) -> ConnectError {
+/// Error of a handshake: an invalid field is named as part of `auth`.
+fn handshake_error(refusal: Refusal) -> ConnectError {
     match refusal.code {
         Code::Invalid => ConnectError::of_auth(".", refusal),
         _ => refusal.into(),

@@ -1,8 +1,8 @@
-//! Mutexes that are taken in one order. Owns that no two threads wait for each other: a thread that holds a mutex takes
-//! only those that come later in [`Rank`]. A debug build checks each lock and panics at the first that does not.
+//! Mutexes with a lock order. Owns freedom from deadlocks: a thread that holds a mutex locks only mutexes of a later
+//! [`Rank`]. Debug builds check each lock and panic at a violation.
 //!
-//! All are std mutexes: held for a change of a map or a hand-over into a queue, never across an await. A panic of
-//! another holder does not poison them: each change is complete before anything can panic.
+//! All are std mutexes: held to change a map or to send into a queue, never across an await. Poisoning is ignored: each
+//! change is complete before anything can panic.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[cfg(debug_assertions)]
 use std::cell::RefCell;
 
-/// The mutexes that are held together, in the order in which they are taken.
+/// Mutexes that are held together, in lock order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Cursors go out, or leave the screens.
+    /// Order of cursors that are sent or removed.
     CursorsOutgoing,
-    /// Cursors gathered for the next tick.
+    /// Cursors collected for the next tick.
     CursorsGathered,
     /// Rooms and their rosters.
     Rooms,
-    /// Subscriptions that the bus is to have, of one replica or of several in one process.
+    /// Desired subscriptions of the bus, of one replica or of several in one process.
     Bus,
 }
 
@@ -28,14 +28,14 @@ thread_local! {
     static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A mutex with its place in the order.
+/// Mutex with a rank.
 #[derive(Debug)]
 pub struct Ordered<T> {
     rank: Rank,
     mutex: Mutex<T>,
 }
 
-/// The value, until it is dropped.
+/// Access to the value until dropped.
 pub struct Guard<'a, T> {
     #[cfg(debug_assertions)]
     rank: Rank,
@@ -43,23 +43,23 @@ pub struct Guard<'a, T> {
 }
 
 impl<T> Ordered<T> {
-    /// A mutex at that place.
+    /// Creates a mutex of that rank.
     pub fn new(rank: Rank, value: T) -> Self {
         let mutex = Mutex::new(value);
         Self { rank, mutex }
     }
 
-    /// Takes the mutex.
+    /// Locks the mutex.
     ///
     /// # Panics
-    /// In debug builds, if this thread holds one that comes later, or this one.
+    /// In debug builds, if this thread holds a mutex of this rank or a later one.
     pub fn lock(&self) -> Guard<'_, T> {
         #[cfg(debug_assertions)]
         HELD.with_borrow_mut(|held| {
             let last = held.last().copied();
             assert!(
                 last.is_none_or(|last| last < self.rank),
-                "{:?} is taken while {last:?} is held",
+                "{:?} is locked while {last:?} is held",
                 self.rank
             );
             held.push(self.rank);
@@ -90,7 +90,7 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         HELD.with_borrow_mut(|held| {
-            // Guards may be dropped in another order than they were taken in.
+            // Guards may be dropped in any order.
             if let Some(at) = held.iter().rposition(|rank| *rank == self.rank) {
                 held.remove(at);
             }
@@ -114,7 +114,7 @@ mod tests {
 
     #[cfg(debug_assertions)]
     #[test]
-    #[should_panic(expected = "Rooms is taken while Some(Bus) is held")]
+    #[should_panic(expected = "Rooms is locked while Some(Bus) is held")]
     fn out_of_order_is_caught() {
         let (first, second) = (Ordered::new(Rank::Rooms, ()), Ordered::new(Rank::Bus, ()));
         let _held = second.lock();

@@ -1,4 +1,4 @@
-//! The one place that turns a message into bytes on the bus: who sent it, and the trace that it is a part of.
+//! Publication of messages to other replicas. Owns the envelope: the sender's name and the trace context.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::domain::ids::RoomId;
 use crate::protocol::{Envelope, Message};
 use crate::telemetry::{self, TRACE};
 
-/// One replica's voice.
+/// Publisher of one replica's messages.
 #[derive(Clone)]
 pub struct Announcer {
     bus: Arc<dyn Bus>,
@@ -19,7 +19,7 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Speaks on that bus in the name of that replica.
+    /// Creates an announcer for a replica on a bus.
     pub fn new(bus: Arc<dyn Bus>, replica: &str) -> Self {
         Self {
             bus,
@@ -27,19 +27,19 @@ impl Announcer {
         }
     }
 
-    /// The name that this replica signs with.
+    /// Name of this replica.
     #[must_use]
     pub fn replica(&self) -> &str {
         &self.replica
     }
 
-    /// The bus itself.
+    /// The underlying bus.
     #[must_use]
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.bus
     }
 
-    /// Sends a message to every replica that has the room. Never waits.
+    /// Sends a message to every replica subscribed to the room. Never waits.
     pub fn announce(&self, room: &RoomId, message: Message) {
         let span = if Span::current().is_disabled() {
             Span::none()
@@ -58,7 +58,10 @@ impl Announcer {
             message,
         };
         let bytes = Bytes::from(envelope.encode());
-        debug_assert!(!bytes.is_empty(), "an unknown message is only received");
+        debug_assert!(
+            !bytes.is_empty(),
+            "unknown messages are only received, never sent"
+        );
         span.in_scope(|| self.bus.publish(room, bytes));
     }
 }

@@ -1,4 +1,4 @@
-//! A bus inside one process: for a replica that works alone, and for several replicas in one process.
+//! In-process bus, for a single replica and for several replicas in one process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,46 +10,46 @@ use super::{Bus, BusEvent, Load, Subscribing};
 use crate::domain::ids::RoomId;
 use crate::sync::{Guard, Ordered, Rank};
 
-/// Messages that wait for one replica; beyond that they are lost, and the replica is told of a gap.
+/// Queue length of each endpoint; messages beyond it are dropped, and the endpoint gets a gap.
 const QUEUE: usize = 4096;
 
 #[derive(Default)]
-struct Members {
+struct Endpoints {
     next: u64,
-    ends: HashMap<u64, End>,
+    by_id: HashMap<u64, Endpoint>,
 }
 
-struct End {
+struct Endpoint {
     subscribed: HashSet<RoomId>,
     lost: bool,
     to: mpsc::Sender<BusEvent>,
 }
 
-/// What the replicas of one process share.
+/// Hub that connects the replicas of one process.
 #[derive(Clone)]
-pub struct Hub(Arc<Ordered<Members>>);
+pub struct Hub(Arc<Ordered<Endpoints>>);
 
 impl Default for Hub {
     fn default() -> Self {
-        Self(Arc::new(Ordered::new(Rank::Bus, Members::default())))
+        Self(Arc::new(Ordered::new(Rank::Bus, Endpoints::default())))
     }
 }
 
 impl Hub {
-    fn members(&self) -> Guard<'_, Members> {
+    fn endpoints(&self) -> Guard<'_, Endpoints> {
         self.0.lock()
     }
 
-    /// A new end, for one replica, and what it hears.
+    /// Adds an endpoint for one replica, and returns it with its events.
     #[must_use]
     pub fn join(&self) -> (MemoryBus, mpsc::Receiver<BusEvent>) {
         let (to, events) = mpsc::channel(QUEUE);
-        let mut members = self.members();
-        let id = members.next;
-        members.next += 1;
-        members.ends.insert(
+        let mut endpoints = self.endpoints();
+        let id = endpoints.next;
+        endpoints.next += 1;
+        endpoints.by_id.insert(
             id,
-            End {
+            Endpoint {
                 subscribed: HashSet::new(),
                 lost: false,
                 to,
@@ -65,7 +65,7 @@ impl Hub {
     }
 }
 
-/// One replica's end.
+/// Endpoint of one replica.
 pub struct MemoryBus {
     hub: Hub,
     id: u64,
@@ -73,27 +73,30 @@ pub struct MemoryBus {
 
 impl Bus for MemoryBus {
     fn publish(&self, room: &RoomId, message: Bytes) {
-        for (id, end) in &mut self.hub.members().ends {
-            if *id == self.id || !end.subscribed.contains(room) {
+        for (id, endpoint) in &mut self.hub.endpoints().by_id {
+            if *id == self.id || !endpoint.subscribed.contains(room) {
                 continue;
             }
-            if end.lost {
-                end.lost = end.to.try_send(BusEvent::Gap).is_err();
+            if endpoint.lost {
+                endpoint.lost = endpoint.to.try_send(BusEvent::Gap).is_err();
             }
-            end.lost |= end.to.try_send(BusEvent::Message(message.clone())).is_err();
+            endpoint.lost |= endpoint
+                .to
+                .try_send(BusEvent::Message(message.clone()))
+                .is_err();
         }
     }
 
     fn subscribe(&self, room: &RoomId) -> Subscribing {
-        if let Some(end) = self.hub.members().ends.get_mut(&self.id) {
-            end.subscribed.insert(room.clone());
+        if let Some(endpoint) = self.hub.endpoints().by_id.get_mut(&self.id) {
+            endpoint.subscribed.insert(room.clone());
         }
         Box::pin(std::future::ready(()))
     }
 
     fn unsubscribe(&self, room: &RoomId) {
-        if let Some(end) = self.hub.members().ends.get_mut(&self.id) {
-            end.subscribed.remove(room);
+        if let Some(endpoint) = self.hub.endpoints().by_id.get_mut(&self.id) {
+            endpoint.subscribed.remove(room);
         }
     }
 
@@ -101,24 +104,24 @@ impl Bus for MemoryBus {
         true
     }
 
-    /// What a full queue loses, its reader knows of.
+    /// Always false: if a queue is full, its own reader gets a gap.
     fn take_unsent(&self) -> bool {
         false
     }
 
     fn load(&self) -> Load {
-        let members = self.hub.members();
+        let endpoints = self.hub.endpoints();
         Load {
-            subscriptions: members
-                .ends
+            subscriptions: endpoints
+                .by_id
                 .get(&self.id)
-                .map_or(0, |end| end.subscribed.len()),
+                .map_or(0, |endpoint| endpoint.subscribed.len()),
             queued: 0,
         }
     }
 
     fn close(&self) -> Subscribing {
-        self.hub.members().ends.remove(&self.id);
+        self.hub.endpoints().by_id.remove(&self.id);
         Box::pin(std::future::ready(()))
     }
 }

@@ -1,16 +1,16 @@
-//! The bus over Redis pub/sub: one channel per room; sharded channels on a cluster. The only place with fred.
+//! The bus over Redis pub/sub: one channel per room, sharded channels on a cluster. Only this module uses fred.
 //!
 //! ```text
 //!   publish ──▶ queue ──▶ publisher ──▶ Redis ──▶ subscriber ──▶ BusEvent::Message, Alive
-//!                            │                        ▲   └ connected again, or too slow ─▶ BusEvent::Gap
-//!                            └──── probe ─────────────┘ must come back, or the link counts as down
-//!   subscribe, unsubscribe ──▶ the set of desired rooms ──▶ subscriber, which makes it so
+//!                            │                        ▲   └ reconnected, or too slow ─▶ BusEvent::Gap
+//!                            └──── probe ─────────────┘ must come back, or the link is down
+//!   subscribe, unsubscribe ──▶ the set of desired rooms ──▶ subscriber, which applies it
 //! ```
 //!
-//! Who decides: each of two tasks owns one connection from its beginning to its end. A connection that fails,
-//! or says nothing for too long, is dropped whole and another one is made, through Sentinel or the cluster's
-//! nodes again: nothing is inherited from the old one. On failure: Redis away at the start, or later, is
-//! waited for in the background; meanwhile messages are counted and dropped, and [`Bus::take_unsent`] says so.
+//! Each of two tasks owns one connection for its whole lifetime. If a connection fails or is silent for too long, the
+//! task drops it and opens a new one, resolved through Sentinel or the cluster's nodes again: it inherits no state from
+//! the old one. On failure: if Redis is unavailable, at startup or later, both tasks reconnect in the background;
+//! meanwhile messages are counted and dropped, and [`Bus::take_unsent`] reports them.
 
 mod channels;
 mod link;
@@ -40,14 +40,14 @@ use link::Link;
 use publisher::{Outgoing, Publisher};
 use subscriber::{DesiredSubscriptions, Subscriber};
 
-/// Messages that wait to be published; beyond that they are dropped and counted.
+/// Length of the publish queue; messages beyond it are dropped and counted.
 const OUT_QUEUE: usize = 8192;
-/// Messages that wait to be read, in fred and towards the replica.
+/// Length of the receive queues, in fred and between this module and the replica.
 const IN_QUEUE: usize = 8192;
-/// How long a command may take, and how long a subscriber waits for its room's channel.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of a command, of the wait for a channel, and of a stop.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a `REDIS_URL` may start with.
+/// URL schemes accepted in `REDIS_URL`.
 const SCHEMES: [&str; 6] = [
     "redis",
     "rediss",
@@ -57,7 +57,7 @@ const SCHEMES: [&str; 6] = [
     "rediss-sentinel",
 ];
 
-/// One replica's end of Redis.
+/// Redis endpoint of one replica.
 pub struct RedisBus {
     out: mpsc::Sender<Outgoing>,
     desired: Arc<DesiredSubscriptions>,
@@ -67,13 +67,13 @@ pub struct RedisBus {
 }
 
 impl RedisBus {
-    /// Starts towards that Redis, and hands back what is heard. Redis need not be there yet. `replica` is
-    /// this end's name, unique among replicas and starts; `installation` is what all replicas over one PostgreSQL
-    /// share, and resolves when it is known: until then nothing is sent or heard.
+    /// Starts the bus and returns it with its events. Redis need not be available yet. `replica` is this replica's name,
+    /// unique among replicas and restarts. `installation` resolves once the installation is known; until then nothing
+    /// is sent or received.
     ///
     /// # Errors
-    /// [`BadSetting`] where `REDIS_URL` or the authorities cannot be read; the URL, which may hold a password, is
-    /// not in it.
+    /// [`BadSetting`] if `REDIS_URL` or the authorities are invalid. It does not repeat the URL, which may contain a
+    /// password.
     pub fn start(
         redis: &Redis,
         replica: &str,
@@ -82,11 +82,11 @@ impl RedisBus {
         let bad = || {
             BadSetting::new(
                 "REDIS_URL",
-                "is not the URL of a Redis",
+                "is not a Redis URL",
                 "write redis://host:6379, or rediss://, redis-sentinel:// or redis-cluster://",
             )
         };
-        // fred would take any scheme for a standalone Redis.
+        // fred takes any unknown scheme for a standalone Redis.
         let scheme = redis.url.expose().split("://").next().unwrap_or_default();
         if !SCHEMES.contains(&scheme) {
             return Err(bad());
@@ -101,11 +101,11 @@ impl RedisBus {
         builder
             .with_performance_config(|performance| {
                 performance.broadcast_channel_capacity = IN_QUEUE;
-                performance.default_command_timeout = PATIENCE;
+                performance.default_command_timeout = TIMEOUT;
             })
             .with_connection_config(|connection| {
-                connection.connection_timeout = PATIENCE;
-                connection.internal_command_timeout = PATIENCE;
+                connection.connection_timeout = TIMEOUT;
+                connection.internal_command_timeout = TIMEOUT;
                 connection.max_command_attempts = 1;
                 connection.max_command_buffer_len = OUT_QUEUE;
                 connection.tcp = TcpConfig {
@@ -113,7 +113,7 @@ impl RedisBus {
                     ..TcpConfig::default()
                 };
             });
-        // Whether a client can be made of this shows now; each connection is a client of its own.
+        // Validates the configuration now; each connection builds a client of its own later.
         builder.build().map_err(|_| bad())?;
 
         metrics::gauge!(telemetry::BUS_UP).set(0.0);
@@ -169,9 +169,9 @@ impl Bus for RedisBus {
         let confirmed = self.desired.subscribe(room);
         let link = self.link.clone();
         Box::pin(async move {
-            // While messages do not flow there is nothing to wait for: reconcile looks every second.
+            // While the link is down there is nothing to wait for: reconcile runs every second.
             if link.is_up() {
-                let _ = tokio::time::timeout(PATIENCE, confirmed).await;
+                let _ = tokio::time::timeout(TIMEOUT, confirmed).await;
             }
         })
     }
@@ -199,7 +199,7 @@ impl Bus for RedisBus {
         self.stop.cancel();
         let (tasks, link) = (self.tasks.clone(), self.link.clone());
         Box::pin(async move {
-            if tokio::time::timeout(PATIENCE, tasks.wait()).await.is_err() {
+            if tokio::time::timeout(TIMEOUT, tasks.wait()).await.is_err() {
                 link.note_unsent();
             }
         })

@@ -1,9 +1,9 @@
 //! Messages between replicas over the bus.
 //!
 //! Each envelope is complete in itself: a receiver that missed all others still shows the right state. The wire types
-//! are this module's own, with conversions at its border, so that two releases can run side by side: unknown fields
-//! are ignored, an unknown reason is read as the nearest known one, and of an unknown message at least its room is
-//! read, so that the receiver can compare that room with PostgreSQL at once.
+//! are private and converted here, so that two releases can run side by side: unknown fields are ignored, an unknown
+//! reason is read as the nearest known one, and an unknown message still yields its room, so that the receiver can
+//! compare that room with PostgreSQL immediately.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,31 +15,31 @@ use crate::domain::lease::{Admin, Change, Lease, LockState, Reason, UserInfo};
 /// A message with its sender.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// The replica that sent it, which drops its own echo.
+    /// The sending replica, which drops its own echo.
     pub from: String,
-    /// The trace that it is a part of, in the words of the W3C's Trace Context, if it is a part of one.
+    /// Trace context of the sender (W3C `traceparent`), if there is one.
     pub traceparent: Option<String>,
     /// The message.
     pub message: Message,
 }
 
-/// What one replica tells the others.
+/// A message from one replica to the others.
 #[derive(Debug, Clone)]
 pub enum Message {
     /// A lock changed.
     Change(Box<Change>),
-    /// Positions of people, one frame a user, gathered over one tick.
+    /// Cursor positions collected over one tick, one frame per user.
     Cursors {
         /// The room.
         room: RoomId,
         /// `cursor-update` payloads.
         frames: Vec<CursorFrame>,
     },
-    /// A cursor to take off the screens.
+    /// A cursor that is to be removed from the screens.
     CursorLeft {
         /// The room.
         room: RoomId,
-        /// Whose cursor.
+        /// The cursor's user.
         user_id: UserId,
     },
     /// The first socket of a member joined on the sender.
@@ -63,22 +63,22 @@ pub enum Message {
         /// The members, each once.
         members: Vec<Member>,
     },
-    /// The sender may have missed who joined and left, and asks for everybody's roster.
+    /// The sender may have missed joins and leaves, and asks all replicas for their rosters.
     RosterWanted {
         /// The room.
         room: RoomId,
     },
     /// A message of another release that this one cannot read.
     Unknown {
-        /// Its room, if it has one in the usual place.
+        /// Its room, if it is in the usual place.
         room: Option<RoomId>,
     },
 }
 
-/// One `cursor-update`, encoded once by the replica that heard it and passed through by all others.
+/// One `cursor-update`, encoded once by the replica that received it and forwarded unchanged by all others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CursorFrame {
-    /// Whose, so that it can be taken off the screens when that replica is gone.
+    /// The cursor's user, so that it can be removed from the screens if that replica is gone.
     pub user_id: UserId,
     /// The payload.
     pub update: Box<RawValue>,
@@ -97,7 +97,7 @@ struct WireIn<'a> {
     from: String,
     #[serde(default)]
     traceparent: Option<String>,
-    /// Read in a second step: one that this release does not know leaves the envelope readable.
+    /// Parsed in a second step, so that an unknown message does not make the envelope unreadable.
     #[serde(borrow)]
     message: &'a RawValue,
 }
@@ -217,7 +217,7 @@ impl From<WireChange> for Change {
 }
 
 impl WireMessage {
-    /// `None` for a message that is only received.
+    /// Wire form; `None` for a message that is only received.
     fn of(message: Message) -> Option<Self> {
         Some(match message {
             Message::Change(change) => Self::Change(Box::new((*change).into())),
@@ -246,7 +246,7 @@ impl From<WireMessage> for Message {
     }
 }
 
-/// The room of a message that cannot be read: every message of ours names it, itself or in its state.
+/// Room of an unreadable message: every message has it, at the top or in its state.
 fn room_of(message: &RawValue) -> Option<RoomId> {
     let value: serde_json::Value = serde_json::from_str(message.get()).ok()?;
     let body = value.as_object()?.values().next()?;
@@ -257,7 +257,7 @@ fn room_of(message: &RawValue) -> Option<RoomId> {
 }
 
 impl Envelope {
-    /// The bytes on the bus; none for [`Message::Unknown`], which is only received.
+    /// Encodes the envelope. Empty for [`Message::Unknown`], which is only received.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let Some(message) = WireMessage::of(self.message) else {
@@ -268,14 +268,15 @@ impl Envelope {
             traceparent: self.traceparent.as_deref(),
             message,
         };
-        serde_json::to_vec(&wire)
-            .expect("no map keys but strings, and times of this century: JSON can say that")
+        serde_json::to_vec(&wire).expect(
+            "all map keys are strings, and all times are within RFC 3339: JSON can represent that",
+        )
     }
 
-    /// Reads what came over the bus.
+    /// Decodes a received envelope.
     ///
     /// # Errors
-    /// What serde says: it is no envelope.
+    /// serde's error if the bytes are not an envelope.
     pub fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         let wire: WireIn = serde_json::from_slice(bytes)?;
         let message = match serde_json::from_str::<WireMessage>(wire.message.get()) {

@@ -1,4 +1,4 @@
-//! The events of a room, encoded once each, and their audience.
+//! Events of a room, each encoded once, and their audience.
 
 use std::sync::Arc;
 
@@ -12,36 +12,36 @@ use crate::protocol::{
     AdminTakeover, CursorFrame, CursorLeft, Lock, LockAcquired, LockReleased, LockUpdate,
 };
 
-/// The subscriptions of a room that an event is for.
+/// Recipients of an event among the subscriptions of its room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audience {
-    /// All.
+    /// All subscriptions.
     Room,
-    /// All but one socket, which caused the event.
+    /// All except one socket, which caused the event.
     AllBut(Arc<str>),
     /// All sockets of a user.
     User(UserId),
-    /// All sockets of a user's tab.
+    /// All sockets of one tab of a user.
     Session(Member),
     /// One socket.
     Socket(Arc<str>),
 }
 
-/// One event, encoded once.
+/// An encoded event.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its name.
+    /// Event name.
     pub name: &'static str,
-    /// Its payload.
+    /// Encoded payload.
     pub payload: Box<RawValue>,
-    /// The sockets that hear it.
+    /// Recipients.
     pub audience: Audience,
 }
 
 impl Event {
     fn new(name: &'static str, payload: &impl Serialize) -> Self {
         let payload = serde_json::value::to_raw_value(payload)
-            .expect("our payloads are structs of strings and finite numbers, which JSON can say");
+            .expect("payloads are structs of strings and finite numbers, which JSON can represent");
         Self {
             name,
             payload,
@@ -66,7 +66,7 @@ impl Event {
     }
 }
 
-/// The events of a change: who stepped in, what happened, what is.
+/// Events of a change, in order: the admin's intervention, the new state, the transition.
 pub(super) fn of_change(change: &Change, transition: Transition) -> Vec<Event> {
     let state = &change.state;
     let (appointment_id, version) = (&state.room.appointment, state.version);

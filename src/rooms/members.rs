@@ -1,5 +1,5 @@
-//! The members of rooms, as replicas tell each other of them. Owns that a replica that missed something asks, at a
-//! bounded rate, and that members and cursors of a replica that is gone do not stay.
+//! Members of rooms, as replicas announce them to each other. Owns the rate-limited requests for rosters after missed
+//! messages, and the removal of members and cursors of replicas that are gone.
 
 use std::time::Instant;
 
@@ -11,36 +11,36 @@ use crate::domain::ids::{Member, RoomId};
 use crate::protocol::Message;
 
 impl Rooms {
-    /// Another replica is there.
+    /// Records the heartbeat of another replica.
     pub fn heard(&self, replica: &str) {
         self.inner().replicas.heard(replica, Instant::now());
     }
 
-    /// Another replica told of a member's first socket there.
+    /// A member's first socket joined on another replica.
     pub fn member_joined(&self, replica: &str, id: &RoomId, member: Member) {
         if let Some(room) = self.inner().rooms.get_mut(id) {
             room.roster.joined(replica, member);
         }
     }
 
-    /// Another replica told that a member's last socket there left.
+    /// A member's last socket left on another replica.
     pub fn member_left(&self, replica: &str, id: &RoomId, member: &Member) {
         if let Some(room) = self.inner().rooms.get_mut(id) {
             let gone = room.roster.left(replica, member);
-            note_gone(id, gone);
+            log_gone(id, gone);
         }
     }
 
-    /// Another replica told of all its members.
-    pub fn members_are(&self, replica: &str, id: &RoomId, members: Vec<Member>) {
+    /// Another replica sent its full roster.
+    pub fn replace_members(&self, replica: &str, id: &RoomId, members: Vec<Member>) {
         if let Some(room) = self.inner().rooms.get_mut(id) {
             let gone = room.roster.replace(replica, members.into_iter().collect());
-            note_gone(id, gone);
+            log_gone(id, gone);
         }
     }
 
-    /// Another replica asks for the members here.
-    pub fn tell_members(&self, id: &RoomId) {
+    /// Another replica requests the roster of this one.
+    pub fn send_members(&self, id: &RoomId) {
         let inner = self.inner();
         let Some(room) = inner.rooms.get(id) else {
             return;
@@ -53,45 +53,45 @@ impl Rooms {
         }
     }
 
-    /// Messages may have been lost: every room is to ask for the others' members.
-    pub fn unsure(&self) {
+    /// Marks the rosters of all rooms as stale, because messages may have been lost.
+    pub fn mark_rosters_stale(&self) {
         for room in self.inner().rooms.values_mut() {
-            room.unsure = true;
+            room.roster_stale = true;
         }
     }
 
-    pub(super) fn ask_others(&self, id: &RoomId, room: &mut Room, now: Instant) {
-        if std::mem::take(&mut room.unsure) {
-            room.roster.ask(now);
+    pub(super) fn request_stale(&self, id: &RoomId, room: &mut Room, now: Instant) {
+        if std::mem::take(&mut room.roster_stale) {
+            room.roster.request(now);
             let message = Message::RosterWanted { room: id.clone() };
             self.announcer.announce(id, message);
         }
     }
 
-    /// Asks for the others' members, at most that often at once, for rooms that are not sure of them.
-    pub fn ask_rosters(&self, most: usize) {
+    /// Requests the other replicas' rosters of at most `max` rooms with a stale one.
+    pub fn request_rosters(&self, max: usize) {
         let now = Instant::now();
         let mut inner = self.inner();
-        let unsure = inner.rooms.iter_mut().filter(|(_, room)| room.unsure);
-        for (id, room) in unsure.take(most) {
-            self.ask_others(id, room, now);
+        let stale = inner.rooms.iter_mut().filter(|(_, room)| room.roster_stale);
+        for (id, room) in stale.take(max) {
+            self.request_stale(id, room, now);
         }
     }
 
-    /// Once a second: takes the cursors of replicas that are gone off the screens, forgets their members, and drops rooms
-    /// that have been empty for a while. Returns whether a replica is gone.
+    /// Called once a second: removes the cursors and members of replicas that are gone, and drops rooms that have been
+    /// empty for a while. True if a replica is gone.
     pub fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut inner = self.inner();
         let gone = inner.replicas.gone(now);
         inner.rooms.retain(|id, room| {
             for replica in &gone {
-                for user_id in room.roster.forget(replica) {
+                for user_id in room.roster.remove_replica(replica) {
                     let left = Event::cursor_left(&id.appointment, &user_id);
-                    self.put_cursors(room.roster.audience(), vec![left]);
+                    self.enqueue_cursors(room.roster.audience(), vec![left]);
                 }
             }
-            note_gone(id, room.roster.settle(now));
+            log_gone(id, room.roster.settle(now));
             let keep = room.emptied.is_none_or(|since| since.elapsed() < LINGER);
             if !keep {
                 self.announcer.bus().unsubscribe(id);
@@ -102,8 +102,8 @@ impl Rooms {
     }
 }
 
-fn note_gone(id: &RoomId, gone: impl IntoIterator<Item = Member>) {
+fn log_gone(id: &RoomId, gone: impl IntoIterator<Item = Member>) {
     for member in gone {
-        debug!(appointment = %id.appointment, user = %member.user_id, "no replica has this member any more");
+        debug!(appointment = %id.appointment, user = %member.user_id, "a member left its last replica");
     }
 }

@@ -1,4 +1,4 @@
-//! The entries of the queue from the rooms to the sockets.
+//! Items of the queue from the rooms to the sockets.
 
 use std::sync::Arc;
 
@@ -10,39 +10,39 @@ use super::subscription::Subscription;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
-/// The subscriptions that were in the room when an event was put into the queue.
+/// Subscriptions that were in the room when an event was enqueued.
 pub type Recipients = Arc<Vec<Arc<Subscription>>>;
 
-/// A change of a lock, for the sockets of its room.
+/// Change of a lock, for the sockets of its room.
 pub struct RoomUpdate {
     /// The room.
     pub room: RoomId,
-    /// Its subscriptions.
+    /// Recipients.
     pub recipients: Recipients,
-    /// The events, in order.
+    /// Events, in order.
     pub events: Vec<Event>,
-    /// The span that it is a part of.
+    /// Span of the change.
     pub span: Span,
-    /// When PostgreSQL decided it, by its own clock, if another replica asked.
+    /// Commit time by PostgreSQL's clock, if the change was made on another replica.
     pub decided_remotely: Option<OffsetDateTime>,
-    /// Whether the room's sockets reconnect after it: their clients have seen versions that are no more.
+    /// True if the sockets must reconnect afterwards, because their clients have seen versions that no longer exist.
     pub reconnect: bool,
 }
 
-/// A socket that is let into a room.
+/// Admission of a socket to a room.
 pub struct Join {
     /// Its subscription.
     pub subscription: Arc<Subscription>,
-    /// The number of its request, which is answered now.
+    /// Number of the request that is answered by it.
     pub request: u64,
 }
 
-/// An entry of the queue from rooms to sockets.
+/// Item of the queue from rooms to sockets.
 pub enum OutboundItem {
-    /// A change of a lock: no socket of the room may miss the newest.
+    /// A change of a lock: each socket of the room must get the newest one.
     Change(RoomUpdate),
-    /// Cursors in a room: a socket that does not keep up misses them.
+    /// Cursors in a room: dropped for slow sockets.
     Cursors(Recipients, Vec<Event>),
-    /// A socket joins: it gets this state, and every later event of its room.
+    /// A socket joins: it gets this state, then every later event of the room.
     Admit(Join, LockState),
 }

@@ -1,12 +1,11 @@
-//! Who is in a room: the subscriptions here, and the members that other replicas told of. Owns the counting: by user,
-//! and by user and tab, over all replicas; and whose cursors are on the screens.
+//! Roster of a room: the subscriptions here, and the members on other replicas. Owns the counts by user and by tab over
+//! all replicas, and the users whose cursors are on the screens.
 //!
-//! Pure: nothing here waits, sends or reads a clock. A departure says which member is in the room on no replica any
-//! more, as far as this one knows. That only proposes what follows from it: replicas may not have heard of each other
-//! yet, so what depends on it is decided by SQL.
+//! Pure: nothing here waits, sends or reads a clock. A departure reports a member that left its last replica, as far as
+//! this replica knows. That is only a hint, because replicas may not have heard of each other yet: SQL decides.
 //!
-//! On failure, as when a replica dies or a message is lost, entries of other replicas are too many or too few until
-//! its next full roster, or until [`Replicas::gone`] names it.
+//! On failure, such as a replica that died or a lost message, the members of another replica are wrong until its next
+//! full roster, or until [`Replicas::gone`] returns it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,110 +14,110 @@ use std::time::{Duration, Instant};
 use super::subscription::Subscription;
 use crate::domain::ids::{Member, UserId};
 
-/// A replica that was not heard for this long counts as gone. A replica that lives says so several times a second.
-const GONE: Duration = Duration::from_secs(3);
-/// A replica that has not answered with its roster by then has nobody in the room.
-const ANSWER: Duration = Duration::from_secs(2);
-/// Users whose cursors one socket may show in one room, in `trusted` mode.
-pub const MAX_POINTERS: usize = 64;
+/// Time without a heartbeat after which a replica counts as gone. Heartbeats come several times a second.
+const GONE_AFTER: Duration = Duration::from_secs(3);
+/// Time to answer a request for rosters. A replica that did not answer has no members in the room.
+const ROSTER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum users whose cursors one socket may send in one room, in `trusted` mode.
+pub const MAX_CURSORS: usize = 64;
 
-/// A socket that came.
+/// Effect of a socket that entered.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// The member, if it is the first of it on this replica: the others are to be told.
+    /// The member, if this is its first socket on this replica: to be announced.
     pub first_here: Option<Member>,
 }
 
-/// A socket that left.
+/// Effect of a socket that left.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Departure {
-    /// The member, if it was the last of it on this replica: the others are to be told.
+    /// The member, if this was its last socket on this replica: to be announced.
     pub last_here: Option<Member>,
-    /// The member, if no replica has it any more.
+    /// The member, if this was its last socket on any replica.
     pub last_anywhere: Option<Member>,
-    /// Users whose cursors no socket here shows any more.
-    pub pointers: Vec<UserId>,
+    /// Users whose cursors no local socket sends any longer.
+    pub cursors: Vec<UserId>,
 }
 
-/// Why a cursor was not shown.
+/// Reason why a cursor was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PointRefused {
+pub enum CursorRefused {
     /// The socket is not in the room.
     NotSubscribed,
-    /// It shows the cursors of [`MAX_POINTERS`] users already.
+    /// The socket sends the cursors of [`MAX_CURSORS`] users already.
     TooMany,
 }
 
 struct Local {
     subscription: Arc<Subscription>,
-    /// Whether it has its snapshot, so that events are for it.
+    /// True once it has its snapshot, and gets events.
     admitted: bool,
-    /// Requests to subscribe that are not answered yet.
+    /// Unanswered `subscribe` requests.
     pending: usize,
-    pointers: HashSet<UserId>,
+    cursors: HashSet<UserId>,
 }
 
 #[derive(Default)]
 struct Remote {
-    /// Whether it told its whole roster since it was last asked.
+    /// True if it has sent its full roster since the last request.
     confirmed: bool,
     members: HashSet<Member>,
-    pointers: HashSet<UserId>,
+    cursors: HashSet<UserId>,
 }
 
 impl Remote {
     fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.pointers.is_empty()
+        self.members.is_empty() && self.cursors.is_empty()
     }
 }
 
-/// Who is in one room.
+/// Roster of one room.
 #[derive(Default)]
 pub struct Roster {
-    here: HashMap<Arc<str>, Local>,
-    /// Subscriptions here, by member.
+    local: HashMap<Arc<str>, Local>,
+    /// Number of local subscriptions, by member.
     members: HashMap<Member, usize>,
-    /// Sockets here that show a user's cursor.
-    pointers: HashMap<UserId, usize>,
-    elsewhere: HashMap<Arc<str>, Remote>,
-    /// When the others were asked for their rosters, until those that did not answer are settled.
-    asked: Option<Instant>,
-    /// The subscriptions that events are for. Shared with events on their way: copied only if one is.
+    /// Number of local sockets that send a user's cursor.
+    cursors: HashMap<UserId, usize>,
+    remote: HashMap<Arc<str>, Remote>,
+    /// Time of the last request for rosters, until it is settled.
+    requested: Option<Instant>,
+    /// Admitted subscriptions. Shared with queued events: copied on write if there are any.
     audience: Arc<Vec<Arc<Subscription>>>,
 }
 
 impl Roster {
-    /// Sockets here, admitted or not.
+    /// Number of local sockets, admitted or not.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.here.len()
+        self.local.len()
     }
 
-    /// Whether no socket is here.
+    /// True if there is no local socket.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.here.is_empty()
+        self.local.is_empty()
     }
 
-    /// The subscriptions that events are for.
+    /// Admitted subscriptions, the recipients of events.
     #[must_use]
     pub fn audience(&self) -> Arc<Vec<Arc<Subscription>>> {
         self.audience.clone()
     }
 
-    /// The members on this replica.
+    /// Members on this replica.
     pub fn members_here(&self) -> impl Iterator<Item = &Member> {
         self.members.keys()
     }
 
-    /// The members on any replica, each once.
+    /// Members on any replica, each once.
     #[must_use]
     pub fn members(&self) -> HashSet<&Member> {
-        let elsewhere = self.elsewhere.values().flat_map(|remote| &remote.members);
-        self.members.keys().chain(elsewhere).collect()
+        let remote = self.remote.values().flat_map(|remote| &remote.members);
+        self.members.keys().chain(remote).collect()
     }
 
-    /// Whether any socket of the user is in the room, on whichever replica.
+    /// True if a socket of the user is in the room, on any replica.
     #[must_use]
     pub fn has_user(&self, user_id: &UserId) -> bool {
         self.members()
@@ -126,26 +125,25 @@ impl Roster {
             .any(|member| member.user_id == *user_id)
     }
 
-    /// Whether any socket of the member is in the room, on whichever replica.
+    /// True if a socket of the member is in the room, on any replica.
     #[must_use]
     pub fn has(&self, member: &Member) -> bool {
-        self.members.contains_key(member) || self.is_elsewhere(member)
+        self.members.contains_key(member) || self.is_remote(member)
     }
 
-    fn is_elsewhere(&self, member: &Member) -> bool {
-        let mut remotes = self.elsewhere.values();
+    fn is_remote(&self, member: &Member) -> bool {
+        let mut remotes = self.remote.values();
         remotes.any(|remote| remote.members.contains(member))
     }
 
-    /// One more request of a socket that is in the room already. `None` if it is not.
-    pub fn ask_again(&mut self, socket: &str) -> Option<Arc<Subscription>> {
-        let local = self.here.get_mut(socket)?;
+    /// Counts another request of a socket that is in the room. `None` if it is not.
+    pub fn enter_again(&mut self, socket: &str) -> Option<Arc<Subscription>> {
+        let local = self.local.get_mut(socket)?;
         local.pending += 1;
         Some(local.subscription.clone())
     }
 
-    /// A socket that is not in the room asks to be. It is counted at once, and hears nothing before
-    /// [`Roster::admit`].
+    /// Adds a socket that is not in the room. It is counted immediately, but gets no events before [`Roster::admit`].
     pub fn enter(&mut self, subscription: Arc<Subscription>) -> Arrival {
         let mut arrival = Arrival::default();
         if let Some(member) = &subscription.member {
@@ -159,14 +157,14 @@ impl Roster {
             subscription: subscription.clone(),
             admitted: false,
             pending: 1,
-            pointers: HashSet::new(),
+            cursors: HashSet::new(),
         };
-        let before = self.here.insert(subscription.socket.clone(), local);
+        let before = self.local.insert(subscription.socket.clone(), local);
         debug_assert!(before.is_none(), "a socket enters a room once");
         arrival
     }
 
-    /// A request was answered with a snapshot: events are for the socket from now on, if it has not left.
+    /// A request was answered with a snapshot: the socket gets events from now on, if it has not left.
     pub fn admit(&mut self, subscription: &Arc<Subscription>) {
         let Some(local) = self.current(subscription) else {
             return;
@@ -188,26 +186,26 @@ impl Roster {
         self.leave(&subscription.socket)
     }
 
-    /// The entry of exactly that subscription: the socket may have left and entered anew.
+    /// Entry of exactly that subscription: the socket may have left and entered again.
     fn current(&mut self, subscription: &Arc<Subscription>) -> Option<&mut Local> {
-        let local = self.here.get_mut(&subscription.socket)?;
+        let local = self.local.get_mut(&subscription.socket)?;
         Arc::ptr_eq(&local.subscription, subscription).then_some(local)
     }
 
-    /// A socket leaves. `None` if it is not in the room.
+    /// Removes a socket. `None` if it is not in the room.
     pub fn leave(&mut self, socket: &str) -> Option<Departure> {
-        let local = self.here.remove(socket)?;
+        let local = self.local.remove(socket)?;
         local.subscription.end();
         if local.admitted {
             Arc::make_mut(&mut self.audience).retain(|other| *other.socket != *socket);
         }
         let mut departure = Departure::default();
-        for user_id in local.pointers {
-            if let Some(count) = self.pointers.get_mut(&user_id) {
+        for user_id in local.cursors {
+            if let Some(count) = self.cursors.get_mut(&user_id) {
                 *count -= 1;
                 if *count == 0 {
-                    self.pointers.remove(&user_id);
-                    departure.pointers.push(user_id);
+                    self.cursors.remove(&user_id);
+                    departure.cursors.push(user_id);
                 }
             }
         }
@@ -218,7 +216,7 @@ impl Roster {
             if *count == 0 {
                 self.members.remove(member);
                 departure.last_here = Some(member.clone());
-                if !self.is_elsewhere(member) {
+                if !self.is_remote(member) {
                     departure.last_anywhere = Some(member.clone());
                 }
             }
@@ -226,121 +224,123 @@ impl Roster {
         Some(departure)
     }
 
-    /// A socket shows that user's cursor.
+    /// Records that a socket sends that user's cursor.
     ///
     /// # Errors
-    /// [`PointRefused`].
-    pub fn point(&mut self, socket: &str, user_id: &UserId) -> Result<(), PointRefused> {
-        let Some(local) = self.here.get_mut(socket) else {
-            return Err(PointRefused::NotSubscribed);
+    /// [`CursorRefused`].
+    pub fn add_cursor(&mut self, socket: &str, user_id: &UserId) -> Result<(), CursorRefused> {
+        let Some(local) = self.local.get_mut(socket) else {
+            return Err(CursorRefused::NotSubscribed);
         };
-        if local.pointers.contains(user_id) {
+        if local.cursors.contains(user_id) {
             return Ok(());
         }
-        if local.pointers.len() >= MAX_POINTERS {
-            return Err(PointRefused::TooMany);
+        if local.cursors.len() >= MAX_CURSORS {
+            return Err(CursorRefused::TooMany);
         }
-        local.pointers.insert(user_id.clone());
-        *self.pointers.entry(user_id.clone()).or_default() += 1;
+        local.cursors.insert(user_id.clone());
+        *self.cursors.entry(user_id.clone()).or_default() += 1;
         Ok(())
     }
 
-    fn remote(&mut self, replica: &str) -> &mut Remote {
-        if !self.elsewhere.contains_key(replica) {
-            self.elsewhere.insert(replica.into(), Remote::default());
+    fn remote_mut(&mut self, replica: &str) -> &mut Remote {
+        if !self.remote.contains_key(replica) {
+            self.remote.insert(replica.into(), Remote::default());
         }
-        self.elsewhere
+        self.remote
             .get_mut(replica)
-            .expect("it was put in if it was not there")
+            .expect("it was inserted above if it was missing")
     }
 
-    /// Another replica told of its first socket of that member.
+    /// A member's first socket joined on another replica.
     pub fn joined(&mut self, replica: &str, member: Member) {
-        self.remote(replica).members.insert(member);
+        self.remote_mut(replica).members.insert(member);
     }
 
-    /// Another replica told that its last socket of that member left. Returns the member if no replica has it now.
+    /// A member's last socket left on another replica. Returns the member if no replica has it any longer.
     pub fn left(&mut self, replica: &str, member: &Member) -> Option<Member> {
-        let remote = self.elsewhere.get_mut(replica)?;
-        let was_there = remote.members.remove(member);
-        self.tidy(replica);
-        (was_there && !self.has(member)).then(|| member.clone())
+        let remote = self.remote.get_mut(replica)?;
+        let was_present = remote.members.remove(member);
+        self.prune(replica);
+        (was_present && !self.has(member)).then(|| member.clone())
     }
 
-    /// Another replica told of all its members. Returns those that no replica has now.
+    /// Another replica sent its full roster. Returns the members that no replica has any longer.
     pub fn replace(&mut self, replica: &str, members: HashSet<Member>) -> Vec<Member> {
-        let remote = self.remote(replica);
+        let remote = self.remote_mut(replica);
         remote.confirmed = true;
         let before = std::mem::replace(&mut remote.members, members);
-        self.tidy(replica);
+        self.prune(replica);
         before.into_iter().filter(|it| !self.has(it)).collect()
     }
 
-    /// The others are asked for their rosters, since some of what they told may have been missed.
-    pub fn ask(&mut self, now: Instant) {
-        self.asked = Some(now);
-        for remote in self.elsewhere.values_mut() {
+    /// Records a request for the other replicas' rosters, after possibly missed messages.
+    pub fn request(&mut self, now: Instant) {
+        self.requested = Some(now);
+        for remote in self.remote.values_mut() {
             remote.confirmed = false;
         }
     }
 
-    /// Forgets the members of replicas that were asked and did not answer in time. Returns those that no replica has
-    /// now.
+    /// Removes the members of replicas that did not answer the request in time. Returns the members that no replica has
+    /// any longer.
     pub fn settle(&mut self, now: Instant) -> Vec<Member> {
-        let late = |asked: Instant| now.saturating_duration_since(asked) >= ANSWER;
-        if !self.asked.is_some_and(late) {
+        let due = |requested: Instant| now.saturating_duration_since(requested) >= ROSTER_TIMEOUT;
+        if !self.requested.is_some_and(due) {
             return Vec::new();
         }
-        self.asked = None;
-        let silent = self
-            .elsewhere
-            .values_mut()
-            .filter(|remote| !remote.confirmed);
+        self.requested = None;
+        let silent = self.remote.values_mut().filter(|remote| !remote.confirmed);
         let mut gone: HashSet<Member> = silent
             .flat_map(|remote| std::mem::take(&mut remote.members))
             .collect();
-        self.elsewhere.retain(|_, remote| !remote.is_empty());
+        self.remote.retain(|_, remote| !remote.is_empty());
         gone.retain(|member| !self.has(member));
         gone.into_iter().collect()
     }
 
-    /// Another replica told of cursors of these users.
-    pub fn pointed<'a>(&mut self, replica: &str, users: impl Iterator<Item = &'a UserId>) {
-        let remote = self.remote(replica);
+    /// Another replica sent cursors of these users.
+    pub fn add_remote_cursors<'a>(
+        &mut self,
+        replica: &str,
+        users: impl Iterator<Item = &'a UserId>,
+    ) {
+        let remote = self.remote_mut(replica);
         for user_id in users {
-            if !remote.pointers.contains(user_id) {
-                remote.pointers.insert(user_id.clone());
+            if !remote.cursors.contains(user_id) {
+                remote.cursors.insert(user_id.clone());
             }
         }
     }
 
-    /// Another replica told that a user's cursor left there.
-    pub fn pointer_left(&mut self, replica: &str, user_id: &UserId) {
-        if let Some(remote) = self.elsewhere.get_mut(replica) {
-            remote.pointers.remove(user_id);
+    /// A user's cursor left on another replica.
+    pub fn remove_remote_cursor(&mut self, replica: &str, user_id: &UserId) {
+        if let Some(remote) = self.remote.get_mut(replica) {
+            remote.cursors.remove(user_id);
         }
-        self.tidy(replica);
+        self.prune(replica);
     }
 
-    /// A replica is gone, with its members and cursors. Returns the users whose cursors it told of.
-    pub fn forget(&mut self, replica: &str) -> Vec<UserId> {
-        let remote = self.elsewhere.remove(replica);
-        remote.map_or_else(Vec::new, |remote| remote.pointers.into_iter().collect())
+    /// Removes a replica with its members and cursors. Returns the users whose cursors it had sent.
+    pub fn remove_replica(&mut self, replica: &str) -> Vec<UserId> {
+        let remote = self.remote.remove(replica);
+        remote.map_or_else(Vec::new, |remote| remote.cursors.into_iter().collect())
     }
 
-    fn tidy(&mut self, replica: &str) {
-        if self.elsewhere.get(replica).is_some_and(Remote::is_empty) {
-            self.elsewhere.remove(replica);
+    /// Removes the entry of a replica that has nothing left.
+    fn prune(&mut self, replica: &str) {
+        if self.remote.get(replica).is_some_and(Remote::is_empty) {
+            self.remote.remove(replica);
         }
     }
 }
 
-/// The other replicas, and when each was last heard.
+/// Other replicas, and the time of the last message of each.
 #[derive(Default)]
 pub struct Replicas(HashMap<Arc<str>, Instant>);
 
 impl Replicas {
-    /// It said something.
+    /// Records a message of a replica.
     pub fn heard(&mut self, replica: &str, now: Instant) {
         match self.0.get_mut(replica) {
             Some(heard) => *heard = now,
@@ -350,9 +350,9 @@ impl Replicas {
         }
     }
 
-    /// Forgets those that were not heard for a while, and names them.
+    /// Removes and returns the replicas that have been silent for too long.
     pub fn gone(&mut self, now: Instant) -> Vec<Arc<str>> {
-        let gone = |heard: &Instant| now.saturating_duration_since(*heard) >= GONE;
+        let gone = |heard: &Instant| now.saturating_duration_since(*heard) >= GONE_AFTER;
         let names: Vec<Arc<str>> = self
             .0
             .iter()

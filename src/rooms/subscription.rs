@@ -1,4 +1,4 @@
-//! One socket's subscription to one appointment: who it is, which events it asked for, and the way to its queue.
+//! Subscription of one socket to one appointment: its member, its options, and the sink to its queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,55 +8,55 @@ use crate::domain::ids::Member;
 use crate::domain::lease::LockState;
 use crate::protocol::CursorChoice;
 
-/// The events that a subscription asked for, beside changes of the lock.
+/// Options of a subscription, beside changes of the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Cursors: each move, one event a tick, or none.
+    /// Cursor events: each move, one a tick, or none.
     pub cursors: CursorChoice,
-    /// Viewers who come and go.
+    /// Presence events.
     pub presence: bool,
-    /// An entry of a list: `lock-update` alone.
+    /// Subscription of a list: only `lock-update` events.
     pub list: bool,
 }
 
-/// The fate of an event that was handed to a socket.
+/// Outcome of sending an event to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It is in the socket's queue.
+    /// The event is in the socket's queue.
     Queued,
-    /// The queue is full: the socket does not keep up.
+    /// The queue is full: the socket is slow.
     Full,
-    /// The socket is gone.
+    /// The socket is closed.
     Gone,
 }
 
-/// A socket, as far as rooms know one.
+/// Interface of a socket to the rooms.
 pub trait Sink: Send + Sync + 'static {
-    /// Puts an event into the socket's queue. Never waits.
+    /// Enqueues an event. Never waits.
     fn send(&self, event: &Event) -> Sent;
 
-    /// Answers the `subscribe` of that number with the state; every later event of the room follows.
+    /// Answers `subscribe` request number `request` with the state. Later events of the room follow.
     fn admitted(&self, request: u64, state: &LockState);
 
-    /// Ends the connection in a way after which clients come back by themselves.
+    /// Closes the connection in a way that makes clients reconnect automatically.
     fn reconnect(&self);
 }
 
-/// One socket's subscription to one appointment.
+/// Subscription of one socket to one appointment.
 pub struct Subscription {
-    /// The socket's name.
+    /// Socket id.
     pub socket: Arc<str>,
-    /// The user and tab, if the socket has an identity.
+    /// User and tab, if the socket has an identity.
     pub member: Option<Member>,
-    /// The events that it asked for.
+    /// Options.
     pub options: Options,
     sink: Box<dyn Sink>,
-    /// False from the moment at which the socket left: events that wait for it then are not delivered.
+    /// False once the socket has left: events still queued for it are not delivered.
     current: AtomicBool,
 }
 
 impl Subscription {
-    /// A subscription of that socket, not in any room yet.
+    /// Creates a subscription, which is in no room yet.
     pub fn new(
         socket: Arc<str>,
         member: Option<Member>,
@@ -72,17 +72,17 @@ impl Subscription {
         }
     }
 
-    /// The way to the socket.
+    /// Sink of the socket.
     pub fn sink(&self) -> &dyn Sink {
         &*self.sink
     }
 
-    /// Whether the socket is still in the room.
+    /// True while the socket is in the room.
     pub fn is_current(&self) -> bool {
         self.current.load(Ordering::Acquire)
     }
 
-    /// Whether an event for that audience is for this socket.
+    /// True if this socket belongs to the audience.
     #[must_use]
     pub fn is_in(&self, audience: &Audience) -> bool {
         let member = self.member.as_ref();

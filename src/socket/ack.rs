@@ -1,12 +1,12 @@
-//! Acknowledgements. Owns that what a client asked is answered, or its connection ends: never nothing.
+//! Acknowledgements. Owns the guarantee that each event of a client is answered or its connection is closed.
 //!
 //! ```text
 //!   an event is read ──▶ pending ──▶ answered: into the socket's queue
 //!                          │             │ the queue is full
 //!                          │             ▼
-//!                          │           kept here, tried again until there is room ── never ──▶ the session ends
+//!                          │           kept here and retried until there is room ── timeout ──▶ disconnected
 //!                          ▼
-//!             too many pending: nothing more is read of this client, until it has taken some answers
+//!             too many pending: nothing more is read from this client until it has read some answers
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -26,16 +26,16 @@ use tracing::debug;
 
 use crate::limits::{FrameBudget, Pending};
 
-/// Between two attempts to hand over what did not fit.
-const AGAIN: Duration = Duration::from_millis(10);
-/// How long a client may take none of its answers.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Interval between attempts to send late acknowledgements.
+const RETRY: Duration = Duration::from_millis(10);
+/// Time without progress after which a client is disconnected.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the answer to one event goes, if the client wants one.
+/// Acknowledgement of one event, if the client asked for one.
 pub(super) struct Ack {
     socket: Arc<Socket<LocalAdapter>>,
     id: Option<i64>,
-    /// Counts while the event is not answered.
+    /// Counts as a pending event until dropped.
     _pending: Option<Pending>,
 }
 
@@ -57,35 +57,35 @@ impl FromMessageParts<LocalAdapter> for Ack {
 }
 
 impl Ack {
-    /// Puts the answer into the socket's queue.
-    pub(super) fn try_send(&self, answer: &(impl Serialize + ?Sized)) -> Handed {
+    /// Enqueues the answer.
+    pub(super) fn try_send(&self, answer: &(impl Serialize + ?Sized)) -> Delivery {
         if self.id.is_none() {
-            return Handed::Done;
+            return Delivery::Done;
         }
-        // The library's own sender can be used once: it is made anew for each attempt.
+        // The library's sender can be used only once, so each attempt creates one.
         let unused = &mut Value::Bytes(bytes::Bytes::new());
         let Ok(sender) = AckSender::from_message_parts(&self.socket, unused, &self.id);
         match sender.send(answer) {
-            Ok(()) => Handed::Done,
-            Err(SendError::Socket(SocketError::InternalChannelFull)) => Handed::Full,
+            Ok(()) => Delivery::Done,
+            Err(SendError::Socket(SocketError::InternalChannelFull)) => Delivery::Full,
             Err(error) => {
-                debug!(%error, "an acknowledgement did not get out: the socket is gone");
-                Handed::Done
+                debug!(%error, "an acknowledgement was dropped: the socket is closed");
+                Delivery::Done
             }
         }
     }
 }
 
-/// What became of an answer.
+/// Outcome of sending an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Handed {
-    /// There is nothing more to do for it.
+pub(super) enum Delivery {
+    /// Enqueued, or nobody is left to get it.
     Done,
     /// The socket's queue is full.
     Full,
 }
 
-/// Answers of one socket that did not fit into its queue.
+/// Acknowledgements of one socket that did not fit into its queue.
 #[derive(Default)]
 pub(super) struct LateAcks(
     /// A std mutex: held to move an answer, never across an await.
@@ -97,26 +97,26 @@ impl LateAcks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps an answer. True for the first: somebody is to hand them over from now on.
-    pub(super) fn keep(&self, ack: Ack, answer: Box<RawValue>) -> bool {
+    /// Adds an acknowledgement. True for the first: the caller must start [`LateAcks::flush`].
+    pub(super) fn push(&self, ack: Ack, answer: Box<RawValue>) -> bool {
         let mut all = self.all();
         all.push_back((ack, answer));
         all.len() == 1
     }
 
-    /// The socket is gone.
-    pub(super) fn forget(&self) {
+    /// Drops all, because the socket is closed.
+    pub(super) fn clear(&self) {
         self.all().clear();
     }
 
-    /// Hands over what is late, until nothing is. False if the client takes nothing for too long.
-    pub(super) async fn hand_over(&self) -> bool {
+    /// Retries until all are sent. False if the client reads nothing for too long.
+    pub(super) async fn flush(&self) -> bool {
         let mut since = Instant::now();
         loop {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY).await;
             let mut late = self.all();
             while let Some((ack, answer)) = late.front() {
-                if ack.try_send(answer) == Handed::Full {
+                if ack.try_send(answer) == Delivery::Full {
                     break;
                 }
                 since = Instant::now();
@@ -125,7 +125,7 @@ impl LateAcks {
             if late.is_empty() {
                 return true;
             }
-            if since.elapsed() > PATIENCE {
+            if since.elapsed() > TIMEOUT {
                 late.clear();
                 return false;
             }
@@ -133,41 +133,41 @@ impl LateAcks {
     }
 }
 
-/// Requests to subscribe that wait for their snapshots. Each one counts as a pending event of its connection, which
-/// bounds them.
+/// `subscribe` requests waiting for their snapshots. Each counts as a pending event of its connection, which bounds
+/// their number.
 #[derive(Default)]
-pub(super) struct Requests(
+pub(super) struct PendingRequests(
     /// A std mutex: held for a change of a map, never across an await.
-    Mutex<Waiting>,
+    Mutex<Inner>,
 );
 
 #[derive(Default)]
-struct Waiting {
+struct Inner {
     last: u64,
     acks: HashMap<u64, Ack>,
 }
 
-impl Requests {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+impl PendingRequests {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps an acknowledgement, under a number.
+    /// Adds an acknowledgement. Returns its request number.
     pub(super) fn add(&self, ack: Ack) -> u64 {
-        let mut waiting = self.waiting();
-        waiting.last += 1;
-        let number = waiting.last;
-        waiting.acks.insert(number, ack);
+        let mut inner = self.inner();
+        inner.last += 1;
+        let number = inner.last;
+        inner.acks.insert(number, ack);
         number
     }
 
-    /// Takes the acknowledgement of that number.
+    /// Removes the acknowledgement of a request.
     pub(super) fn take(&self, number: u64) -> Option<Ack> {
-        self.waiting().acks.remove(&number)
+        self.inner().acks.remove(&number)
     }
 
-    /// The socket is gone.
-    pub(super) fn forget(&self) {
-        self.waiting().acks.clear();
+    /// Drops all, because the socket is closed.
+    pub(super) fn clear(&self) {
+        self.inner().acks.clear();
     }
 }

@@ -1,5 +1,5 @@
-//! What one socket may ask. Owns that a limit is answered, and that only who goes on and on in spite of it is
-//! hung up.
+//! Rate limits of one socket. Owns the escalation: events over the limit are refused, and only a client that ignores
+//! the refusals persistently is disconnected.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,23 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::limits::{Limits, RateLimitKey, SocketPermit, count_rejection};
 use crate::protocol::Refusal;
 
-/// Refusals, less what was granted between, after which it is no accident any more.
-const ABUSE: u32 = 1000;
+/// Refusals, minus the events granted in between, at which a client is disconnected.
+const MAX_STRIKES: u32 = 1000;
 
-/// What became of a price.
+/// Result of charging an event.
 pub(super) struct Spent {
-    /// `RATE_LIMITED` beyond the budget.
+    /// `RATE_LIMITED` if over the limit.
     pub(super) outcome: Result<(), Refusal>,
-    /// Whether the socket has earned its end.
+    /// True if the socket must be disconnected.
     pub(super) abuse: bool,
 }
 
-/// The budget of one socket, which it shares with all of the same key.
+/// Budget of one socket, shared with all sockets of the same key.
 pub(super) struct Budget {
     key: RateLimitKey,
     limits: Arc<Limits>,
     strikes: AtomicU32,
-    /// Held as long as the socket is there. A std mutex: held to take it out, never across an await.
+    /// Held while the socket is open. A std mutex: held to take the permit, never across an await.
     permit: Mutex<Option<SocketPermit>>,
 }
 
@@ -37,8 +37,8 @@ impl Budget {
         }
     }
 
-    /// The socket is gone: its permit is another's.
-    pub(super) fn free(&self) {
+    /// Returns the permit, because the socket is closed.
+    pub(super) fn release(&self) {
         let permit = self
             .permit
             .lock()
@@ -47,31 +47,31 @@ impl Budget {
         drop(permit);
     }
 
-    /// What costs little: leaving a room, or what is no event of ours.
+    /// Charges a cheap event: leaving a room, or an unknown event.
     pub(super) fn cheap(&self) -> Spent {
-        self.judge(self.limits.cheap(&self.key))
+        self.record(self.limits.cheap(&self.key))
     }
 
-    /// An event.
+    /// Charges an event.
     pub(super) fn event(&self) -> Spent {
-        self.judge(self.limits.event(&self.key))
+        self.record(self.limits.event(&self.key))
     }
 
-    /// A cursor that moved.
+    /// Charges a cursor move.
     pub(super) fn cursor(&self) -> Spent {
-        self.judge(self.limits.cursor(&self.key))
+        self.record(self.limits.cursor(&self.key))
     }
 
-    fn judge(&self, outcome: Result<(), Refusal>) -> Spent {
+    fn record(&self, outcome: Result<(), Refusal>) -> Spent {
         let strikes = &self.strikes;
         if outcome.is_ok() {
-            // Forgiven one by one. That two at once may forgive only one does not matter.
+            // One strike is forgiven for each granted event. Losing one of two concurrent updates is harmless.
             strikes.store(
                 strikes.load(Ordering::Relaxed).saturating_sub(1),
                 Ordering::Relaxed,
             );
         }
-        let abuse = outcome.is_err() && strikes.fetch_add(1, Ordering::Relaxed) == ABUSE;
+        let abuse = outcome.is_err() && strikes.fetch_add(1, Ordering::Relaxed) == MAX_STRIKES;
         if abuse {
             count_rejection("abuse");
         }

@@ -1,5 +1,5 @@
-//! How sockets end from this side: one whose token has run out, and all of them at a stop. Owns that each hears
-//! why before its connection ends, and that after a stop clients come back by themselves, not all at once.
+//! Closing of sockets by the server: when a token expires, and at a shutdown. Owns the notice that each socket gets before
+//! its connection ends, and the staggered reconnection of clients after a shutdown.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -12,112 +12,113 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::client::{Client, FLUSH_DELAY};
 use super::context::SocketContext;
-use super::session::{LAST_WORD, Session};
 use crate::protocol::{Restarting, TokenExpired};
 use crate::server::{ConnectionHandle, count_closed};
 
-/// Between two sockets that are closed at a stop, at most: a few need not take long.
+/// Maximum pause between two sockets at a shutdown: few sockets need little time.
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks whether connections that were ended are gone.
-const SETTLING: Duration = Duration::from_millis(5);
-/// How long a client that has left may take to close its connection.
-const LEAVING: Duration = Duration::from_secs(1);
-/// How long the last sockets may take to close at a stop.
-const CLOSING: Duration = Duration::from_secs(3);
+/// Interval of checks for connections that are still open after an abort.
+const SETTLE_CHECK: Duration = Duration::from_millis(5);
+/// Time for a client that has left the namespace to close its connection.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the last sockets to close at a shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A socket lives as long as its token. It is sent away for good, since it would only be refused if it came
-/// back with the same one.
-pub(super) async fn close_when_it_runs_out(
-    wait: impl Future<Output = bool>,
+/// Disconnects a socket once its token has expired. Its client does not reconnect automatically, since the same token
+/// would be rejected.
+pub(super) async fn close_on_expiry(
+    expired: impl Future<Output = bool>,
     io: Arc<OnceLock<SocketIo>>,
     id: Sid,
 ) {
-    if !wait.await {
+    if !expired.await {
         return;
     }
     let Some(socket) = io.get().and_then(|io| io.get_socket(id)) else {
         return;
     };
-    let message = "The token has run out; connect with a fresh one";
-    // A client that is gone, or does not read, learns it from the end of its connection.
+    let message = "The token has expired; connect with a fresh one";
+    // A client that is gone or does not read notices the end of its connection.
     let _ = socket.emit("token-expired", &TokenExpired { message });
-    let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+    let Some(client) = socket.extensions.get::<Arc<Client>>() else {
         return;
     };
     let _ = socket.disconnect();
-    tokio::time::sleep(LAST_WORD).await;
-    session.abort();
+    tokio::time::sleep(FLUSH_DELAY).await;
+    client.abort();
 }
 
-/// A socket that left the only namespace there is has nothing more to do here: its client closes the connection, or
-/// it is closed. Else it would be past every limit of sockets, and past its token's end.
-/// `connection` is its own, where it has one: what carries a session is forgotten when its socket is gone.
-pub(super) async fn end_when_it_left(session: Arc<Session>, connection: Option<ConnectionHandle>) {
+/// Closes the connection of a socket that has left the namespace, unless its client does. The connection would escape
+/// the limit of sockets and the expiry of its token otherwise. `connection` is passed in because the Engine.IO session is
+/// forgotten once its socket is closed.
+pub(super) async fn abort_after_leave(client: Arc<Client>, connection: Option<ConnectionHandle>) {
     if let Some(connection) = connection {
-        tokio::time::sleep(LEAVING).await;
+        tokio::time::sleep(LEAVE_TIMEOUT).await;
         if !connection.is_aborted() {
             count_closed("left");
             connection.abort();
         }
     }
-    session.abort();
+    client.abort();
 }
 
-/// Tells every socket that this replica goes and closes it, one after the other over at most that time: so
-/// they do not all come back to the other replicas at once.
-pub async fn close(io: &SocketIo, context: &SocketContext, over: Duration) {
+/// Notifies and closes all sockets at a shutdown, staggered over at most `duration`, so that clients do not all reconnect
+/// to the other replicas at once.
+pub async fn close(io: &SocketIo, context: &SocketContext, duration: Duration) {
     context.closing.store(true, Ordering::Relaxed);
     let sockets = io.sockets();
-    let pause = CLOSE_PAUSE.min(over / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
+    let pause = CLOSE_PAUSE.min(duration / u32::try_from(sockets.len().max(1)).unwrap_or(u32::MAX));
     let begun = Instant::now();
     let mut closing = JoinSet::new();
     for (n, socket) in (0..).zip(&sockets) {
-        let Some(session) = socket.extensions.get::<Arc<Session>>() else {
+        let Some(client) = socket.extensions.get::<Arc<Client>>() else {
             continue;
         };
-        // Those without a connection of their own poll, and are closed together: so they are to come back one
-        // after the other.
-        let spread = match session.connection() {
+        // Polling clients are closed together at the end, so the notice staggers their reconnection.
+        let spread = match client.connection() {
             Some(_) => Duration::ZERO,
             None => pause * n,
         };
         let reconnect_in_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-        // A client that is gone already needs no word.
+        // A client that is gone needs no notice.
         let _ = socket.emit("server-restarting", &Restarting { reconnect_in_ms });
-        if let Some(connection) = session.connection() {
+        if let Some(connection) = client.connection() {
             closing.spawn(async move {
-                tokio::time::sleep(LAST_WORD).await;
+                tokio::time::sleep(FLUSH_DELAY).await;
                 connection.abort();
             });
         }
         tokio::time::sleep_until(begun + pause * n).await;
     }
     while closing.join_next().await.is_some() {}
-    // Those whose connections were ended go by themselves: a goodbye of Engine.IO that overtook the end would tell
-    // some clients not to come back.
-    let end = Instant::now() + LAST_WORD * 5;
-    let carried = |socket: &SocketRef| {
-        let session = socket.extensions.get::<Arc<Session>>();
-        session.is_some_and(|session| session.connection().is_some())
+    // Sockets on aborted connections close by themselves: an Engine.IO close packet that arrives before the abort would
+    // make some clients not reconnect.
+    let end = Instant::now() + FLUSH_DELAY * 5;
+    let connected = |socket: &SocketRef| {
+        let client = socket.extensions.get::<Arc<Client>>();
+        client.is_some_and(|client| client.connection().is_some())
     };
-    while io.sockets().iter().any(carried) && Instant::now() < end {
-        tokio::time::sleep(SETTLING).await;
+    while io.sockets().iter().any(connected) && Instant::now() < end {
+        tokio::time::sleep(SETTLE_CHECK).await;
     }
     close_rest(io).await;
 }
 
-/// Closes those that are left. socketioxide calls no disconnect handler then, so what they would do is done
-/// here first.
+/// Closes the remaining sockets. socketioxide runs no disconnect handlers then, so their clean-up is done here first.
 async fn close_rest(io: &SocketIo) {
-    for session in io
+    for client in io
         .sockets()
         .iter()
-        .filter_map(|socket| socket.extensions.get::<Arc<Session>>())
+        .filter_map(|socket| socket.extensions.get::<Arc<Client>>())
     {
-        session.close();
+        client.close();
     }
-    if tokio::time::timeout(CLOSING, io.close()).await.is_err() {
+    if tokio::time::timeout(CLOSE_TIMEOUT, io.close())
+        .await
+        .is_err()
+    {
         warn!("some sockets did not close in time");
     }
 }

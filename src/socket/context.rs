@@ -1,4 +1,4 @@
-//! The services that the handlers of sockets share, and the sizes that they agree on.
+//! Services and sizes shared by the socket handlers.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use metrics::Counter;
 use socketioxide::SocketIo;
 
-use super::carriers::Carriers;
 use super::engine::Engine;
+use super::engine_sessions::EngineSessions;
 use crate::auth::Auth;
 use crate::config::Origins;
 use crate::cursors::Cursors;
@@ -16,39 +16,39 @@ use crate::locks::{Activity, Locks};
 use crate::rooms::Rooms;
 use crate::telemetry;
 
-/// The largest message of a socket, in bytes.
+/// Maximum size of a client's message, in bytes.
 pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
-/// What the handlers need.
+/// Services that the handlers use.
 pub struct SocketContext {
-    /// Snapshots.
+    /// Lock service, for snapshots.
     pub locks: Locks,
-    /// Who watches what.
+    /// Local rooms.
     pub rooms: Arc<Rooms>,
-    /// Where people point.
+    /// Cursor service.
     pub cursors: Arc<Cursors>,
-    /// What renews a lease.
+    /// Renewal of leases by activity.
     pub activity: Activity,
-    /// Who asks.
+    /// Authentication.
     pub(super) auth: Auth,
-    /// How often, and how many.
+    /// Rate and connection limits.
     pub(super) limits: Arc<Limits>,
-    /// From which pages.
+    /// Allowed origins.
     pub(super) origins: Origins,
-    /// Cursors that moved: kept at hand, because there are so many.
+    /// Counter of cursor moves, looked up once because they are frequent.
     pub(super) moves: Counter,
-    /// Whether sockets are being closed.
+    /// True during a shutdown.
     pub(super) closing: AtomicBool,
-    /// Where all sockets are, once there is one.
+    /// All sockets, once Socket.IO has started.
     pub(super) io: Arc<OnceLock<SocketIo>>,
-    /// Their sessions, once there are some.
+    /// Engine.IO, once it has started.
     pub(super) engine: Arc<OnceLock<Engine>>,
-    /// What carries sessions that began by polling.
-    pub(super) carriers: Arc<Carriers>,
+    /// Engine.IO sessions that began by polling.
+    pub(super) engine_sessions: Arc<EngineSessions>,
 }
 
 impl SocketContext {
-    /// What the handlers need.
+    /// Creates the context of these services.
     pub fn new(
         locks: Locks,
         rooms: Arc<Rooms>,
@@ -72,7 +72,7 @@ impl SocketContext {
             closing: AtomicBool::new(false),
             io: Arc::default(),
             engine: Arc::default(),
-            carriers: Arc::default(),
+            engine_sessions: Arc::default(),
         }
     }
 }

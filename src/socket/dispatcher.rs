@@ -1,9 +1,9 @@
-//! From the rooms' queue to the sockets. Owns that a socket which does not keep up still ends at the newest state, and
-//! that it delays nobody.
+//! Dispatcher from the rooms' queue to the sockets. Owns the delivery to slow sockets: they get the newest state in the end
+//! and delay nobody.
 //!
-//! A socket's own queue is bounded. What does not fit there is not waited for: a cursor is dropped, since a newer one
-//! follows. A change of a lock is kept beside the queue, the newest of each room, and tried again until there is room,
-//! or until the socket has heard a newer one, left the room, or is gone.
+//! A socket's queue is bounded, and nothing waits for it. A cursor that does not fit is dropped, since a newer one
+//! follows. A change of a lock is kept aside, the newest of each room, and retried until it fits, or until the socket got
+//! a newer one, left the room, or was closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{debug, info_span};
 
-use super::session::LAST_WORD;
+use super::client::FLUSH_DELAY;
 use crate::domain::ids::RoomId;
 use crate::rooms::subscription::{Sent, Subscription};
 use crate::rooms::{Event, OutboundItem, Recipients, RoomUpdate};
 use crate::store::Clock;
 use crate::telemetry::{self, TRACE};
 
-/// The event that there are many of.
-const UPDATE: &str = "cursor-update";
-/// Between two sockets of a room that reconnect.
-const BETWEEN: Duration = Duration::from_millis(5);
-/// Between two attempts to hand a late socket what it missed.
-const AGAIN: Duration = Duration::from_millis(100);
+/// The most frequent event.
+const CURSOR_UPDATE: &str = "cursor-update";
+/// Pause between reconnections of the sockets of a room.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(5);
+/// Interval between attempts to send missed changes.
+const RETRY: Duration = Duration::from_millis(100);
 
-/// Hands the entries of the rooms' queue to the sockets, in order, until it is stopped and the queue is empty.
+/// Delivers the items of the rooms' queue in order, until stopped with an empty queue.
 pub async fn dispatch(
     clock: Clock,
     mut outbound: mpsc::Receiver<OutboundItem>,
     stop: CancellationToken,
 ) {
     let mut late = Late::default();
-    let cursors = metrics::counter!(telemetry::EVENTS_OUT, "event" => UPDATE);
-    let mut again = tokio::time::interval(AGAIN);
-    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let cursors = metrics::counter!(telemetry::EVENTS_OUT, "event" => CURSOR_UPDATE);
+    let mut retry = tokio::time::interval(RETRY);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let item = tokio::select! {
             biased;
-            // Before the queue, which may never be empty.
-            _ = again.tick(), if !late.0.is_empty() => {
-                late.again();
+            // First, because the queue may never be empty.
+            _ = retry.tick(), if !late.0.is_empty() => {
+                late.retry();
                 continue;
             }
             item = outbound.recv() => item,
@@ -54,23 +54,23 @@ pub async fn dispatch(
         match item {
             None => return,
             Some(OutboundItem::Admit(join, state)) => {
-                // The snapshot is newer than anything that waits.
-                late.forget(&join.subscription.socket, &state.room);
+                // The snapshot is newer than any missed change.
+                late.remove(&join.subscription.socket, &state.room);
                 join.subscription.sink().admitted(join.request, &state);
             }
-            Some(OutboundItem::Change(update)) => deliver(&clock, &mut late, update),
+            Some(OutboundItem::Change(update)) => deliver_change(&clock, &mut late, update),
             Some(OutboundItem::Cursors(recipients, events)) => {
                 count_cursors(&cursors, &events);
-                show(&recipients, &events);
-                // A large room is many sockets: other tasks of this thread get their turn.
+                deliver_cursors(&recipients, &events);
+                // A large room takes long: let other tasks of this thread run.
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-/// Hands one change to every socket of its room.
-fn deliver(clock: &Clock, late: &mut Late, update: RoomUpdate) {
+/// Sends one change to every socket of its room.
+fn deliver_change(clock: &Clock, late: &mut Late, update: RoomUpdate) {
     let RoomUpdate {
         room,
         recipients,
@@ -91,7 +91,7 @@ fn deliver(clock: &Clock, late: &mut Late, update: RoomUpdate) {
     }
     span.record("sockets", recipients.len());
     for subscription in recipients.iter() {
-        late.hand(subscription, &room, events.clone(), 0);
+        late.send(subscription, &room, events.clone(), 0);
     }
     if reconnect {
         tokio::spawn(reconnect_all(recipients));
@@ -101,26 +101,29 @@ fn deliver(clock: &Clock, late: &mut Late, update: RoomUpdate) {
     }
 }
 
-/// Ends the connections of these sockets, so that their clients come back by themselves and subscribe again.
+/// Closes the connections of these sockets, so that their clients reconnect and subscribe again.
 async fn reconnect_all(recipients: Recipients) {
-    tokio::time::sleep(LAST_WORD).await;
+    tokio::time::sleep(FLUSH_DELAY).await;
     for subscription in recipients.iter() {
         subscription.sink().reconnect();
-        // Not all at once.
-        tokio::time::sleep(BETWEEN).await;
+        // Staggered.
+        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 
-/// Counts cursors, and keeps the counter at hand because there are so many.
+/// Counts cursor events, with a counter that was looked up once because they are frequent.
 fn count_cursors(counter: &Counter, events: &[Event]) {
-    let updates = events.iter().filter(|event| event.name == UPDATE).count();
+    let updates = events
+        .iter()
+        .filter(|event| event.name == CURSOR_UPDATE)
+        .count();
     counter.increment(updates as u64);
-    for event in events.iter().filter(|event| event.name != UPDATE) {
+    for event in events.iter().filter(|event| event.name != CURSOR_UPDATE) {
         metrics::counter!(telemetry::EVENTS_OUT, "event" => event.name).increment(1);
     }
 }
 
-fn show(recipients: &Recipients, events: &[Event]) {
+fn deliver_cursors(recipients: &Recipients, events: &[Event]) {
     let mut full = 0;
     for subscription in recipients.iter().filter(|it| it.is_current()) {
         for event in events {
@@ -132,20 +135,20 @@ fn show(recipients: &Recipients, events: &[Event]) {
     metrics::counter!(telemetry::SOCKET_FULL).increment(full);
 }
 
-/// A change that did not fit: its events, and how many of them got out.
+/// Change that did not fit into a socket's queue: its events, and the number that were sent.
 struct Missed {
     subscription: Arc<Subscription>,
     events: Arc<[Event]>,
     sent: usize,
 }
 
-/// Sockets that missed a change, by their names: for each room the newest.
+/// Newest missed change of each room, by socket.
 #[derive(Default)]
 struct Late(HashMap<Arc<str>, HashMap<RoomId, Missed>>);
 
 impl Late {
-    /// Hands the events of one change to a socket, from the given one on.
-    fn hand(
+    /// Sends the events of one change to a socket, starting at `from`.
+    fn send(
         &mut self,
         subscription: &Arc<Subscription>,
         room: &RoomId,
@@ -162,7 +165,7 @@ impl Late {
             match subscription.sink().send(event) {
                 Sent::Queued => {}
                 Sent::Full => {
-                    debug!(event = event.name, appointment = %room.appointment, "a socket does not keep up");
+                    debug!(event = event.name, appointment = %room.appointment, "a socket is slow");
                     metrics::counter!(telemetry::SOCKET_FULL).increment(1);
                     let missed = Missed {
                         subscription: subscription.clone(),
@@ -176,11 +179,11 @@ impl Late {
                 Sent::Gone => break,
             }
         }
-        self.forget(&subscription.socket, room);
+        self.remove(&subscription.socket, room);
     }
 
-    /// That socket no longer waits for that room.
-    fn forget(&mut self, socket: &Arc<str>, room: &RoomId) {
+    /// Removes the missed change of a room.
+    fn remove(&mut self, socket: &Arc<str>, room: &RoomId) {
         if let Some(of_socket) = self.0.get_mut(socket) {
             of_socket.remove(room);
             if of_socket.is_empty() {
@@ -189,11 +192,11 @@ impl Late {
         }
     }
 
-    /// Tries again what did not fit. A socket that left its room meanwhile is no longer late.
-    fn again(&mut self) {
+    /// Retries all missed changes. Sockets that left the room meanwhile are dropped.
+    fn retry(&mut self) {
         for (_, rooms) in std::mem::take(&mut self.0) {
             for (room, missed) in rooms {
-                self.hand(&missed.subscription, &room, missed.events, missed.sent);
+                self.send(&missed.subscription, &room, missed.events, missed.sent);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The sessions of Engine.IO, as the library keeps them: how a request reaches one, and how one is ended from here.
+//! Access to the Engine.IO sessions, which the library keeps: passing requests to them, and closing them.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -14,15 +14,15 @@ use tower_service::Service;
 use crate::http;
 use crate::protocol::{Code, Refusal};
 
-/// The sessions of Engine.IO. Cheap to clone.
+/// Handle to the library's Engine.IO sessions. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Engine(pub(super) SocketIoService<Elsewhere>);
+pub(super) struct Engine(pub(super) SocketIoService<NotFound>);
 
-/// What answers for other paths than those of Socket.IO, which never come here.
+/// Fallback for paths outside Socket.IO, which never get here.
 #[derive(Debug, Clone)]
-pub(super) struct Elsewhere;
+pub(super) struct NotFound;
 
-impl Service<Request> for Elsewhere {
+impl Service<Request> for NotFound {
     type Response = Response;
     type Error = Infallible;
     type Future = Ready<Result<Response, Infallible>>;
@@ -32,12 +32,13 @@ impl Service<Request> for Elsewhere {
     }
 
     fn call(&mut self, _: Request) -> Self::Future {
-        let nothing = Refusal::new(Code::NotFound, "There is no such route");
-        ready(Ok(http::refuse(nothing)))
+        let refusal = Refusal::new(Code::NotFound, "There is no such route");
+        ready(Ok(http::refuse(refusal)))
     }
 }
 
 impl Engine {
+    /// Passes a request to Engine.IO.
     pub(super) async fn answer(&self, request: Request) -> Response {
         let mut service = self.0.clone();
         match Service::call(&mut service, request).await {
@@ -46,9 +47,9 @@ impl Engine {
         }
     }
 
-    /// Ends a session that polls, as its client would. One that does not, or is gone, is left alone.
-    pub(super) async fn end(&self, session: &str) {
-        let uri = format!("/socket.io/?EIO=4&transport=polling&sid={session}");
+    /// Closes an Engine.IO session that polls, as its client would. No effect on others.
+    pub(super) async fn close(&self, sid: &str) {
+        let uri = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
         let mut request = Request::new(Body::from("1"));
         *request.method_mut() = Method::POST;
         if let Ok(uri) = uri.parse() {

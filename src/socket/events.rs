@@ -1,9 +1,8 @@
-//! What sockets ask, and what each is answered.
+//! Handlers of the clients' events.
 //!
-//! Each event's handler does what must keep the order of a socket's events before it awaits anything:
-//! socketioxide calls handlers in that order and spawns only their futures. A malformed payload is answered where
-//! there is an acknowledgement, counted in any case, and harms nobody. On failure of the database `subscribe` says
-//! so, and the client asks again.
+//! Each handler does its order-dependent work before it awaits anything: socketioxide calls the handlers in the order of
+//! a socket's events and spawns only their futures. A malformed payload is counted, refused if the client asked for an
+//! acknowledgement, and has no other effect. If the database fails, `subscribe` is refused and the client retries.
 
 use std::sync::Arc;
 
@@ -12,18 +11,18 @@ use socketioxide::extract::{SocketRef, TryData};
 
 use super::ack::Ack;
 use super::budget::Budget;
+use super::client::Client;
 use super::context::SocketContext;
 use super::request::{answer, payload, room_of};
-use super::session::Session;
 use super::subscribing;
 use crate::auth::shown_by_id;
 use crate::domain::lease::Person;
 use crate::protocol::{Code, CursorPosition, Object, RefreshToken, Refusal, SubscribePayload, ack};
-use crate::rooms::roster::{MAX_POINTERS, PointRefused};
+use crate::rooms::roster::{CursorRefused, MAX_CURSORS};
 
-/// Lets a socket ask.
-pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, socket: &SocketRef) {
-    let (h, s) = (context.clone(), session.clone());
+/// Registers the handlers of a socket.
+pub(super) fn register(context: &Arc<SocketContext>, client: &Arc<Client>, socket: &SocketRef) {
+    let (h, s) = (context.clone(), client.clone());
     socket.on(
         "subscribe",
         move |socket: SocketRef, TryData(data): TryData<Value>, ack: Ack| {
@@ -33,7 +32,7 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
             subscribing::finish(h, s, begun, ack)
         },
     );
-    let s = session.clone();
+    let s = client.clone();
     socket.on(
         "unsubscribe",
         move |TryData(data): TryData<Value>, ack: Ack| {
@@ -44,7 +43,7 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
             std::future::ready(())
         },
     );
-    let (h, s) = (context.clone(), session.clone());
+    let (h, s) = (context.clone(), client.clone());
     socket.on(
         "cursor-position",
         move |TryData(data): TryData<Value>, ack: Ack| {
@@ -61,7 +60,7 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
             std::future::ready(())
         },
     );
-    let (h, s) = (context.clone(), session.clone());
+    let (h, s) = (context.clone(), client.clone());
     socket.on(
         "refresh-token",
         async move |TryData(data): TryData<Value>, ack: Ack| {
@@ -72,39 +71,39 @@ pub(super) fn register(context: &Arc<SocketContext>, session: &Arc<Session>, soc
             answer("refresh-token", &s, ack, done);
         },
     );
-    let s = session.clone();
+    let s = client.clone();
     socket.on_fallback(move || {
-        // No event of ours: not answered, and not for ever.
+        // An unknown event: not answered, but charged to the budget.
         let _ = s.spend(Budget::cheap);
         std::future::ready(())
     });
 }
 
-fn unsubscribe(session: &Session, data: Option<Value>) -> Result<&'static str, Refusal> {
+fn unsubscribe(client: &Client, data: Option<Value>) -> Result<&'static str, Refusal> {
     let SubscribePayload { appointment_id, .. } = payload("unsubscribe", data)?;
-    session.leave(&room_of(session, appointment_id));
+    client.leave(&room_of(client, appointment_id));
     Ok("Unsubscribed")
 }
 
 async fn refresh_token(
     context: &SocketContext,
-    session: &Session,
+    client: &Client,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
-    // What came instead may be a token too, and is not repeated.
+    // The value may be a token, and is not repeated.
     let Object(RefreshToken { token }) = payload("refresh-token", data)
-        .map_err(|_| Refusal::invalid("token", "is missing, or is not text"))?;
+        .map_err(|_| Refusal::invalid("token", "is missing or is not a string"))?;
     let fresh = context
         .auth
-        .principal(Some(&token), &context.limits, session.who.address)
+        .principal(Some(&token), &context.limits, client.info.address)
         .await?;
-    session.refresh(&fresh)?;
+    client.refresh(&fresh)?;
     Ok("Refreshed")
 }
 
 fn cursor_position(
     context: &SocketContext,
-    session: &Session,
+    client: &Client,
     data: Option<Value>,
 ) -> Result<&'static str, Refusal> {
     let Object(CursorPosition {
@@ -113,50 +112,52 @@ fn cursor_position(
         user_id,
         user_info,
     }) = payload("cursor-position", data)?;
-    let person: Person = match (user_id, &session.who.person) {
+    let person: Person = match (user_id, &client.info.person) {
         (Some(named), Some(known)) if named == known.user_id && user_info.is_none() => {
             known.clone()
         }
         (None, Some(known)) => known.clone(),
-        // As an admin who takes over is shown: by the id.
-        (Some(named), _) if session.who.principal.identity.is_none() && user_info.is_none() => {
+        // Shown by the id, as an admin who takes over is.
+        (Some(named), _) if client.info.principal.identity.is_none() && user_info.is_none() => {
             let user_info = shown_by_id(&named);
             Person {
                 user_id: named,
                 user_info,
             }
         }
-        (named, _) => session
-            .who
+        (named, _) => client
+            .info
             .principal
             .person(named, user_info.map(Into::into))?,
     };
-    let room = room_of(session, appointment_id);
+    let room = room_of(client, appointment_id);
     context
         .rooms
-        .point(&room, &session.socket, &person.user_id)
-        .map_err(not_shown)?;
+        .add_cursor(&room, &client.socket, &person.user_id)
+        .map_err(cursor_refusal)?;
     context
         .cursors
-        .move_to(&room, &person, position, &session.socket);
+        .move_to(&room, &person, position, &client.socket);
     context.activity.moved(
         &room,
         &person.user_id,
-        session.who.session_id.as_ref(),
+        client.info.session_id.as_ref(),
         position,
     );
     Ok("Shown")
 }
 
-/// Why a cursor is not shown, for the client.
-fn not_shown(refused: PointRefused) -> Refusal {
+/// Refusal of a cursor, for the client.
+fn cursor_refusal(refused: CursorRefused) -> Refusal {
     match refused {
-        PointRefused::NotSubscribed => {
+        CursorRefused::NotSubscribed => {
             Refusal::new(Code::NotSubscribed, "Subscribe to the appointment first")
         }
-        PointRefused::TooMany => Refusal::invalid(
+        CursorRefused::TooMany => Refusal::invalid(
             "userId",
-            format!("is one too many: a socket may speak for {MAX_POINTERS} people in a room"),
+            format!(
+                "is one too many: a socket may send the cursors of {MAX_CURSORS} users in a room"
+            ),
         ),
     }
 }

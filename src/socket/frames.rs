@@ -1,17 +1,16 @@
-//! The frames of one WebSocket (RFC 6455, 5.2), counted where bytes become frames: below Socket.IO, and before
-//! anything is parsed. Owns that every frame has its price, whatever it turns out to be, that a client over its
-//! budget is not read, and that a binary frame ends the connection: nothing here is binary. A long
-//! name of a namespace ends it too: the refusal would repeat it, for a client that reads nothing.
+//! Frame limits of one WebSocket (RFC 6455, 5.2), enforced below Socket.IO, before anything is parsed. Owns the cost of
+//! every frame, whatever it contains: a client over its budget is not read. A binary frame closes the connection, since
+//! no event is binary; so does a long namespace name, since the refusal would repeat it to a client that reads nothing.
 //!
 //! ```text
-//!   bytes ──▶ headers of frames ──▶ spend ──▶ within the budget: handed on
-//!                  │ binary           │ over it: nothing is read until the time is up
-//!                  ▼                  ▼ went on and on
-//!                ended              ended
+//!   bytes ──▶ frame headers ──▶ spend ──▶ within the budget: passed on
+//!                  │ binary       │ over it: nothing is read for a while
+//!                  ▼              ▼ persistently over it
+//!                closed         closed
 //! ```
 //!
-//! A frame that was read is handed on, and paid for before the next read: so a debt is at most what one read brings.
-//! Nothing is read either while too many events are unanswered: what waits in the client's buffers costs nothing here.
+//! A frame that was read is passed on and paid for before the next read, so the debt is at most one read. Nothing is read
+//! either while too many events are unanswered: data in the client's buffers costs nothing here.
 
 use std::io;
 use std::pin::Pin;
@@ -22,62 +21,62 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
-use super::refusal::with_code;
+use super::connect_error::with_code;
 use crate::limits::{FrameBudget, Verdict};
 use crate::server::{ConnectionHandle, count_closed};
 
-/// A frame's first byte has its opcode in the low bits.
+/// Mask of the opcode in a frame's first byte.
 const OPCODE: u8 = 0x0f;
 const CONTINUATION: u8 = 0x0;
 const BINARY: u8 = 0x2;
-/// Between two looks whether a client has taken some of its answers.
-const CATCHING_UP: Duration = Duration::from_millis(5);
-/// Two bytes, eight of a long length, four of a mask.
-const LONGEST_HEADER: usize = 14;
+/// Interval of checks for a client that has read some of its answers.
+const BACKLOG_CHECK: Duration = Duration::from_millis(5);
+/// Maximum length of a header: two bytes, eight of an extended length, four of a mask.
+const MAX_HEADER: usize = 14;
 
-/// Maximum of a packet for another namespace than the root, in bytes: there is none, and the refusal repeats its name.
-pub(super) const FOREIGN: u64 = 512;
-/// Maximum of a message of a connection that has not joined, in bytes: a token has fewer. What is there of a longer one
-/// would be kept until it is whole.
-const BEFORE_JOINING: u64 = 16 * 1024;
-/// Bytes of a message that tell what it is: an Engine.IO message, its Socket.IO type, a namespace.
+/// Maximum size of a packet for a namespace other than the root, in bytes: none exists, and the refusal repeats the name.
+pub(super) const MAX_FOREIGN: u64 = 512;
+/// Maximum size of a message before joining, in bytes: a token is smaller. A longer message would be buffered until it
+/// is complete.
+const MAX_BEFORE_JOINING: u64 = 16 * 1024;
+/// Bytes at the start of a message that show its type: Engine.IO type, Socket.IO type, namespace.
 const HEAD: usize = 3;
 
-/// What a frame or a packet of that many bytes costs.
-pub(super) fn price(length: u64) -> u32 {
+/// Cost of a frame or a packet of that many bytes: one, plus one for each KiB, since long ones take long to parse.
+pub(super) fn cost(length: u64) -> u32 {
     u32::try_from(length / 1024).map_or(u32::MAX, |more| more.saturating_add(1))
 }
 
-/// Whether a packet begins as one for another namespace does.
+/// True if the start of a packet names a namespace other than the root.
 pub(super) fn is_foreign(head: &[u8]) -> bool {
     matches!(head, [b'4', b'0'..=b'6', b'/', ..])
 }
 
-/// Finds the headers of frames in a stream of bytes, and the beginnings of messages.
+/// Scanner of a byte stream for frame headers and the starts of messages.
 #[derive(Debug, Default)]
 struct Scanner {
-    header: [u8; LONGEST_HEADER],
-    /// Bytes of the header that are there.
+    header: [u8; MAX_HEADER],
+    /// Bytes of the header received so far.
     have: usize,
-    /// Bytes of the payload that are still to come, and that were there.
+    /// Bytes of the payload still to come, and examined so far.
     payload: u64,
     seen: usize,
     mask: [u8; 4],
-    /// Whether this frame is a part of a message, and no control frame between two.
+    /// True if this is a data frame, not a control frame.
     data: bool,
-    /// The beginning of the message, over all its frames, and its length so far.
+    /// Start of the message, over all its frames, and the message's length so far.
     head: [u8; HEAD],
     known: usize,
     message: u64,
 }
 
-/// What was found.
+/// Findings of a scan.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    /// One for each frame, and one more for each KiB of it: what is long takes long to parse.
-    price: u32,
+    /// Cost of the frames.
+    cost: u32,
     binary: bool,
-    /// A long packet for another namespace.
+    /// A long packet for a namespace other than the root.
     foreign: bool,
 }
 
@@ -89,8 +88,8 @@ impl Scanner {
                 let some = bytes
                     .len()
                     .min(usize::try_from(self.payload).unwrap_or(usize::MAX));
-                self.look_at(&bytes[..some]);
-                found.foreign |= self.message > FOREIGN && is_foreign(&self.head[..self.known]);
+                self.keep_head(&bytes[..some]);
+                found.foreign |= self.message > MAX_FOREIGN && is_foreign(&self.head[..self.known]);
                 self.payload -= some as u64;
                 bytes = &bytes[some..];
                 continue;
@@ -99,7 +98,7 @@ impl Scanner {
             self.have += 1;
             bytes = &bytes[1..];
             if let Some(length) = self.length() {
-                found.price = found.price.saturating_add(price(length));
+                found.cost = found.cost.saturating_add(cost(length));
                 let opcode = self.header[0] & OPCODE;
                 found.binary |= opcode == BINARY;
                 self.data = opcode <= BINARY;
@@ -121,8 +120,8 @@ impl Scanner {
         found
     }
 
-    /// Keeps the beginning of a message.
-    fn look_at(&mut self, payload: &[u8]) {
+    /// Keeps the start of a message.
+    fn keep_head(&mut self, payload: &[u8]) {
         if self.data {
             for byte in payload.iter().take(HEAD - self.known) {
                 self.head[self.known] = byte ^ self.mask[self.seen % 4];
@@ -132,7 +131,7 @@ impl Scanner {
         }
     }
 
-    /// The length of the payload, once the header is whole.
+    /// Length of the payload, once the header is complete.
     fn length(&self) -> Option<u64> {
         if self.have < 2 {
             return None;
@@ -155,16 +154,16 @@ impl Scanner {
     }
 }
 
-/// A stream whose frames are counted.
+/// Stream whose frames are charged to a budget.
 pub(super) struct Frames<S> {
     stream: S,
     scanner: Scanner,
     budget: Arc<FrameBudget>,
     connection: Option<ConnectionHandle>,
-    /// Frames that were handed on and are not paid for.
+    /// Cost of frames that were passed on but not paid for.
     owed: u32,
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    ended: bool,
+    closed: bool,
 }
 
 impl<S> Frames<S> {
@@ -180,19 +179,19 @@ impl<S> Frames<S> {
             connection,
             owed: 0,
             waiting: None,
-            ended: false,
+            closed: false,
         }
     }
 
-    fn end(&mut self, reason: &'static str) {
-        self.ended = true;
+    fn close(&mut self, reason: &'static str) {
+        self.closed = true;
         count_closed(reason);
         if let Some(connection) = &self.connection {
             connection.abort();
         }
     }
 
-    /// Waits so long, or until the connection is ended.
+    /// Waits for that time, or until the connection is aborted.
     fn wait(&mut self, time: Duration) {
         let aborted = self.connection.as_ref().map(ConnectionHandle::aborted);
         self.waiting = Some(Box::pin(async move {
@@ -206,38 +205,38 @@ impl<S> Frames<S> {
         }));
     }
 
-    /// Ready when nothing is waited for; `true` where something was.
+    /// Ready once nothing is being waited for; `true` if something was.
     fn waited(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(waiting) = &mut self.waiting else {
             return Poll::Ready(false);
         };
         ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
-        self.ended |= self
+        self.closed |= self
             .connection
             .as_ref()
             .is_some_and(ConnectionHandle::is_aborted);
         Poll::Ready(true)
     }
 
-    /// Waits until what is owed is paid, and enough of what was asked is answered.
+    /// Waits until the debt is paid and few enough events are unanswered.
     fn pay(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let again = ready!(self.waited(cx));
-            if self.ended {
+            if self.closed {
                 return Poll::Ready(());
             }
             if self.owed == 0 {
                 if !self.budget.is_behind() {
                     return Poll::Ready(());
                 }
-                self.wait(CATCHING_UP);
+                self.wait(BACKLOG_CHECK);
                 continue;
             }
             match self.budget.spend(self.owed, again) {
                 Verdict::Admit => self.owed = 0,
                 Verdict::Wait(time) => self.wait(time),
-                Verdict::End => self.end("flood"),
+                Verdict::End => self.close("flood"),
             }
         }
     }
@@ -250,17 +249,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.pay(cx));
-        if self.ended {
+        if self.closed {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let found = self.scanner.scan(&buffer.filled()[before..]);
-        self.owed = self.owed.saturating_add(found.price);
-        let too_long = !self.budget.has_joined() && self.scanner.message > BEFORE_JOINING;
+        self.owed = self.owed.saturating_add(found.cost);
+        let too_long = !self.budget.has_joined() && self.scanner.message > MAX_BEFORE_JOINING;
         if found.binary || found.foreign || too_long {
             buffer.set_filled(before);
-            self.end(if found.binary { "binary" } else { "flood" });
+            self.close(if found.binary { "binary" } else { "flood" });
         }
         Poll::Ready(Ok(()))
     }
@@ -364,10 +363,10 @@ mod tests {
                 let (some, more) = rest.split_at(cuts.next().unwrap().min(rest.len()));
                 let found = scanner.scan(some);
                 prop_assert!(!found.binary);
-                frames += found.price;
+                frames += found.cost;
                 rest = more;
             }
-            let whole: u32 = lengths.iter().map(|length| price(*length as u64)).sum();
+            let whole: u32 = lengths.iter().map(|length| cost(*length as u64)).sum();
             prop_assert_eq!(frames, whole);
         }
     }
@@ -380,7 +379,7 @@ mod tests {
         assert_eq!(
             found,
             Found {
-                price: 3,
+                cost: 3,
                 binary: true,
                 foreign: false
             }

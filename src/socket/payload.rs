@@ -1,45 +1,45 @@
-//! The body of a polling client's POST: several packets in one (Engine.IO protocol 4, "payload"). Owns how many
-//! there are, and what is not passed on.
+//! Body of a polling client's POST, an Engine.IO "payload" of several packets (protocol 4). Owns the count and cost of
+//! packets, and the detection of those that are not passed on.
 
 use axum::body::Bytes;
 
-use super::frames::{FOREIGN, is_foreign, price};
+use super::frames::{MAX_FOREIGN, cost, is_foreign};
 
-/// Between two packets.
+/// Separator of packets.
 const SEPARATOR: u8 = 0x1e;
-/// An Engine.IO packet that ends the session.
+/// Engine.IO packet that closes the Engine.IO session.
 const CLOSE: &[u8] = b"\x1e1";
 
-/// What a payload holds, as far as is looked.
+/// Properties of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Payload {
-    /// Packets, empty ones too.
+    /// Number of packets, including empty ones.
     pub(super) packets: u32,
-    /// What they cost: as frames of the same lengths.
-    pub(super) price: u32,
-    /// Whether one is binary.
+    /// Total cost, as of frames of the same lengths.
+    pub(super) cost: u32,
+    /// True if a packet is binary.
     pub(super) binary: bool,
-    /// Whether one is for another namespace, and long: its refusal would be as long.
+    /// True if a packet is long and for a namespace other than the root: its refusal would be as long.
     pub(super) foreign: bool,
-    /// Whether the client leaves the namespace, and with it all that there is to this session.
+    /// True if the client leaves the namespace, which ends its Engine.IO session.
     pub(super) leaves: bool,
 }
 
 impl Payload {
-    /// Looks at a payload.
+    /// Examines a payload.
     pub(super) fn of(body: &[u8]) -> Self {
         let mut seen = Self {
             packets: 0,
-            price: 0,
+            cost: 0,
             binary: false,
             foreign: false,
             leaves: false,
         };
         for packet in body.split(|byte| *byte == SEPARATOR) {
             seen.packets = seen.packets.saturating_add(1);
-            seen.price = seen.price.saturating_add(price(packet.len() as u64));
+            seen.cost = seen.cost.saturating_add(cost(packet.len() as u64));
             seen.binary |= packet.starts_with(b"b");
-            seen.foreign |= packet.len() as u64 > FOREIGN && is_foreign(packet);
+            seen.foreign |= packet.len() as u64 > MAX_FOREIGN && is_foreign(packet);
             seen.leaves |= packet == b"41"
                 || packet.starts_with(b"41,")
                 || packet == b"41/"
@@ -48,8 +48,8 @@ impl Payload {
         seen
     }
 
-    /// The payload in parts of so many packets each, with the end of the session after the last where its client
-    /// leaves.
+    /// Splits the payload into parts of `packets` packets each. If the client leaves, an Engine.IO close packet is
+    /// appended.
     pub(super) fn parts(self, body: &Bytes, packets: usize) -> Vec<Bytes> {
         let (mut parts, mut begin, mut count) = (Vec::new(), 0, 0);
         for (at, _) in body
@@ -85,7 +85,7 @@ mod tests {
                 binary,
                 leaves,
                 foreign,
-                price: _,
+                cost: _,
             } = Payload::of(text.as_bytes());
             assert!(!foreign, "{text}");
             (packets, binary, leaves)

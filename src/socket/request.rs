@@ -1,4 +1,4 @@
-//! What all events of sockets have in common: the payload is read, the room is named, the outcome is counted and answered.
+//! Common steps of all event handlers: parsing the payload, naming the room, counting and answering the outcome.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 use tracing::debug;
 
 use super::ack::Ack;
-use super::session::Session;
+use super::client::Client;
 use crate::domain::ids::{AppointmentId, RoomId};
 use crate::protocol::{Refusal, ack, from_value};
 use crate::telemetry;
 
-/// Reads an event's payload. One that is no JSON, or missing, is null, which no event takes.
+/// Parses an event's payload. An invalid or missing one is null, which no event accepts.
 pub(super) fn payload<T: DeserializeOwned>(
     event: &'static str,
     data: Option<Value>,
@@ -23,28 +23,29 @@ pub(super) fn payload<T: DeserializeOwned>(
     })
 }
 
+/// Counts the outcome of an event and answers it.
 pub(super) fn answer(
     event: &'static str,
-    session: &Arc<Session>,
+    client: &Arc<Client>,
     sender: Ack,
     outcome: Result<&str, Refusal>,
 ) {
-    let came_to = match &outcome {
+    let label = match &outcome {
         Ok(_) => "ok",
         Err(refusal) if refusal.code.status() >= 500 => "failed",
         Err(_) => "refused",
     };
-    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => came_to)
-        .increment(1);
+    metrics::counter!(telemetry::SOCKET_EVENTS, "event" => event, "outcome" => label).increment(1);
     if let Err(refusal) = &outcome {
         debug!(event, code = ?refusal.code, "an event was refused: {}", refusal.message);
     }
-    session.answer(sender, &ack(outcome));
+    client.answer(sender, &ack(outcome));
 }
 
-pub(super) fn room_of(session: &Session, appointment: AppointmentId) -> RoomId {
+/// Room of an appointment in the client's tenant.
+pub(super) fn room_of(client: &Client, appointment: AppointmentId) -> RoomId {
     RoomId {
-        tenant: session.who.principal.tenant.clone(),
+        tenant: client.info.principal.tenant.clone(),
         appointment,
     }
 }

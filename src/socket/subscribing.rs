@@ -1,11 +1,11 @@
-//! `subscribe`: from the request to the snapshot that answers it, and the room's way to the socket.
+//! The `subscribe` event, from the request to the snapshot that answers it, and the room's sink to the socket.
 //!
 //! ```text
-//!   begin ──▶ Rooms::subscribe ──▶ the bus's channel ──▶ the state is read ──▶ Rooms::admit ──▶ queue ──▶ the answer
+//!   begin ──▶ Rooms::subscribe ──▶ bus channel ──▶ read the state ──▶ Rooms::admit ──▶ queue ──▶ answer
 //!   (in the order of the socket's events)     (waits)         (waits)
 //! ```
 //!
-//! On failure of the database the request is refused, and the client asks again.
+//! If the database fails, the request is refused and the client retries.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use socketioxide::{SendError, SocketError};
 use tracing::{debug, warn};
 
 use super::ack::Ack;
+use super::client::Client;
 use super::context::SocketContext;
 use super::request::{answer, payload, room_of};
-use super::session::Session;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 use crate::limits::count_rejection;
@@ -26,13 +26,13 @@ use crate::rooms::subscription::{Options, Sent, Sink, Subscription};
 use crate::rooms::{Event, Join, MAX_SUBSCRIPTIONS, SubscribeRefused, Subscribed};
 use crate::telemetry::{self, LogThrottle};
 
-/// Lines about subscriptions that were not answered.
-static UNANSWERED: LogThrottle = LogThrottle::new();
+/// Throttle of the log line about failed subscriptions.
+static FAILED: LogThrottle = LogThrottle::new();
 
-/// A room's way to one socket.
+/// Sink of a room to one socket.
 struct SocketSink {
     socket: SocketRef,
-    session: Arc<Session>,
+    client: Arc<Client>,
 }
 
 impl Sink for SocketSink {
@@ -41,7 +41,7 @@ impl Sink for SocketSink {
             Ok(()) => Sent::Queued,
             Err(SendError::Socket(SocketError::InternalChannelFull)) => Sent::Full,
             Err(error) => {
-                debug!(event = event.name, %error, "a socket is gone");
+                debug!(event = event.name, %error, "a socket is closed");
                 Sent::Gone
             }
         }
@@ -50,23 +50,23 @@ impl Sink for SocketSink {
     fn admitted(&self, request: u64, state: &LockState) {
         metrics::counter!(telemetry::SOCKET_EVENTS, "event" => "subscribe", "outcome" => "ok")
             .increment(1);
-        if let Some(ack) = self.session.requests.take(request) {
-            self.session.answer(ack, &Answer::of(state));
+        if let Some(ack) = self.client.requests.take(request) {
+            self.client.answer(ack, &Answer::of(state));
         }
     }
 
     fn reconnect(&self) {
-        self.session.abort();
+        self.client.abort();
     }
 }
 
-/// The part that keeps the order of a socket's events.
+/// Synchronous part, which keeps the order of a socket's events.
 ///
 /// # Errors
-/// The refusal for the client.
+/// Refusal for the client.
 pub(super) fn begin(
     context: &SocketContext,
-    session: &Arc<Session>,
+    client: &Arc<Client>,
     socket: SocketRef,
     data: Option<Value>,
 ) -> Result<(RoomId, Subscribed), Refusal> {
@@ -85,7 +85,7 @@ pub(super) fn begin(
             "is not available in this version; leave it out",
         ));
     }
-    let room = room_of(session, appointment_id);
+    let room = room_of(client, appointment_id);
     let options = Options {
         cursors,
         presence,
@@ -93,9 +93,9 @@ pub(super) fn begin(
     };
     let sink = Box::new(SocketSink {
         socket,
-        session: session.clone(),
+        client: client.clone(),
     });
-    let subscription = Subscription::new(session.socket.clone(), session.member(), options, sink);
+    let subscription = Subscription::new(client.socket.clone(), client.member(), options, sink);
     let subscribed = context.rooms.subscribe(&room, subscription);
     let subscribed = subscribed.map_err(|refused| match refused {
         SubscribeRefused::Closed => Refusal::new(Code::Unavailable, "This connection is closing"),
@@ -112,32 +112,32 @@ pub(super) fn begin(
     Ok((room, subscribed))
 }
 
-/// The part that waits.
+/// Asynchronous part: waits for the channel and the state, then admits the socket.
 pub(super) async fn finish(
     context: Arc<SocketContext>,
-    session: Arc<Session>,
+    client: Arc<Client>,
     begun: Result<(RoomId, Subscribed), Refusal>,
     ack: Ack,
 ) {
     let (room, subscribed) = match begun {
         Ok(begun) => begun,
-        Err(refusal) => return answer("subscribe", &session, ack, Err(refusal)),
+        Err(refusal) => return answer("subscribe", &client, ack, Err(refusal)),
     };
-    // First the channel, then the state: a change between the two would be seen by neither. A burst waits for its
-    // turn, as long as PostgreSQL answers at all.
+    // First the channel, then the state: a change between the two would be lost otherwise. A burst of reads is queued,
+    // as long as PostgreSQL answers.
     let read = async {
         if let Some(subscribing) = subscribed.subscribing {
             subscribing.await;
         }
         context.locks.status_in_turn(&room).await
     };
-    let Some(read) = session.gone.run_until_cancelled(read).await else {
+    let Some(read) = client.closed.run_until_cancelled(read).await else {
         return;
     };
     let subscription = subscribed.subscription;
     match read {
         Ok(state) => {
-            let request = session.requests.add(ack);
+            let request = client.requests.add(ack);
             let join = Join {
                 subscription,
                 request,
@@ -145,15 +145,15 @@ pub(super) async fn finish(
             context.rooms.admit(state, join).await;
         }
         Err(error) => {
-            // While PostgreSQL is away all sockets come here, again and again.
-            if let Some(hidden) = UNANSWERED.allow() {
-                let (appointment, socket) = (&room.appointment, &session.socket);
-                warn!(%appointment, %socket, %error, hidden, "a subscription could not be answered: {error}");
+            // While PostgreSQL is unavailable, all sockets fail here repeatedly.
+            if let Some(hidden) = FAILED.allow() {
+                let (appointment, socket) = (&room.appointment, &client.socket);
+                warn!(%appointment, %socket, %error, hidden, "a subscription failed: {error}");
             }
             for user in context.rooms.abandon(&room, &subscription) {
                 context.cursors.leave(&room, &user);
             }
-            answer("subscribe", &session, ack, Err(error.into()));
+            answer("subscribe", &client, ack, Err(error.into()));
         }
     }
 }

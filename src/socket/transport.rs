@@ -1,7 +1,6 @@
-//! What comes for Socket.IO, before it does. Owns who is let in at all: pages of allowed origins, new sessions
-//! within their budget and not during a shutdown, bodies that end in time and hold no more packets than their budget;
-//! and that a WebSocket's frames are counted before anything parses them. Whoever is refused hears why, in the usual
-//! envelope.
+//! Admission of requests to Socket.IO. Owns the checks before it: allowed origins; new Engine.IO sessions within the rate
+//! limit, and none during a shutdown; POST bodies that arrive in time, with a limited number of packets; and the frame
+//! limits of WebSockets, before anything parses them. Refusals use the usual envelope.
 //!
 //! ```text
 //!   request ──▶ origin, budget ──┬─ WebSocket ──▶ upgraded here ──▶ Frames ──▶ socketioxide
@@ -9,8 +8,8 @@
 //!                                └─ GET ──────────────────────────────────────▶ socketioxide
 //! ```
 //!
-//! What a session keeps of its first request is made anew here: hyper's read buffer lives for as long as any URI or
-//! header that was sliced from it.
+//! An Engine.IO session keeps a copy of its first request, made here: a URI or header that is a slice of hyper's read
+//! buffer would keep the whole buffer alive.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,59 +32,59 @@ use tower_service::Service;
 use tracing::debug;
 use tungstenite::handshake::derive_accept_key;
 
+use super::connect_error::with_code;
 use super::context::{MAX_MESSAGE, SocketContext};
 use super::engine::Engine;
 use super::frames::Frames;
 use super::payload::Payload;
-use super::refusal::with_code;
 use crate::auth::Auth;
 use crate::http;
 use crate::limits::{FrameBudget, Verdict};
 use crate::protocol::{Code, Refusal};
 use crate::server::{ConnectionHandle, count_closed};
 
-/// Maximum of packets in one POST: 64 KiB of the shortest events that anybody sends.
-const PACKETS: u32 = 4096;
-/// Maximum of packets in one POST of a session that has not joined.
-const PACKETS_BEFORE_JOINING: u32 = 16;
-/// Packets of a POST that are handed on at a time.
+/// Maximum packets in one POST: 64 KiB of the shortest events.
+const MAX_PACKETS: u32 = 4096;
+/// Maximum packets in one POST before joining.
+const MAX_PACKETS_BEFORE_JOINING: u32 = 16;
+/// Packets of a POST that are passed on at a time.
 const PART: usize = 128;
-/// Between two looks whether a client has taken some of its answers.
-const CATCHING_UP: Duration = Duration::from_millis(5);
-/// How long the packets of a POST may wait for their budget.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Interval of checks for a client that has read some of its answers.
+const BACKLOG_CHECK: Duration = Duration::from_millis(5);
+/// Maximum time for which the packets of a POST wait for their budget.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest name of a session, in bytes; they have fewer.
-const LONGEST_NAME: usize = 64;
+/// Maximum length of an Engine.IO session id, in bytes; actual ones are shorter.
+const MAX_SID: usize = 64;
 
-/// Where a session's client is.
+/// Address of an Engine.IO session's client.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
-/// The way in. Cheap to clone.
+/// Entry point for requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Transport {
     context: Arc<SocketContext>,
     engine: Engine,
 }
 
-/// A poll that waits. A client that gives it up gives its session up: what is sent with an answer that nobody takes
+/// Pending poll. If the client aborts it, its Engine.IO session is closed: packets sent with an answer that nobody reads
 /// would be lost.
-struct Waiting<'a> {
+struct PendingPoll<'a> {
     engine: &'a Engine,
-    session: Option<String>,
+    sid: Option<String>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PendingPoll<'_> {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(sid) = self.sid.take() {
             let engine = self.engine.clone();
-            tokio::spawn(async move { engine.end(&session).await });
+            tokio::spawn(async move { engine.close(&sid).await });
         }
     }
 }
 
-/// Takes what comes for Socket.IO, and looks at what does not for pages of other origins.
+/// Handles requests for Socket.IO, and checks the origin of other requests.
 pub async fn middleware(
     State(transport): State<Transport>,
     request: Request,
@@ -100,20 +99,20 @@ pub async fn middleware(
         let answered = transport.answer(request).await;
         return answered.unwrap_or_else(http::refuse);
     }
-    // Where bodies say who it is, a page that somebody happens to visit could act for them.
-    let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    if acts
+    // In trusted mode the body names the user, so any page that a user visits could act for them.
+    let writes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if writes
         && matches!(context.auth, Auth::Trusted)
-        && let Err(refusal) = of_a_page_that_may(context, request.headers())
+        && let Err(refusal) = check_origin(context, request.headers())
     {
         return http::refuse(refusal);
     }
     next.run(request).await
 }
 
-/// What a query says of a session: socketioxide reads it the same way.
+/// Engine.IO parameters of a query, read in the same way as socketioxide does.
 struct Query<'a> {
-    session: Option<&'a str>,
+    sid: Option<&'a str>,
     websocket: bool,
     protocol: bool,
 }
@@ -126,7 +125,7 @@ impl<'a> Query<'a> {
             part.split('=').nth(1)
         };
         Self {
-            session: parts().find_map(|part| part.strip_prefix("sid=")),
+            sid: parts().find_map(|part| part.strip_prefix("sid=")),
             websocket: value("transport=") == Some("websocket"),
             protocol: value("EIO=") == Some("4"),
         }
@@ -140,16 +139,16 @@ impl Transport {
 
     async fn answer(&self, mut request: Request) -> Result<Response, Refusal> {
         let context = &self.context;
-        of_a_page_that_may(context, request.headers())?;
+        check_origin(context, request.headers())?;
         let query = Query::of(request.uri());
         let address = http::client_of(request.headers(), request.extensions(), &context.limits);
-        if query.session.is_none() {
-            // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
+        if query.sid.is_none() {
+            // A new client would be disconnected again soon; after this answer it tries another replica.
             if context.closing.load(Ordering::Relaxed) {
                 return Err(Refusal::new(Code::Unavailable, "This replica is stopping"));
             }
         }
-        if query.session.is_none() || query.websocket {
+        if query.sid.is_none() || query.websocket {
             context.limits.connect(address)?;
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -157,33 +156,36 @@ impl Transport {
         if request.method() == Method::GET && query.websocket && query.protocol {
             return self.websocket(&request, upgrade, address);
         }
-        match (request.method(), query.session) {
-            (&Method::POST, Some(session)) => {
-                let session = session.to_owned();
-                self.post(request, &session, address).await
+        match (request.method(), query.sid) {
+            (&Method::POST, Some(sid)) => {
+                let sid = sid.to_owned();
+                self.post(request, &sid, address).await
             }
-            (&Method::GET, None) => Ok(self.engine.answer(self.fresh(&request, address)).await),
-            (&Method::GET, Some(session)) if !query.websocket => {
-                let session = &session.to_owned();
-                let mut poll = Waiting {
+            (&Method::GET, None) => Ok(self
+                .engine
+                .answer(self.first_request(&request, address))
+                .await),
+            (&Method::GET, Some(sid)) if !query.websocket => {
+                let sid = &sid.to_owned();
+                let mut poll = PendingPoll {
                     engine: &self.engine,
-                    session: Some(session.to_owned()),
+                    sid: Some(sid.to_owned()),
                 };
                 let answer = self.engine.answer(request).await;
-                poll.session = None;
+                poll.sid = None;
                 if answer.status() == StatusCode::BAD_REQUEST {
-                    // Of a session that is not there: anybody can ask for those.
+                    // An unknown id is charged like a new Engine.IO session.
                     context.limits.connect(address)?;
                 }
-                Ok(self.with_refusals(session, answer).await)
+                Ok(self.with_codes(sid, answer).await)
             }
             _ => Ok(self.engine.answer(request).await),
         }
     }
 
-    /// What a poll brings to a session that has not joined may be a refusal, whose code is put where clients look.
-    async fn with_refusals(&self, session: &str, answer: Response) -> Response {
-        if self.context.carriers.budget(session).is_some() {
+    /// Completes the `connect_error` packets in a poll's answer. There are none once the client has joined.
+    async fn with_codes(&self, sid: &str, answer: Response) -> Response {
+        if self.context.engine_sessions.budget(sid).is_some() {
             return answer;
         }
         let (parts, body) = answer.into_parts();
@@ -192,8 +194,8 @@ impl Transport {
         Response::from_parts(parts, bytes.into())
     }
 
-    /// The first request of a session, made anew: all that its session keeps of it.
-    fn fresh(&self, request: &Request, address: IpAddr) -> Request {
+    /// Copy of the first request of an Engine.IO session, with only what the session keeps of it.
+    fn first_request(&self, request: &Request, address: IpAddr) -> Request {
         let mut fresh = Request::new(Body::empty());
         *fresh.uri_mut() = copy(request.uri());
         fresh.extensions_mut().insert(ClientAddress(address));
@@ -210,38 +212,38 @@ impl Transport {
         address: IpAddr,
     ) -> Result<Response, Refusal> {
         let headers = request.headers();
-        let says = |name: HeaderName, word: &str| {
+        let contains = |name: HeaderName, token: &str| {
             let values = headers.get_all(name).into_iter();
             values
                 .filter_map(|value| value.to_str().ok())
                 .flat_map(|list| list.split(','))
-                .any(|part| part.trim().eq_ignore_ascii_case(word))
+                .any(|part| part.trim().eq_ignore_ascii_case(token))
         };
-        let asked = says(CONNECTION, "upgrade")
-            && says(UPGRADE, "websocket")
-            && says(SEC_WEBSOCKET_VERSION, "13");
+        let is_handshake = contains(CONNECTION, "upgrade")
+            && contains(UPGRADE, "websocket")
+            && contains(SEC_WEBSOCKET_VERSION, "13");
         let key = headers.get(SEC_WEBSOCKET_KEY);
-        let (Some(upgrade), Some(key), true) = (upgrade, key, asked) else {
+        let (Some(upgrade), Some(key), true) = (upgrade, key, is_handshake) else {
             return Err(Refusal::new(
                 Code::Malformed,
-                "transport=websocket needs a WebSocket handshake (Upgrade, Sec-WebSocket-Key, version 13)",
+                "transport=websocket requires a WebSocket handshake (Upgrade, Sec-WebSocket-Key, version 13)",
             ));
         };
         let accept = derive_accept_key(key.as_bytes());
         let accept = HeaderValue::from_str(&accept)
-            .map_err(|_| Refusal::new(Code::Malformed, "Sec-WebSocket-Key: is not a key"))?;
+            .map_err(|_| Refusal::new(Code::Malformed, "Sec-WebSocket-Key: is not a valid key"))?;
         let connection = request.extensions().get::<ConnectionHandle>().cloned();
-        let session = Query::of(request.uri()).session.map(str::to_owned);
-        if let Some(name) = &session
-            && (name.len() > LONGEST_NAME || self.context.carriers.is_upgraded(name))
+        let sid = Query::of(request.uri()).sid.map(str::to_owned);
+        if let Some(sid) = &sid
+            && (sid.len() > MAX_SID || self.context.engine_sessions.is_upgraded(sid))
         {
-            let fault = "sid: is no session that can be upgraded";
+            let fault = "sid: is not an Engine.IO session that can be upgraded";
             return Err(Refusal::new(Code::Malformed, fault));
         }
-        let fresh = self.fresh(request, address);
+        let fresh = self.first_request(request, address);
         let (mut parts, _) = fresh.into_parts();
-        // Where the session began here, this is what carries it.
-        if session.is_none()
+        // The Engine.IO session begins with this connection.
+        if sid.is_none()
             && let Some(connection) = &connection
         {
             parts.extensions.insert(connection.clone());
@@ -251,7 +253,7 @@ impl Transport {
             let upgraded = match upgrade.await {
                 Ok(upgraded) => TokioIo::new(upgraded),
                 Err(error) => {
-                    debug!(%error, "a connection ended before it became a WebSocket");
+                    debug!(%error, "a connection was closed before its upgrade to a WebSocket");
                     return;
                 }
             };
@@ -260,8 +262,12 @@ impl Transport {
                 .get::<Arc<FrameBudget>>()
                 .cloned()
                 .unwrap_or_else(|| Arc::new(FrameBudget::new(transport.context.limits.clone())));
-            if let (Some(name), Some(connection)) = (&session, &connection) {
-                match transport.context.carriers.upgrade(name, connection, budget) {
+            if let (Some(sid), Some(connection)) = (&sid, &connection) {
+                match transport
+                    .context
+                    .engine_sessions
+                    .upgrade(sid, connection, budget)
+                {
                     Some(joined) => budget = joined,
                     None => return,
                 }
@@ -270,7 +276,7 @@ impl Transport {
             let fresh = axum::http::Request::from_parts(parts, ());
             let mut engine = transport.engine.0.clone();
             if let Err(error) = Service::call(&mut engine, (frames, fresh)).await {
-                debug!(%error, "a WebSocket was not taken");
+                debug!(%error, "a WebSocket was not accepted");
             }
         });
         let mut response = Response::new(Body::empty());
@@ -282,23 +288,23 @@ impl Transport {
         Ok(response)
     }
 
-    /// Packets of a session that polls.
+    /// Passes on the packets of a polling client.
     async fn post(
         &self,
         request: Request,
-        session: &str,
+        sid: &str,
         address: IpAddr,
     ) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
-        let budget = self.context.carriers.budget(session);
-        // Before the body is read, which takes memory: of a session that has joined one at a time, and of all others
-        // as many as their address may begin.
+        let budget = self.context.engine_sessions.budget(sid);
+        // Limited before the body is read, which takes memory: one at a time for a client that has joined, the address's
+        // rate of new Engine.IO sessions for all others.
         let _posting = match &budget {
             Some(budget) => match budget.post() {
                 Some(posting) => Some(posting),
                 None => {
-                    self.engine.end(session).await;
-                    let fault = "Two requests at once for one session; it was closed";
+                    self.engine.close(sid).await;
+                    let fault = "Two concurrent requests in one Engine.IO session; it was closed";
                     return Err(Refusal::new(Code::Malformed, fault));
                 }
             },
@@ -307,44 +313,44 @@ impl Transport {
                 None
             }
         };
-        let longest = match budget {
+        let max_body = match budget {
             Some(_) => MAX_MESSAGE,
             None => http::MAX_BODY,
         };
-        let body = timeout(http::DEADLINE, http::collect(body, longest))
+        let body = timeout(http::DEADLINE, http::collect(body, max_body))
             .await
             .map_err(|_| http::late_body())?
             .map_err(http::unread_body)?;
         let payload = Payload::of(&body);
-        let max = match budget {
-            Some(_) => PACKETS,
-            None => PACKETS_BEFORE_JOINING,
+        let max_packets = match budget {
+            Some(_) => MAX_PACKETS,
+            None => MAX_PACKETS_BEFORE_JOINING,
         };
         if payload.binary {
             count_closed("binary");
-            self.engine.end(session).await;
-            let fault = "Binary packets are not used here; the session was closed";
+            self.engine.close(sid).await;
+            let fault = "Binary packets are not supported; the Engine.IO session was closed";
             return Err(Refusal::new(Code::Malformed, fault));
         }
-        let mut paid = payload.packets <= max && !payload.foreign;
+        let mut paid = payload.packets <= max_packets && !payload.foreign;
         if paid && let Some(budget) = &budget {
-            paid = pay(budget, payload.price).await;
+            paid = pay(budget, payload.cost).await;
         }
         if !paid {
             count_closed("flood");
-            self.engine.end(session).await;
-            let fault = "Too many packets; the session was closed";
+            self.engine.close(sid).await;
+            let fault = "Too many packets; the Engine.IO session was closed";
             return Err(Refusal::new(Code::RateLimited, fault));
         }
-        // In parts, so that its answers can be fetched meanwhile.
+        // In parts, so that the client can read answers in between.
         let mut answer = None;
         for part in payload.parts(&body, PART) {
             if let Some(budget) = &budget
-                && !caught_up(budget).await
+                && !wait_for_reads(budget).await
             {
                 count_closed("flood");
-                self.engine.end(session).await;
-                let fault = "No answers were fetched; the session was closed";
+                self.engine.close(sid).await;
+                let fault = "Acknowledgements were not read; the Engine.IO session was closed";
                 return Err(Refusal::new(Code::RateLimited, fault));
             }
             let mut request = Request::new(Body::from(part));
@@ -354,9 +360,9 @@ impl Transport {
                 request.headers_mut().insert(CONTENT_TYPE, kind.clone());
             }
             let response = self.engine.answer(request).await;
-            let well = response.status().is_success();
+            let success = response.status().is_success();
             answer = Some(response);
-            if !well {
+            if !success {
                 break;
             }
         }
@@ -364,24 +370,24 @@ impl Transport {
     }
 }
 
-/// Waits until its client has taken enough of its answers. False where it does not.
-async fn caught_up(budget: &FrameBudget) -> bool {
-    let end = Instant::now() + PATIENCE;
+/// Waits until the client has read enough of its answers. False on a timeout.
+async fn wait_for_reads(budget: &FrameBudget) -> bool {
+    let end = Instant::now() + TIMEOUT;
     while budget.is_behind() {
         if Instant::now() > end {
             return false;
         }
-        tokio::time::sleep(CATCHING_UP).await;
+        tokio::time::sleep(BACKLOG_CHECK).await;
     }
     true
 }
 
-/// Waits until the packets are within their budget. False where they are far beyond it.
-async fn pay(budget: &FrameBudget, packets: u32) -> bool {
-    let end = Instant::now() + PATIENCE;
+/// Waits until the packets are within the budget. False if that takes too long.
+async fn pay(budget: &FrameBudget, cost: u32) -> bool {
+    let end = Instant::now() + TIMEOUT;
     let mut again = false;
     loop {
-        match budget.spend(packets, again) {
+        match budget.spend(cost, again) {
             Verdict::Admit => return true,
             Verdict::Wait(time) if Instant::now() + time <= end => {
                 sleep_until(Instant::now() + time).await;
@@ -392,7 +398,7 @@ async fn pay(budget: &FrameBudget, packets: u32) -> bool {
     }
 }
 
-/// The same path and query in memory of their own.
+/// Copy of the URI in its own memory, with only the parameters of Engine.IO.
 fn copy(uri: &Uri) -> Uri {
     let query = uri.query().unwrap_or_default();
     let known = |part: &&str| {
@@ -402,26 +408,26 @@ fn copy(uri: &Uri) -> Uri {
     };
     let query: Vec<&str> = query.split('&').filter(known).collect();
     let text = format!("/socket.io/?{}", query.join("&"));
-    // Parts of a URI that was one.
+    // Parts of a valid URI are valid.
     text.parse().unwrap_or_default()
 }
 
-/// Browsers name the origin of the page that asks; other clients name none.
-fn of_a_page_that_may(context: &SocketContext, headers: &HeaderMap) -> Result<(), Refusal> {
+/// Checks the origin of the requesting page. Browsers send it; other clients send none, and are allowed.
+fn check_origin(context: &SocketContext, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let may = match (origins.next(), origins.next()) {
+    let allowed = match (origins.next(), origins.next()) {
         (None, _) => true,
         (Some(origin), None) => origin
             .to_str()
             .is_ok_and(|origin| context.origins.allow(origin, host)),
         (Some(_), Some(_)) => false,
     };
-    if may {
+    if allowed {
         return Ok(());
     }
     Err(Refusal::new(
         Code::OriginNotAllowed,
-        "Pages of this origin may not ask this; CORS_ALLOWED_ORIGINS names those that may",
+        "This page's origin is not allowed; CORS_ALLOWED_ORIGINS lists the allowed ones",
     ))
 }

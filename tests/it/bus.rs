@@ -231,7 +231,7 @@ async fn with_redis_gone_a_change_made_elsewhere_is_shown_within_two_seconds() {
     socket.subscribe(&id).await;
     drop(redis);
     for replica in [here, there] {
-        replica.await_line("Redis is away");
+        replica.await_line("Redis is unavailable");
     }
     for round in 0..3 {
         let since = Instant::now();

@@ -318,7 +318,7 @@ async fn where_identities_are_trusted_a_socket_may_speak_for_whom_it_names() {
     assert_eq!(refused["code"], "INVALID");
     assert_eq!(
         refused["message"],
-        "userId: is one too many: a socket may speak for 64 people in a room"
+        "userId: is one too many: a socket may send the cursors of 64 users in a room"
     );
     anonymous.close().await;
     while ben.expect("cursor-left").await["userId"] != "ann" {}

@@ -688,7 +688,7 @@ async fn no_filter_lets_tokens_into_the_log() {
         .ask("refresh-token", &json!({ "token": token }))
         .await;
     let refused = socket.ask("refresh-token", &json!(token)).await;
-    assert_eq!(refused["message"], "token: is missing, or is not text");
+    assert_eq!(refused["message"], "token: is missing or is not a string");
     let refused = Socket::refused(replica, json!([token])).await;
     assert!(!refused.contains(&token), "{refused}");
     socket.so_far().await;

@@ -39,7 +39,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "REDIS_URL",
             "http://:geheim@h",
-            "REDIS_URL: is not the URL of a Redis; write ",
+            "REDIS_URL: is not a Redis URL; write ",
         ),
         (
             "LOCK_TTL",

@@ -201,6 +201,6 @@ async fn redis_is_reached_by_tls_as_a_user_with_few_rights() {
     let stranger = stack
         .add_alone(&[("REDIS_CA_FILE", &other.file("ca.pem"))])
         .await;
-    stranger.await_line("Redis is not there for subscribing");
+    stranger.await_line("could not connect to Redis for subscribing");
     assert!(!stranger.log().contains("geheim"), "{}", stranger.log());
 }

@@ -1,6 +1,6 @@
-//! What channels are called on Redis, and whose messages count there. Owns that channels begin with the installation's
-//! name, and that messages are signed with its key, both of which PostgreSQL keeps: pub/sub knows no databases, and
-//! neither another installation on the same Redis nor whoever else reaches it is believed here.
+//! Channel names on Redis, and the signature of messages. Owns the separation of installations: channel names begin
+//! with the installation's name and messages are signed with its key, both stored in PostgreSQL. Redis pub/sub is not
+//! scoped to a database, and neither another installation on the same Redis nor any other client of it is trusted.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use super::signature::Signer;
 use crate::bus::Installation;
 use crate::domain::ids::RoomId;
 
-/// Partitions of the rooms over a cluster's slots.
+/// Partitions of rooms over a cluster's slots.
 const PARTITIONS: u16 = 256;
 
-/// The channels, once the installation's name is known.
+/// Channels, once the installation is known.
 pub(super) type Known = Shared<BoxFuture<'static, Arc<Channels>>>;
 
-/// The channels of one installation.
+/// Channels of one installation.
 #[derive(Debug)]
 pub(super) struct Channels {
     installation: String,
@@ -27,7 +27,7 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// Of the installation, when it is known.
+    /// Channels of an installation, once it is known.
     pub(super) fn of(installation: impl Future<Output = Installation> + Send + 'static) -> Known {
         let channels = async { Arc::new(Self::new(installation.await)) };
         channels.boxed().shared()
@@ -42,17 +42,17 @@ impl Channels {
         }
     }
 
-    /// What signs messages, and tells those that are signed.
+    /// Signer and verifier of messages.
     pub(super) fn signer(&self) -> &Signer {
         &self.signer
     }
 
-    /// Where every replica says that it is there; one's own word coming back is the probe.
+    /// Channel of heartbeats. A replica's own heartbeat coming back is its probe.
     pub(super) fn alive(&self) -> &str {
         &self.alive
     }
 
-    /// The channel of a room. The tag in braces decides the slot on a cluster; 256 of them keep slots even.
+    /// Channel of a room. The tag in braces decides the slot on a cluster; 256 tags spread rooms evenly.
     pub(super) fn room(&self, room: &RoomId) -> String {
         let name = room.name();
         let part = redis_keyslot(name.as_bytes()) % PARTITIONS;

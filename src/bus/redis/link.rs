@@ -1,28 +1,28 @@
-//! What one end knows of the link to Redis: whether messages come through, and whether some did not get out.
+//! State of the link to Redis: up or down, and messages that were possibly not sent.
 //!
-//! Two facts make the link *up*: every desired room is subscribed, and this end's own probe came back a moment
-//! ago. The probe goes out on one connection and comes in on the other, so it finds a link that is dead and
-//! silent as well as one that is closed. Nobody decides here; the two tasks note, everybody asks.
+//! The link is *up* if every desired room is subscribed and this replica's own probe came back recently. The probe is
+//! sent on one connection and received on the other, so it detects a silent, half-open link as well as a closed one.
+//! The publisher and the subscriber record facts here; everybody else reads them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Between two attempts to connect.
+/// Pause between connection attempts.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 
-/// Between two probes while the link is up.
+/// Probe interval while the link is up.
 pub(super) const PROBE: Duration = Duration::from_millis(250);
-/// Between two probes while it is not, so that it is up again soon.
+/// Probe interval while the link is down, so that recovery is detected soon.
 pub(super) const PROBE_DOWN: Duration = Duration::from_millis(50);
-/// Without a probe for this long the link counts as down. With the second between two looks of reconcile
-/// this stays below the two seconds in which a change is to be seen.
+/// Maximum age of the last probe that came back. Together with the second between passes of reconcile it stays below
+/// the two seconds in which a change must be shown.
 const TOLERANCE: Duration = Duration::from_millis(900);
 
-/// The link of one end.
+/// Link of one replica to Redis.
 #[derive(Debug)]
 pub(super) struct Link {
     since: Instant,
-    /// Milliseconds from `since` to when the last probe was sent that came back, plus one; 0: none has.
+    /// Send time of the last probe that came back, in milliseconds after `since`, plus one; 0 if none has.
     heard: AtomicU64,
     subscribed: AtomicBool,
     unsent: AtomicBool,
@@ -44,13 +44,13 @@ impl Link {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// A probe that goes out now: this end's name, and when.
+    /// Payload of a probe sent now: the time and this replica's name.
     pub(super) fn probe(&self, replica: &str) -> String {
         format!("{} {replica}", self.now())
     }
 
-    /// Reads a probe: whose, and where it is this end's own, takes note that it came back. When it was sent
-    /// counts, so that a link which only is very late is found too.
+    /// Reads a received probe. Returns the sender, or `None` if it is this replica's own, which is recorded with its send
+    /// time, so that a slow link counts as down too.
     pub(super) fn heard(&self, probe: &str, replica: &str) -> Option<String> {
         let (sent, from) = probe.split_once(' ')?;
         if from != replica {
@@ -61,30 +61,30 @@ impl Link {
         None
     }
 
-    /// How long ago the last probe was sent that came back, or since the start.
+    /// Time since the send time of the last probe that came back, or since the start.
     pub(super) fn silence(&self) -> Duration {
         let heard = self.heard.load(Ordering::Relaxed).saturating_sub(1);
         Duration::from_millis(self.now().saturating_sub(heard))
     }
 
-    /// Whether all that is desired is subscribed.
+    /// Records if all desired rooms are subscribed.
     pub(super) fn set_subscribed(&self, subscribed: bool) {
         self.subscribed.store(subscribed, Ordering::Relaxed);
     }
 
-    /// Whether messages flow.
+    /// True if messages flow.
     pub(super) fn is_up(&self) -> bool {
         self.subscribed.load(Ordering::Relaxed)
             && self.heard.load(Ordering::Relaxed) > 0
             && self.silence() < TOLERANCE
     }
 
-    /// Something was published that may not have got out.
+    /// Records that a published message was possibly not sent.
     pub(super) fn note_unsent(&self) {
         self.unsent.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there was, since this was last asked.
+    /// True if a message was possibly not sent since the last call.
     pub(super) fn take_unsent(&self) -> bool {
         self.unsent.swap(false, Ordering::Relaxed)
     }
@@ -115,7 +115,7 @@ mod tests {
         link.set_subscribed(true);
         assert_eq!(link.heard(&link.probe("you"), "me").as_deref(), Some("you"));
         assert_eq!(link.heard("57000 me", "me"), None);
-        assert!(!link.is_up(), "three seconds on the way");
+        assert!(!link.is_up(), "it took three seconds");
         assert_eq!(link.heard("no probe", "me").as_deref(), Some("probe"));
         link.heard("99999999 me", "me");
         assert!(

@@ -1,12 +1,12 @@
-//! What this end publishes: the queue, the probe, and the connection for both.
+//! Publishing side: the queue, the probe, and the connection for both.
 //!
 //! ```text
 //!   connecting ── connected ──▶ sending ── a command failed, or the connection ended ──▶ connecting
-//!       │ meanwhile: what is queued is dropped, counted, and noted as unsent
+//!       │ meanwhile queued messages are dropped, counted and recorded as unsent
 //! ```
 //!
-//! Messages that wait are dropped rather than kept while there is no connection: a change is found in
-//! PostgreSQL, and an old cursor is worth nothing.
+//! While there is no connection, messages are dropped instead of kept: changes are read from PostgreSQL, and an old
+//! cursor position is useless.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,25 +23,28 @@ use tracing::{Span, debug, warn};
 use super::channels::{Channels, Known};
 use super::link::{self, Link, RETRY};
 use crate::domain::ids::RoomId;
-use crate::telemetry;
+use crate::telemetry::{self, LogThrottle};
 
-/// Messages published in one go.
+/// Maximum messages in one pipeline.
 const PIPELINE: usize = 128;
 
-/// A message that waits to go out.
+/// Throttle of the log line about failed connections.
+static UNAVAILABLE: LogThrottle = LogThrottle::new();
+
+/// Message waiting to be sent.
 pub(super) struct Outgoing {
     pub(super) room: RoomId,
     pub(super) message: Bytes,
-    /// What it is a part of; it lasts until Redis has taken the message, or it is dropped.
+    /// Span of its sender, open until Redis has accepted the message or it is dropped.
     pub(super) span: Span,
 }
 
-/// Spans that end together with this.
-struct Under(Vec<Span>);
+/// Spans that end when this is dropped.
+struct OpenSpans(Vec<Span>);
 
-impl Drop for Under {
+impl Drop for OpenSpans {
     fn drop(&mut self) {
-        // In a trace a span ends when it was left last, not when it was closed.
+        // The exporter takes a span's last exit, not its close, for its end.
         self.0.iter().for_each(|span| span.in_scope(|| {}));
     }
 }
@@ -55,7 +58,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes until stopped, and then what is still queued.
+    /// Publishes until stopped, then flushes the queue.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Outgoing>, stop: CancellationToken) {
         let mut warned = false;
         loop {
@@ -67,7 +70,7 @@ impl Publisher {
             match connected {
                 Ok((client, ended)) => {
                     warned = false;
-                    // Known, since a connection was made.
+                    // Resolved already: connecting waits for it.
                     let channels = self.channels.clone().await;
                     if self
                         .send_all(&client, ended, &channels, &mut queue, &stop)
@@ -78,10 +81,12 @@ impl Publisher {
                     }
                 }
                 Err(error) if !warned => {
-                    warned = true;
-                    warn!(%error, "Redis is not there for publishing; trying until it is");
+                    if let Some(hidden) = UNAVAILABLE.allow() {
+                        warned = true;
+                        warn!(%error, hidden, "could not connect to Redis for publishing; retrying");
+                    }
                 }
-                Err(error) => debug!(%error, "Redis is still not there for publishing"),
+                Err(error) => debug!(%error, "still could not connect to Redis for publishing"),
             }
             tokio::select! {
                 () = stop.cancelled() => return self.abandon(&mut queue),
@@ -91,7 +96,7 @@ impl Publisher {
         }
     }
 
-    /// What is queued when there is nothing to send it over any more.
+    /// Drops and counts what is queued, because there is no connection at the stop.
     fn abandon(&self, queue: &mut mpsc::Receiver<Outgoing>) {
         while queue.try_recv().is_ok() {
             metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
@@ -106,7 +111,7 @@ impl Publisher {
         Ok((client, ended))
     }
 
-    /// Drops what is queued, as it comes. Ends only with the queue.
+    /// Drops and counts messages as they arrive, until the queue closes.
     async fn drop_all(&self, queue: &mut mpsc::Receiver<Outgoing>) {
         while queue.recv().await.is_some() {
             metrics::counter!(telemetry::BUS_UNPUBLISHED).increment(1);
@@ -114,7 +119,7 @@ impl Publisher {
         }
     }
 
-    /// Sends over one connection until that fails (false), or until it is stopped and all is sent (true).
+    /// Sends over one connection. Returns false if the connection failed, true once stopped with everything sent.
     async fn send_all(
         &self,
         client: &Client,
@@ -126,23 +131,23 @@ impl Publisher {
         let mut batch = Vec::with_capacity(PIPELINE);
         let mut probed = Instant::now();
         let mut pause = Duration::ZERO;
-        let well = loop {
-            let mut leaving = false;
+        let completed = loop {
+            let mut stopping = false;
             tokio::select! {
                 biased;
                 _ = &mut ended => return false,
-                () = stop.cancelled() => leaving = true,
+                () = stop.cancelled() => stopping = true,
                 () = tokio::time::sleep_until(probed + pause) => {}
                 _ = queue.recv_many(&mut batch, PIPELINE) => {}
             }
-            // Whatever it was that woke this: where Redis takes longer than the pause between two probes, it is
-            // always time for a probe; and what was published before a stop still goes out.
+            // The queue is drained after any wake-up: if Redis takes longer than the probe interval, a probe is always
+            // due and the select never reaches the queue; and messages published before a stop are still sent.
             while batch.len() < PIPELINE
                 && let Ok(message) = queue.try_recv()
             {
                 batch.push(message);
             }
-            if leaving && batch.is_empty() {
+            if stopping && batch.is_empty() {
                 break true;
             }
             let probe = probed.elapsed() >= pause;
@@ -163,14 +168,14 @@ impl Publisher {
                 break false;
             }
         };
-        // Its socket ends with its task, whatever state it is in.
-        if !well {
+        // Aborting the task closes its socket in any state.
+        if !completed {
             ended.abort();
         }
-        well
+        completed
     }
 
-    /// Publishes in order, without waiting for each answer. Returns how many Redis did not take.
+    /// Publishes in order without waiting for each reply. Returns the number of commands that failed.
     async fn send(
         &self,
         client: &Client,
@@ -188,7 +193,7 @@ impl Publisher {
             )
         });
         let mut messages: Vec<(String, Bytes)> = Vec::with_capacity(PIPELINE);
-        let mut spans = Under(Vec::new());
+        let mut spans = OpenSpans(Vec::new());
         for outgoing in batch {
             let signed = channels.signer().sign(&outgoing.message);
             messages.push((channels.room(&outgoing.room), signed.into()));
@@ -198,7 +203,7 @@ impl Publisher {
         }
         let messages = messages.into_iter().chain(probe);
         if self.sharded {
-            // A pipeline goes to one node; on a cluster each message finds its own.
+            // A pipeline goes to one node, but on a cluster each message has its own.
             let sends =
                 messages.map(|(channel, message)| client.spublish::<(), _, _>(channel, message));
             let sent = futures_util::future::join_all(sends).await;
@@ -206,7 +211,7 @@ impl Publisher {
         }
         let pipeline = client.pipeline();
         for (channel, message) in messages {
-            // Only puts into the pipeline: there is no answer yet that could be an error.
+            // This only queues the command: errors are in the pipeline's result.
             let _ = pipeline.publish::<(), _, _>(channel, message).await;
         }
         let sent = pipeline.try_all::<i64>().await;

@@ -1,19 +1,19 @@
-//! The signatures of messages. Owns that only what a replica of this installation published is believed: whoever
-//! reaches Redis can publish there, and a version that is too high would blind a room.
+//! Message signatures. Owns the authenticity of messages: any client of Redis can publish there, and a forged version
+//! that is too high would hide all later changes of a room.
 //!
-//! HMAC-SHA256 (RFC 2104) with a key that PostgreSQL keeps. The signature is the last field of the message's JSON
-//! object, so that a release which knows nothing of signatures reads the message as before. What is replayed is no
-//! news: a version that was seen is dropped.
+//! HMAC-SHA256 (RFC 2104) with a key stored in PostgreSQL. The signature is the last field of the message's JSON object,
+//! so that a release without signatures can still read the message. Replays are harmless: a version that was seen
+//! before is dropped.
 
 use ring::hmac;
 
-/// Before the signature, and after it.
+/// Bytes before and after the signature.
 const BEFORE: &[u8] = br#","mac":""#;
 const AFTER: &[u8] = br#""}"#;
-/// Hexadecimal digits of a signature.
+/// Length of a signature in hexadecimal digits.
 const DIGITS: usize = 64;
 
-/// The key of one installation.
+/// Signing key of one installation.
 #[derive(Debug)]
 pub(super) struct Signer(hmac::Key);
 
@@ -22,7 +22,7 @@ impl Signer {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// The message, a JSON object with at least one field, with its signature.
+    /// Adds the signature to a message, a JSON object with at least one field.
     pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let tag = hmac::sign(&self.0, message);
         let open = message.strip_suffix(b"}").unwrap_or(message);
@@ -34,7 +34,7 @@ impl Signer {
         signed
     }
 
-    /// The message, where it was signed with this key.
+    /// Message without its signature, if it was signed with this key.
     pub(super) fn verify(&self, signed: &[u8]) -> Option<Vec<u8>> {
         let open = signed.strip_suffix(AFTER)?;
         let (open, digits) = open.split_at_checked(open.len().checked_sub(DIGITS)?)?;
@@ -43,13 +43,13 @@ impl Signer {
         Some(message)
     }
 
-    /// A short text with its signature after it.
+    /// Appends the signature to a short text.
     pub(super) fn sign_text(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, text.as_bytes());
         format!("{text} {}", hex(tag.as_ref()))
     }
 
-    /// The text, where it was signed with this key.
+    /// Text without its signature, if it was signed with this key.
     pub(super) fn verify_text<'a>(&self, signed: &'a str) -> Option<&'a str> {
         let (text, digits) = signed.rsplit_once(' ')?;
         let tag = unhex(digits.as_bytes())?;

@@ -1,14 +1,13 @@
-//! What this end hears: the rooms it wants, and the connection that has subscribed to them.
+//! Receiving side: the desired rooms, and the connection that is subscribed to them.
 //!
 //! ```text
-//!   connecting ── all desired rooms subscribed, confirmed ──▶ listening ── ended, failed, silent ──▶ connecting
-//!                                                              │ changed set: subscribe, unsubscribe
+//!   connecting ── all desired rooms subscribed, confirmed ──▶ listening ── closed, failed, silent ──▶ connecting
+//!                                                              │ set changed: subscribe, unsubscribe
 //! ```
 //!
-//! Rooms say what they want by changing a set, which never waits and is never full; this task makes Redis
-//! follow it. So subscribe and unsubscribe of a room cannot overtake each other, and a subscription cannot be lost.
-//! Redis confirms in the order of commands: a PING that is answered says that what was subscribed before it
-//! is in force.
+//! Callers change a set of desired rooms, which never waits and is never full; this task applies the set to Redis. So
+//! subscribe and unsubscribe of a room cannot overtake each other, and no subscription is lost. Redis answers commands
+//! in order: the reply to a PING confirms that all earlier subscriptions are active.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::{Builder, ConnectHandle, Message};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -30,38 +30,44 @@ use crate::domain::ids::RoomId;
 use crate::sync::{Guard, Ordered, Rank};
 use crate::telemetry::{self, LogThrottle};
 
-/// Channels in one SUBSCRIBE; centrifuge found 512 a good batch.
+/// Maximum channels in one SUBSCRIBE.
 const BATCH: usize = 512;
-/// On a cluster, how often everything is subscribed anew.
-const AFRESH: Duration = Duration::from_secs(5);
-/// How often the link is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-/// After this long without a probe the connection is given up for another one.
+/// Interval at which a cluster client subscribes to everything again.
+const RESUBSCRIBE: Duration = Duration::from_secs(5);
+/// Interval between checks of the link.
+const CHECK: Duration = Duration::from_millis(100);
+/// Time without a probe after which the connection is replaced.
 const SILENT: Duration = Duration::from_secs(4);
+/// Minimum time between log lines about the state of the link.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lines about messages that are not signed, and comparisons for their sake.
+/// Throttle of the log line about unsigned messages, and of the comparisons that they cause.
 static UNSIGNED: LogThrottle = LogThrottle::new();
+/// Throttle of the log line about failed subscriptions.
+static FAILED: LogThrottle = LogThrottle::new();
+/// Throttle of the log line about messages that were dropped unread.
+static LAGGED: LogThrottle = LogThrottle::new();
 
 #[derive(Default)]
 struct Desired {
     rooms: HashSet<RoomId>,
-    /// Whether a connection follows. While none does, only what is desired counts, not how it came to be.
-    followed: bool,
-    /// Rooms whose subscription may have changed since the subscriber looked, and who waits for them.
+    /// True while a connection applies changes. Without one, only the set itself is kept, no changes.
+    connected: bool,
+    /// Rooms that changed since they were last applied, with the waiters for each.
     changed: HashMap<RoomId, Vec<oneshot::Sender<()>>>,
 }
 
-/// The rooms that this end wants.
+/// Rooms that this replica is to be subscribed to.
 pub(super) struct DesiredSubscriptions {
     desired: Ordered<Desired>,
-    something: Notify,
+    changed: Notify,
 }
 
 impl Default for DesiredSubscriptions {
     fn default() -> Self {
         Self {
             desired: Ordered::new(Rank::Bus, Desired::default()),
-            something: Notify::new(),
+            changed: Notify::new(),
         }
     }
 }
@@ -71,52 +77,52 @@ impl DesiredSubscriptions {
         self.desired.lock()
     }
 
-    /// How many they are.
+    /// Number of desired rooms.
     pub(super) fn count(&self) -> usize {
         self.desired().rooms.len()
     }
 
-    /// A connection begins to follow: all that is desired is news to it.
+    /// Marks every desired room as changed, for a new connection.
     fn begin(&self) {
         let mut desired = self.desired();
         let desired = &mut *desired;
-        desired.followed = true;
+        desired.connected = true;
         for room in &desired.rooms {
             desired.changed.entry(room.clone()).or_default();
         }
     }
 
-    /// No connection follows any more. Whoever waits for one goes on without.
+    /// Stops recording changes, and releases all waiters, because the connection is gone.
     fn end(&self) {
         let mut desired = self.desired();
-        desired.followed = false;
+        desired.connected = false;
         desired.changed.clear();
     }
 
-    /// Wants a room. What is handed back resolves when it is subscribed, or fails when that went wrong.
+    /// Adds a room. The receiver resolves once it is subscribed, or fails if the connection does.
     pub(super) fn subscribe(&self, room: &RoomId) -> oneshot::Receiver<()> {
         let (done, confirmed) = oneshot::channel();
         let mut desired = self.desired();
         desired.rooms.insert(room.clone());
-        if desired.followed {
+        if desired.connected {
             let waiting = desired.changed.entry(room.clone()).or_default();
             waiting.retain(|waiting| !waiting.is_closed());
             waiting.push(done);
         }
         drop(desired);
-        self.something.notify_one();
+        self.changed.notify_one();
         confirmed
     }
 
-    /// No longer wants a room.
+    /// Removes a room.
     pub(super) fn unsubscribe(&self, room: &RoomId) {
         let mut desired = self.desired();
         desired.rooms.remove(room);
-        if desired.followed {
+        if desired.connected {
             desired.changed.entry(room.clone()).or_default();
         }
         drop(desired);
-        self.something.notify_one();
+        self.changed.notify_one();
     }
 }
 
@@ -131,20 +137,20 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Listens until stopped.
+    /// Receives until stopped.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let mut told = Told::default();
+        let mut log = LinkLog::default();
         let work = async {
             let channels = self.channels.clone().await;
             loop {
                 match self.connect().await {
                     Ok((client, ended)) => {
-                        self.listen(&client, ended, &channels, &mut told).await;
+                        self.listen(&client, ended, &channels, &mut log).await;
                     }
-                    Err(error) => told.away(&error),
+                    Err(error) => log.connection_failed(&error),
                 }
                 self.link.set_subscribed(false);
-                self.look(&mut told).await;
+                self.check(&mut log).await;
                 tokio::time::sleep(RETRY).await;
             }
         };
@@ -159,65 +165,70 @@ impl Subscriber {
         Ok((client, ended))
     }
 
-    /// Listens over one connection until that is of no use any more.
+    /// Receives over one connection until it is closed, fails or is silent.
     async fn listen(
         &self,
         client: &Client,
         mut ended: ConnectHandle,
         channels: &Channels,
-        told: &mut Told,
+        log: &mut LinkLog,
     ) {
         let mut messages = client.message_rx();
         let mut subscribed = HashSet::new();
-        let since = tokio::time::Instant::now();
+        let since = Instant::now();
         self.desired.begin();
-        let follow = async {
+        let apply = async {
             let alive = || vec![channels.alive().to_owned()];
             self.subscribe(client, alive()).await?;
             loop {
-                self.follow(client, channels, &mut subscribed).await?;
+                self.apply(client, channels, &mut subscribed).await?;
                 self.link.set_subscribed(true);
                 tokio::select! {
-                    () = self.desired.something.notified() => {}
-                    // A slot that moves ends the subscriptions of its rooms without a word.
-                    () = tokio::time::sleep(AFRESH), if self.sharded => {
+                    () = self.desired.changed.notified() => {}
+                    // A slot that migrates drops the subscriptions of its channels silently.
+                    () = tokio::time::sleep(RESUBSCRIBE), if self.sharded => {
                         subscribed.clear();
                         self.desired.begin();
                         self.subscribe(client, alive()).await?;
-                        self.follow(client, channels, &mut subscribed).await?;
+                        self.apply(client, channels, &mut subscribed).await?;
                         let _ = self.to.send(BusEvent::Gap).await;
                     }
                 }
             }
         };
-        let hear = async { while self.hear(messages.recv().await, channels).await {} };
-        let look = async {
+        let receive = async { while self.deliver(messages.recv().await, channels).await {} };
+        let check = async {
             loop {
-                tokio::time::sleep(LOOK).await;
-                self.look(told).await;
+                tokio::time::sleep(CHECK).await;
+                self.check(log).await;
                 if since.elapsed() > SILENT && self.link.silence() > SILENT {
                     return;
                 }
             }
         };
         tokio::select! {
-            outcome = &mut ended => debug!(?outcome, "the connection for subscribing ended"),
-            outcome = follow => {
+            outcome = &mut ended => debug!(?outcome, "the subscriber's connection was closed"),
+            outcome = apply => {
                 let outcome: Result<(), Error> = outcome;
                 if let Err(error) = outcome {
-                    warn!(%error, "could not subscribe; trying on another connection");
+                    match FAILED.allow() {
+                        Some(hidden) => {
+                            warn!(%error, hidden, "could not subscribe on Redis; retrying on a new connection");
+                        }
+                        None => debug!(%error, "could not subscribe on Redis"),
+                    }
                 }
             }
-            () = hear => {}
-            () = look => debug!("the connection for subscribing is silent"),
+            () = receive => {}
+            () = check => debug!("the subscriber's connection is silent"),
         }
         self.desired.end();
-        // Its socket ends with its task, whatever state it is in.
+        // Aborting the task closes its socket in any state.
         ended.abort();
     }
 
-    /// Makes Redis follow what is desired now.
-    async fn follow(
+    /// Subscribes and unsubscribes what changed in the set of desired rooms.
+    async fn apply(
         &self,
         client: &Client,
         named: &Channels,
@@ -257,7 +268,7 @@ impl Subscriber {
         }
         subscribed.extend(joining);
         for done in waiting {
-            // Whoever gave up waiting has gone on without.
+            // The waiter may have timed out.
             let _ = done.send(());
         }
         Ok(())
@@ -271,7 +282,7 @@ impl Subscriber {
         }
     }
 
-    /// The channels of one command each: on a cluster all of a command must lie in one slot.
+    /// Channels grouped into commands: on a cluster all channels of a command must share a slot.
     fn commands(&self, named: &Channels, rooms: &[RoomId]) -> Vec<Vec<String>> {
         let mut channels: Vec<String> = rooms.iter().map(|room| named.room(room)).collect();
         if !self.sharded {
@@ -285,10 +296,10 @@ impl Subscriber {
             .collect()
     }
 
-    /// Hands over what is heard. A slow replica slows only this; what fred drops meanwhile is a gap. False
-    /// where there is nothing more to hear.
-    async fn hear(&self, heard: Result<Message, RecvError>, channels: &Channels) -> bool {
-        let event = match heard {
+    /// Delivers a received message. A slow replica blocks only this task; messages that fred drops meanwhile are a gap.
+    /// False once there is nothing more to receive.
+    async fn deliver(&self, received: Result<Message, RecvError>, channels: &Channels) -> bool {
+        let event = match received {
             Ok(message) => {
                 let Some(bytes) = message.value.into_bytes() else {
                     return true;
@@ -297,12 +308,12 @@ impl Subscriber {
                 if message.channel != channels.alive() {
                     match signer.verify(&bytes) {
                         Some(message) => BusEvent::Message(message.into()),
-                        None => return self.distrust().await,
+                        None => return self.reject_unsigned().await,
                     }
                 } else {
                     let text = String::from_utf8_lossy(&bytes);
                     let Some(probe) = signer.verify_text(&text) else {
-                        return self.distrust().await;
+                        return self.reject_unsigned().await;
                     };
                     match self.link.heard(probe, &self.replica) {
                         Some(other) => BusEvent::Alive(other),
@@ -311,10 +322,13 @@ impl Subscriber {
                 }
             }
             Err(RecvError::Lagged(missed)) => {
-                warn!(
-                    missed,
-                    "this replica reads the bus too slowly; comparing with PostgreSQL"
-                );
+                if let Some(hidden) = LAGGED.allow() {
+                    warn!(
+                        missed,
+                        hidden,
+                        "messages from Redis were dropped, because this replica reads them too slowly; comparing with PostgreSQL"
+                    );
+                }
                 metrics::counter!(telemetry::BUS_GAPS).increment(1);
                 BusEvent::Gap
             }
@@ -323,9 +337,9 @@ impl Subscriber {
         self.to.send(event).await.is_ok()
     }
 
-    /// A message that no replica of this installation has signed: a forged one, or one of a release that did not sign
-    /// yet. It is not believed, and its room is compared, with all others, at most once a second.
-    async fn distrust(&self) -> bool {
+    /// Rejects a message without a valid signature: a forged one, or one of a release without signatures. All rooms are
+    /// compared instead, at most once a second.
+    async fn reject_unsigned(&self) -> bool {
         metrics::counter!(telemetry::BUS_RECEIVED, "outcome" => "unsigned").increment(1);
         let Some(hidden) = UNSIGNED.allow() else {
             return true;
@@ -337,41 +351,73 @@ impl Subscriber {
         self.to.send(BusEvent::Gap).await.is_ok()
     }
 
-    /// Says where the link has come or gone: either way something may have been missed, here or there.
-    async fn look(&self, told: &mut Told) {
+    /// Reports a link that went up or down. In both cases messages may have been missed, here or on other replicas.
+    async fn check(&self, log: &mut LinkLog) {
         let up = self.link.is_up();
-        if told.up == up {
+        let changed = log.changed(up);
+        log.write(self.desired.count());
+        if !changed {
             return;
         }
-        told.up = up;
         metrics::gauge!(telemetry::BUS_UP).set(if up { 1.0 } else { 0.0 });
         if up {
-            told.warned = false;
-            info!(rooms = self.desired.count(), "Redis is there");
             metrics::counter!(telemetry::BUS_GAPS).increment(1);
         } else {
-            told.warned = true;
-            warn!("Redis is away; locks go on, other replicas' changes come from PostgreSQL");
             self.link.note_unsent();
         }
         let _ = self.to.send(BusEvent::Gap).await;
     }
 }
 
-/// What was said of the link last.
+/// Log lines about the link, at most one in [`LOG_INTERVAL`]. If it changes faster, the line about its last state comes
+/// late, so that the log never ends with a state that is over.
 #[derive(Default)]
-struct Told {
+struct LinkLog {
     up: bool,
+    /// Changes that are not in the log yet.
+    unlogged: u64,
+    logged_up: bool,
+    logged_at: Option<Instant>,
+    /// True if the log says that Redis is unavailable: connection failures are debug lines then.
     warned: bool,
 }
 
-impl Told {
-    fn away(&mut self, error: &Error) {
+impl LinkLog {
+    /// Records the state of the link. True if it changed.
+    fn changed(&mut self, up: bool) -> bool {
+        let changed = self.up != up;
+        self.up = up;
+        self.unlogged += u64::from(changed);
+        changed
+    }
+
+    /// Writes a line if the log does not have the current state yet, and a line is due.
+    fn write(&mut self, rooms: usize) {
+        let due = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if self.up == self.logged_up || !due {
+            return;
+        }
+        let hidden = self.unlogged.saturating_sub(1);
+        self.unlogged = 0;
+        self.logged_up = self.up;
+        self.logged_at = Some(Instant::now());
+        self.warned = !self.up;
+        if self.up {
+            info!(rooms, hidden, "Redis is connected");
+        } else {
+            warn!(
+                hidden,
+                "Redis is unavailable; locks continue, other replicas' changes are read from PostgreSQL"
+            );
+        }
+    }
+
+    fn connection_failed(&mut self, error: &Error) {
         if self.warned {
-            debug!(%error, "Redis is still not there for subscribing");
+            debug!(%error, "still could not connect to Redis for subscribing");
         } else {
             self.warned = true;
-            warn!(%error, "Redis is not there for subscribing; trying until it is");
+            warn!(%error, "could not connect to Redis for subscribing; retrying");
         }
     }
 }

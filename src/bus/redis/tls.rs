@@ -1,4 +1,4 @@
-//! TLS to a Redis whose certificate is from an authority of one's own.
+//! TLS to a Redis server whose certificate is issued by a private authority.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::BadSetting;
 
-/// Trusts those authorities and no others.
+/// TLS configuration that trusts only these authorities.
 ///
 /// # Errors
-/// [`BadSetting`] where the PEM holds none.
+/// [`BadSetting`] if the PEM contains no valid certificate.
 pub(super) fn trusting(pem: &[u8]) -> Result<TlsConfig, BadSetting> {
     let bad = || {
         BadSetting::new(
             "REDIS_CA_FILE",
-            "holds no certificates",
-            "name a file with the authority's certificate in PEM",
+            "contains no valid certificate",
+            "name a PEM file with the authority's certificate",
         )
     };
     let mut roots = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! The roster against a model that keeps whole sets and counts anew each time.
+//! The roster against a model that keeps whole sets and recounts each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,34 +41,34 @@ fn subscription(socket: u8, of: Option<u8>) -> Arc<Subscription> {
 #[derive(Debug, Clone)]
 enum Step {
     Enter(u8, Option<u8>),
-    Again(u8),
+    EnterAgain(u8),
     Admit(u8),
     Fail(u8),
     Leave(u8),
-    Point(u8, u8),
+    AddCursor(u8, u8),
     Joined(u8, u8),
     Left(u8, u8),
     Replace(u8, Vec<u8>),
-    Pointed(u8, u8),
-    PointerLeft(u8, u8),
-    Forget(u8),
+    AddRemoteCursor(u8, u8),
+    RemoveRemoteCursor(u8, u8),
+    RemoveReplica(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (socket, of, replica, who) = (0..4_u8, 0..6_u8, 0..3_u8, 0..3_u8);
     let step = prop_oneof![
         3 => (socket.clone(), proptest::option::of(of.clone())).prop_map(|(s, m)| Step::Enter(s, m)),
-        1 => socket.clone().prop_map(Step::Again),
+        1 => socket.clone().prop_map(Step::EnterAgain),
         3 => socket.clone().prop_map(Step::Admit),
         1 => socket.clone().prop_map(Step::Fail),
         2 => socket.clone().prop_map(Step::Leave),
-        2 => (socket, who.clone()).prop_map(|(s, u)| Step::Point(s, u)),
+        2 => (socket, who.clone()).prop_map(|(s, u)| Step::AddCursor(s, u)),
         2 => (replica.clone(), of.clone()).prop_map(|(r, m)| Step::Joined(r, m)),
         2 => (replica.clone(), of.clone()).prop_map(|(r, m)| Step::Left(r, m)),
         1 => (replica.clone(), proptest::collection::vec(of, 0..4)).prop_map(|(r, m)| Step::Replace(r, m)),
-        1 => (replica.clone(), who.clone()).prop_map(|(r, u)| Step::Pointed(r, u)),
-        1 => (replica.clone(), who).prop_map(|(r, u)| Step::PointerLeft(r, u)),
-        1 => replica.prop_map(Step::Forget),
+        1 => (replica.clone(), who.clone()).prop_map(|(r, u)| Step::AddRemoteCursor(r, u)),
+        1 => (replica.clone(), who).prop_map(|(r, u)| Step::RemoveRemoteCursor(r, u)),
+        1 => replica.prop_map(Step::RemoveReplica),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -77,15 +77,15 @@ struct Here {
     subscription: Arc<Subscription>,
     admitted: bool,
     pending: usize,
-    pointers: BTreeSet<UserId>,
+    cursors: BTreeSet<UserId>,
 }
 
-/// Whole sets, counted anew whenever something is asked.
+/// Whole sets, recounted at each query.
 #[derive(Default)]
 struct Model {
     here: BTreeMap<u8, Here>,
     elsewhere: BTreeMap<u8, BTreeSet<Member>>,
-    pointers: BTreeMap<u8, BTreeSet<UserId>>,
+    cursors: BTreeMap<u8, BTreeSet<UserId>>,
 }
 
 impl Model {
@@ -102,27 +102,24 @@ impl Model {
 
     fn pointers_here(&self) -> BTreeSet<UserId> {
         let here = self.here.values();
-        here.flat_map(|it| it.pointers.iter().cloned()).collect()
+        here.flat_map(|it| it.cursors.iter().cloned()).collect()
     }
 
-    /// What a departure has to say, by comparing the sets before and after.
+    /// Expected departure, by comparing the sets before and after.
     fn leave(&mut self, socket: u8) -> Departure {
-        let (here, all, pointers) = (self.members_here(), self.members(), self.pointers_here());
+        let (here, all, cursors) = (self.members_here(), self.members(), self.pointers_here());
         self.here.remove(&socket);
         let (here_after, all_after) = (self.members_here(), self.members());
         Departure {
             last_here: here.difference(&here_after).next().cloned(),
             last_anywhere: all.difference(&all_after).next().cloned(),
-            pointers: pointers
-                .difference(&self.pointers_here())
-                .cloned()
-                .collect(),
+            cursors: cursors.difference(&self.pointers_here()).cloned().collect(),
         }
     }
 }
 
 fn sorted(mut departure: Departure) -> Departure {
-    departure.pointers.sort();
+    departure.cursors.sort();
     departure
 }
 
@@ -142,14 +139,14 @@ fn apply(step: Step, roster: &mut Roster, model: &mut Model) {
                 subscription: subscription.clone(),
                 admitted: false,
                 pending: 1,
-                pointers: BTreeSet::new(),
+                cursors: BTreeSet::new(),
             };
             model.here.insert(socket, entry);
             let first_here = model.members_here().difference(&before).next().cloned();
             assert_eq!(roster.enter(subscription), Arrival { first_here });
         }
-        Step::Again(socket) => {
-            let known = roster.ask_again(&format!("s{socket}"));
+        Step::EnterAgain(socket) => {
+            let known = roster.enter_again(&format!("s{socket}"));
             let expected = model.here.get_mut(&socket);
             assert_eq!(known.is_some(), expected.is_some());
             if let Some(here) = expected {
@@ -181,14 +178,14 @@ fn apply(step: Step, roster: &mut Roster, model: &mut Model) {
             assert_eq!(departure, known.is_some().then(|| model.leave(socket)));
             assert!(known.is_none_or(|it| !it.is_current()));
         }
-        Step::Point(socket, who) => {
-            let done = roster.point(&format!("s{socket}"), &user(who));
+        Step::AddCursor(socket, who) => {
+            let done = roster.add_cursor(&format!("s{socket}"), &user(who));
             match model.here.get_mut(&socket) {
                 Some(here) => {
-                    here.pointers.insert(user(who));
+                    here.cursors.insert(user(who));
                     assert_eq!(done, Ok(()));
                 }
-                None => assert_eq!(done, Err(PointRefused::NotSubscribed)),
+                None => assert_eq!(done, Err(CursorRefused::NotSubscribed)),
             }
         }
         Step::Joined(replica, of) => {
@@ -215,20 +212,21 @@ fn apply(step: Step, roster: &mut Roster, model: &mut Model) {
             let told = roster.replace(&name(replica), members.into_iter().collect());
             assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), gone);
         }
-        Step::Pointed(replica, who) => {
-            roster.pointed(&name(replica), [user(who)].iter());
-            model.pointers.entry(replica).or_default().insert(user(who));
+        Step::AddRemoteCursor(replica, who) => {
+            roster.add_remote_cursors(&name(replica), [user(who)].iter());
+            model.cursors.entry(replica).or_default().insert(user(who));
         }
-        Step::PointerLeft(replica, who) => {
-            roster.pointer_left(&name(replica), &user(who));
-            if let Some(there) = model.pointers.get_mut(&replica) {
+        Step::RemoveRemoteCursor(replica, who) => {
+            roster.remove_remote_cursor(&name(replica), &user(who));
+            if let Some(there) = model.cursors.get_mut(&replica) {
                 there.remove(&user(who));
             }
         }
-        Step::Forget(replica) => {
-            let told: BTreeSet<UserId> = roster.forget(&name(replica)).into_iter().collect();
+        Step::RemoveReplica(replica) => {
+            let told: BTreeSet<UserId> =
+                roster.remove_replica(&name(replica)).into_iter().collect();
             model.elsewhere.remove(&replica);
-            assert_eq!(told, model.pointers.remove(&replica).unwrap_or_default());
+            assert_eq!(told, model.cursors.remove(&replica).unwrap_or_default());
         }
     }
 }
@@ -272,7 +270,7 @@ fn a_socket_that_left_and_came_back_is_not_admitted_by_its_first_request() {
     roster.admit(&first);
     assert!(
         roster.audience().is_empty(),
-        "its snapshot is on its way yet"
+        "its snapshot is still on its way"
     );
     assert_eq!(roster.fail(&first), None);
     roster.admit(&second);
@@ -301,11 +299,14 @@ fn an_audience_on_its_way_does_not_change() {
 fn a_socket_shows_a_bounded_number_of_cursors() {
     let mut roster = Roster::default();
     roster.enter(subscription(0, None));
-    for n in 0..MAX_POINTERS {
+    for n in 0..MAX_CURSORS {
         let user_id = UserId::new(format!("p{n}")).unwrap();
-        assert_eq!(roster.point("s0", &user_id), Ok(()));
+        assert_eq!(roster.add_cursor("s0", &user_id), Ok(()));
     }
-    assert_eq!(roster.point("s0", &user(0)), Err(PointRefused::TooMany));
+    assert_eq!(
+        roster.add_cursor("s0", &user(0)),
+        Err(CursorRefused::TooMany)
+    );
 }
 
 #[test]
@@ -313,12 +314,12 @@ fn a_replica_that_is_silent_is_named_once() {
     let mut replicas = Replicas::default();
     let begin = Instant::now();
     replicas.heard("a", begin);
-    replicas.heard("b", begin + GONE / 2);
-    assert!(replicas.gone(begin + GONE / 2).is_empty());
-    assert_eq!(replicas.gone(begin + GONE), vec![Arc::from("a")]);
-    replicas.heard("b", begin + GONE);
-    assert!(replicas.gone(begin + GONE).is_empty());
-    assert_eq!(replicas.gone(begin + GONE * 2), vec![Arc::from("b")]);
+    replicas.heard("b", begin + GONE_AFTER / 2);
+    assert!(replicas.gone(begin + GONE_AFTER / 2).is_empty());
+    assert_eq!(replicas.gone(begin + GONE_AFTER), vec![Arc::from("a")]);
+    replicas.heard("b", begin + GONE_AFTER);
+    assert!(replicas.gone(begin + GONE_AFTER).is_empty());
+    assert_eq!(replicas.gone(begin + GONE_AFTER * 2), vec![Arc::from("b")]);
 }
 
 #[test]
@@ -328,11 +329,14 @@ fn who_was_asked_and_does_not_answer_has_nobody_in_the_room() {
     roster.joined("a", member(0));
     roster.joined("b", member(0));
     roster.joined("b", member(2));
-    roster.ask(begin);
-    assert!(roster.settle(begin + ANSWER / 2).is_empty(), "too early");
+    roster.request(begin);
+    assert!(
+        roster.settle(begin + ROSTER_TIMEOUT / 2).is_empty(),
+        "too early"
+    );
     assert!(roster.replace("a", [member(0)].into()).is_empty());
-    assert_eq!(roster.settle(begin + ANSWER), vec![member(2)]);
+    assert_eq!(roster.settle(begin + ROSTER_TIMEOUT), vec![member(2)]);
     assert!(roster.has(&member(0)), "a still has it");
-    assert!(roster.settle(begin + ANSWER * 2).is_empty());
-    assert!(roster.has(&member(0)), "nobody was asked again");
+    assert!(roster.settle(begin + ROSTER_TIMEOUT * 2).is_empty());
+    assert!(roster.has(&member(0)), "no further request was made");
 }

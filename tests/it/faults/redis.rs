@@ -142,7 +142,7 @@ async fn a_replica_that_starts_without_redis_is_ready_and_joins_it_later() {
     stack.add().await;
     stack.add_alone(&[("REDIS_URL", &url)]).await;
     let (well, late) = (&stack.replicas[0], &stack.replicas[1]);
-    late.await_line("Redis is not there for subscribing");
+    late.await_line("could not connect to Redis for subscribing");
     becomes(late, "ok").await;
     let id = fresh("joins");
     let mut socket = Socket::connect(late, auth("ben")).await;
@@ -150,7 +150,7 @@ async fn a_replica_that_starts_without_redis_is_ready_and_joins_it_later() {
     let (_, took) = change_is_seen(well, &id, &mut [&mut socket]).await;
     assert!(took < SEEN_WITHIN, "{took:?}");
     proxy.pass();
-    late.await_line("Redis is there");
+    late.await_line("Redis is connected");
     let (_, took) = change_is_seen(well, &id, &mut [&mut socket]).await;
     assert!(took < Duration::from_millis(500), "not at once: {took:?}");
 }

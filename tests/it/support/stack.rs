@@ -114,7 +114,7 @@ impl Stack {
         let has_redis = redis.is_none_or(|(_, url)| !url.is_empty());
         let replica = self.add_alone(extra).await;
         if has_redis {
-            replica.await_line("Redis is there");
+            replica.await_line("Redis is connected");
         }
         replica
     }

@@ -1,28 +1,27 @@
-//! Why a handshake was refused, as `connect_error` tells it: `{ message, data: { code } }`, which is what clients read as
-//! `error.message` and `error.data.code`.
+//! Refusal of a handshake as a `connect_error` packet: `{ message, data: { code } }`, which clients read as `error.message`
+//! and `error.data.code`.
 //!
-//! socketioxide sends a message and nothing else. So the code rides at the end of it behind a marker, and becomes
-//! `data` where the bytes leave. Marker and `data` are of the same length, so a frame's header stays as it is; and no
-//! text of anybody's holds the marker, since its characters are control characters. Looked for only in what goes to a
-//! connection that has not joined.
+//! socketioxide sends only a message. So the code is appended to it after a marker, and moved to `data` when the bytes
+//! are written. Marker and `data` have the same length, so the frame's header stays valid. User text never contains the
+//! marker, since it consists of control characters. Only output to connections that have not joined is searched.
 
 use std::fmt;
 
 use crate::protocol::{Code, Refusal};
 
-/// As it is in the message, and as JSON says it.
+/// Marker in the message, and in its JSON encoding.
 const MARKER: &str = "\u{1f}\u{1f}\u{1f}~";
 const ENCODED: &[u8] = br"\u001f\u001f\u001f~";
-/// What comes in its place, and after the code.
+/// Replacement of the marker, and text after the code.
 const BEFORE: &[u8] = br#"","data":{"code":""#;
 const AFTER: &[u8] = br#""}}"#;
 
-/// Why a connection was refused.
+/// Refusal of a connection.
 #[derive(Debug)]
 pub(super) struct ConnectError(Refusal);
 
 impl ConnectError {
-    /// Something that `auth` says, or does not.
+    /// Refusal of a field of `auth`.
     pub(super) fn of_auth(field: &str, refusal: Refusal) -> Self {
         Self(Refusal {
             message: format!("auth{field}{}", refusal.message),
@@ -39,16 +38,16 @@ impl From<Refusal> for ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{MARKER}{}", self.0.message, word(self.0.code))
+        write!(f, "{}{MARKER}{}", self.0.message, code_name(self.0.code))
     }
 }
 
-fn word(code: Code) -> String {
-    let word = serde_json::to_string(&code).unwrap_or_default();
-    word.trim_matches('"').to_owned()
+fn code_name(code: Code) -> String {
+    let quoted = serde_json::to_string(&code).unwrap_or_default();
+    quoted.trim_matches('"').to_owned()
 }
 
-/// The bytes with the code of a `connect_error` where clients look for it; `None` where there is none in them.
+/// Moves the code of each `connect_error` to `data`. `None` if the bytes contain none.
 pub(super) fn with_code(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut at = 0;
     let mut patched: Option<Vec<u8>> = None;
