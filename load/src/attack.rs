@@ -200,7 +200,9 @@ pub(crate) async fn run(mut options: Options) -> Result<bool, Failure> {
     };
     if let Some(calm) = rows.first() {
         let borne = calm.p99() * options.calm_times;
-        options.p99 = options.p99.max(u64::try_from(borne.as_millis()).unwrap_or(u64::MAX));
+        options.p99 = options
+            .p99
+            .max(u64::try_from(borne.as_millis()).unwrap_or(u64::MAX));
     }
     if let Some(file) = &options.json {
         let json = serde_json::to_string_pretty(&report::json(&rows, &options))?;

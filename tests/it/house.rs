@@ -142,11 +142,7 @@ fn the_operators_docs_have_every_metric() {
     let docs = metrics_page();
     for metric in apptlock::telemetry::ALL {
         let row = format!("| `{}` |", metric.name);
-        assert!(
-            docs.contains(&row),
-            "{} is not in METRICS.md",
-            metric.name
-        );
+        assert!(docs.contains(&row), "{} is not in METRICS.md", metric.name);
     }
 }
 
