@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::{LockError, Locks};
+use super::error::LockError;
+use super::operations::Locks;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::Position;
 use crate::rooms::Rooms;

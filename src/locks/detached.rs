@@ -1,15 +1,14 @@
-//! Execution of an operation in a task of its own, so that its change is published even if the caller is gone. Owns its
-//! metrics and trace: count, duration and outcome.
+//! Execution of an operation in a task of its own, so that its change is published even if the caller is gone.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::field::Empty;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span};
 
-use super::{LockError, Locks, Shared};
-use crate::domain::ids::RoomId;
-use crate::telemetry::{self, TRACE};
+use super::error::LockError;
+use super::operations::Locks;
+use super::outcome::count;
+use super::shared::Shared;
 
 impl Locks {
     pub(super) async fn run_detached<T, F>(
@@ -48,43 +47,4 @@ impl Locks {
             fault
         })
     }
-}
-
-/// Span of an operation.
-pub(super) fn span(operation: &'static str, room: Option<&RoomId>) -> Span {
-    info_span!(
-        target: TRACE, "lock", otel.name = operation, apptlock.outcome = Empty, otel.status_code = Empty,
-        apptlock.appointment = room.map(|room| room.appointment.as_str()),
-    )
-}
-
-/// Counts the end of an operation, and returns its outcome.
-pub(super) fn count<T>(
-    operation: &'static str,
-    since: Instant,
-    outcome: &Result<T, LockError>,
-) -> &'static str {
-    let outcome = match outcome {
-        Ok(_) => "ok",
-        Err(LockError::Held(_) | LockError::HeldByYou(_)) => "conflict",
-        Err(
-            LockError::NotLocked
-            | LockError::NotHolder(_)
-            | LockError::OtherTab(_)
-            | LockError::StaleToken(_)
-            | LockError::TooMany(_),
-        ) => "refused",
-        Err(
-            LockError::Store(_)
-            | LockError::Read(_)
-            | LockError::Queued
-            | LockError::Fault(_)
-            | LockError::Stopping,
-        ) => "failed",
-    };
-    metrics::counter!(telemetry::LOCK_OPERATIONS, "operation" => operation, "outcome" => outcome)
-        .increment(1);
-    metrics::histogram!(telemetry::LOCK_DURATION, "operation" => operation)
-        .record(since.elapsed().as_secs_f64());
-    outcome
 }

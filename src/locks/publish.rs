@@ -1,6 +1,7 @@
 //! Publication of committed changes. Owns that each reaches the rooms here, then the bus, within its trace.
 
-use super::{LockError, Shared};
+use super::error::LockError;
+use super::shared::Shared;
 use crate::domain::lease::{Admin, Change, LockState};
 use crate::protocol::Message;
 use crate::store::Acquired;

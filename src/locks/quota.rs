@@ -14,10 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tracing::debug;
 
-use super::{LockError, Shared};
-use crate::domain::ids::{RoomId, TenantId, UserId};
+use crate::domain::ids::{TenantId, UserId};
 
 /// Interval between two exact counts for one identity, while it is at its limit.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,11 +38,11 @@ struct Account {
 /// The accounts of one replica.
 pub(super) struct Quota {
     /// The limit; 0: none.
-    max: usize,
+    pub(super) max: usize,
     /// A std mutex: never held across an await.
     accounts: Mutex<HashMap<Identity, Account>>,
     /// One exact count at a time: it reads every lease in force.
-    counting: Semaphore,
+    pub(super) counting: Semaphore,
 }
 
 impl Quota {
@@ -86,7 +84,7 @@ impl Quota {
     }
 
     /// True if the leases must be counted in PostgreSQL: the estimate is high, or old.
-    fn is_due(&self, who: &Identity) -> bool {
+    pub(super) fn is_due(&self, who: &Identity) -> bool {
         let accounts = self.accounts();
         accounts.get(who).is_some_and(|account| {
             let much = account.since >= (self.max / 10).max(1);
@@ -98,45 +96,18 @@ impl Quota {
         })
     }
 
-    fn is_full(&self, who: &Identity) -> bool {
+    pub(super) fn is_full(&self, who: &Identity) -> bool {
         let accounts = self.accounts();
         accounts
             .get(who)
             .is_some_and(|it| it.estimate >= self.max && it.counted.is_some())
     }
 
-    fn counted(&self, who: &Identity, count: usize) {
+    pub(super) fn counted(&self, who: &Identity, count: usize) {
         if let Some(account) = self.accounts().get_mut(who) {
             account.estimate = count;
             account.since = 0;
             account.counted = Some(Instant::now());
-        }
-    }
-}
-
-impl Shared {
-    /// Checks that the user may have one more lease. At the limit, existing leases can still be renewed.
-    pub(super) async fn within_quota(&self, room: &RoomId, user: &UserId) -> Result<(), LockError> {
-        let quota = &self.quota;
-        if quota.max == 0 {
-            return Ok(());
-        }
-        let who = (room.tenant.clone(), user.clone());
-        if quota.is_due(&who)
-            && let Ok(_one) = quota.counting.try_acquire()
-        {
-            match self.store.leases_of(&room.tenant, user, quota.max).await {
-                Ok(count) => quota.counted(&who, count),
-                Err(error) => debug!(%error, "could not count the leases of an identity"),
-            }
-        }
-        if !quota.is_full(&who) {
-            return Ok(());
-        }
-        // Its own lease is renewed, and another's is rejected as usual, with the holder.
-        match self.store.status(room).await?.live() {
-            Some(_) => Ok(()),
-            None => Err(LockError::TooMany(quota.max)),
         }
     }
 }

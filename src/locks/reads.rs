@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::LockError;
+use super::error::LockError;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 use crate::store::{Store, StoreError};

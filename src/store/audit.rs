@@ -6,9 +6,12 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
+use super::database::Store;
+use super::error::StoreError;
+use super::row::only;
 use super::row::{room, state, unreadable};
+use super::sql;
 use super::statement::statement;
-use super::{Store, StoreError, only, sql};
 use crate::domain::history::HistoryRecord;
 use crate::domain::ids::{AppointmentId, RoomId, TenantId, UserId};
 use crate::domain::lease::{Admin, LockState, Reason, UserInfo};

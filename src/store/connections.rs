@@ -23,8 +23,9 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug, info_span};
 
+use super::error::StoreError;
+use super::sql;
 use super::statement::Statement;
-use super::{StoreError, sql};
 use crate::config::Pooler;
 use crate::telemetry::{self, TRACE};
 

@@ -9,8 +9,10 @@ use sqlx::types::Json;
 use sqlx::{Connection, PgConnection, Row};
 use time::OffsetDateTime;
 
+use super::database::Store;
+use super::error::StoreError;
+use super::row::only;
 use super::statement::statement;
-use super::{Store, StoreError};
 use crate::domain::ids::{RoomId, UserId};
 
 /// The table. The advisory lock lets several processes start over one database at once.
@@ -130,7 +132,7 @@ impl Store {
             .bind(token)
             .bind(Json(record));
         match self.requests.rows(query).await {
-            Ok(rows) => saved(super::only(&rows)?).map(Ok),
+            Ok(rows) => saved(only(&rows)?).map(Ok),
             Err(StoreError::Unavailable(sqlx::Error::Database(fault)))
                 if fault.code().as_deref() == Some(NOT_IN_FORCE) =>
             {

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use sqlx::Row;
 
+use super::database::Store;
+use super::error::StoreError;
+use super::row::only;
+use super::sql;
 use super::statement::statement;
-use super::{Store, StoreError, only, sql};
 
 /// A candidate for leadership.
 #[derive(Debug, Clone)]

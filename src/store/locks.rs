@@ -8,9 +8,12 @@ use sqlx::types::Json;
 use crate::domain::ids::{Note, RoomId, SessionId, UserId};
 use crate::domain::lease::{Admin, LockState, Person, Position, Reason, UserInfo};
 
+use super::database::Store;
+use super::error::StoreError;
+use super::row::only;
 use super::row::{room, state};
+use super::sql;
 use super::statement::{Statement, statement};
-use super::{Store, StoreError, only, sql};
 
 /// Maximum attempts when the row appears while the statement runs. Each time another transition succeeded, so a second
 /// attempt is rare.

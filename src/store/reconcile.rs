@@ -7,9 +7,12 @@ use sqlx::Row;
 use crate::domain::ids::RoomId;
 use crate::domain::lease::LockState;
 
+use super::database::Store;
+use super::error::StoreError;
+use super::row::only;
 use super::row::{room, state};
+use super::sql;
 use super::statement::statement;
-use super::{Store, StoreError, only, sql};
 
 impl Store {
     /// States of these rooms whose versions differ from those seen, by one statement.

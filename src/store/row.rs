@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::ids::{AppointmentId, RoomId, SessionId, TenantId, UserId};
 use crate::domain::lease::{Lease, LockState, Reason, UserInfo};
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// Reads the state columns of any statement. All are NULL if there is no row: version 0, never locked.
 pub(super) fn state(room: &RoomId, row: &PgRow) -> Result<LockState, StoreError> {
@@ -53,4 +53,9 @@ pub(super) fn room(row: &PgRow) -> Result<RoomId, StoreError> {
 /// Error for a value that no statement of ours writes.
 pub(super) fn unreadable(fault: crate::domain::ids::BadName) -> StoreError {
     StoreError::Unavailable(sqlx::Error::Decode(Box::new(fault)))
+}
+
+/// The one row of a statement that always has one.
+pub(super) fn only(rows: &[PgRow]) -> Result<&PgRow, StoreError> {
+    Ok(rows.first().ok_or(sqlx::Error::RowNotFound)?)
 }
