@@ -59,8 +59,8 @@ pub type Subscribing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One replica's endpoint of the bus.
 pub trait Bus: Send + Sync + 'static {
-    /// Sends a message, a JSON object that is not empty, to every replica subscribed to the room, and to this one too if
-    /// the transport echoes. The current span stays open until the message was sent.
+    /// Sends a message, a JSON object that is not empty, to every replica subscribed to the room, and to this one too
+    /// if the transport echoes. The current span stays open until the message was sent.
     fn publish(&self, room: &RoomId, message: Bytes);
 
     /// Subscribes to a room. Idempotent.

@@ -1,5 +1,5 @@
-//! Local rooms: the subscriptions of this replica's sockets, the last state that was sent to each room, and the only way
-//! to the sockets.
+//! Local rooms: the subscriptions of this replica's sockets, the last state that was sent to each room, and the only
+//! way to the sockets.
 //!
 //! ```text
 //!            subscribe               admit (snapshot)
@@ -15,8 +15,8 @@
 //!
 //! On failure: if the queue is full, the version does not advance, and reconcile finds the room behind.
 //!
-//! A room also keeps its [`Roster`]: members here and members on other replicas. Joins and leaves are announced over the
-//! bus; after a gap the other replicas are asked for their full rosters.
+//! A room also keeps its [`Roster`]: members here and members on other replicas. Joins and leaves are announced over
+//! the bus; after a gap the other replicas are asked for their full rosters.
 
 mod event;
 mod members;
@@ -32,7 +32,6 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
-use crate::bus::Subscribing;
 use crate::bus::announcer::Announcer;
 use crate::domain::ids::{RoomId, SessionId, UserId};
 use crate::domain::lease::{Change, LockState, Reason};
@@ -45,6 +44,7 @@ pub use event::{Audience, Event};
 pub use queue::{Join, OutboundItem, Recipients, RoomUpdate};
 use roster::{CursorRefused, Departure, Replicas, Roster};
 use subscription::Subscription;
+pub use subscription::{SubscribeRefused, Subscribed};
 
 /// Length of the queue to the dispatcher; beyond it, changes are repaired later and cursors are dropped.
 const OUTBOUND_QUEUE: usize = 8192;
@@ -64,23 +64,6 @@ pub enum Outcome {
     NoRoom,
     /// The change was new, but the queue was full: reconcile will repair the room.
     Full,
-}
-
-/// Reason why a subscription was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubscribeRefused {
-    /// The socket is gone.
-    Closed,
-    /// The socket has [`MAX_SUBSCRIPTIONS`] already.
-    TooMany,
-}
-
-/// A subscription that was accepted, but is not admitted yet.
-pub struct Subscribed {
-    /// The subscription: the existing one if the socket was in the room already.
-    pub subscription: Arc<Subscription>,
-    /// To be awaited before the state is read, so that no change is lost in between.
-    pub subscribing: Option<Subscribing>,
 }
 
 /// Holder of the last lease that a room saw.
@@ -154,8 +137,8 @@ impl Rooms {
         self.inner().sockets.entry(socket.clone()).or_default();
     }
 
-    /// Subscribes a socket. It is a member immediately, but gets no events before [`Rooms::admit`]. Each success must be
-    /// followed by one `admit` or [`Rooms::abandon`].
+    /// Subscribes a socket. It is a member immediately, but gets no events before [`Rooms::admit`]. Each success must
+    /// be followed by one `admit` or [`Rooms::abandon`].
     ///
     /// # Errors
     /// [`SubscribeRefused`].
@@ -200,8 +183,8 @@ impl Rooms {
         })
     }
 
-    /// Admits a socket through the queue, with the newest state that this room knows. `read` is the state in PostgreSQL,
-    /// read after [`Subscribed::subscribing`] resolved.
+    /// Admits a socket through the queue, with the newest state that this room knows. `read` is the state in
+    /// PostgreSQL, read after [`Subscribed::subscribing`] resolved.
     pub async fn admit(&self, read: LockState, join: Join) {
         let Ok(permit) = self.outbound.reserve().await else {
             return;
@@ -211,8 +194,8 @@ impl Rooms {
         let mut room = inner.rooms.get_mut(&read.room);
         let seen = room.as_ref().and_then(|room| room.seen.as_ref());
         // At the same version the fresh read is more accurate about expiry. If the room is still behind the read, the
-        // queue was full: the snapshot is the room's state then, because the newer one will follow as an event and would
-        // be a duplicate otherwise.
+        // queue was full: the snapshot is the room's state then, because the newer one will follow as an event and
+        // would be a duplicate otherwise.
         let state = match seen {
             Some(seen) if seen.state.version != read.version => seen.state.clone(),
             _ => read,
@@ -224,7 +207,8 @@ impl Rooms {
         permit.send(OutboundItem::Admit(join, state));
     }
 
-    /// Withdraws a subscription that was not admitted. Returns the users whose cursors no local socket sends any longer.
+    /// Withdraws a subscription that was not admitted. Returns the users whose cursors no local socket sends any
+    /// longer.
     pub fn abandon(&self, id: &RoomId, subscription: &Arc<Subscription>) -> Vec<UserId> {
         let mut inner = self.inner();
         let Some(room) = inner.rooms.get_mut(id) else {
@@ -373,8 +357,8 @@ impl Rooms {
     }
 
     /// Resets a room whose version `ahead` no longer exists, because PostgreSQL has an older one. Sends the state and
-    /// reconnects the room's sockets, so that clients which accept only newer versions get a snapshot. False if the room
-    /// has seen another version meanwhile or the queue is full: the next pass retries.
+    /// reconnects the room's sockets, so that clients which accept only newer versions get a snapshot. False if the
+    /// room has seen another version meanwhile or the queue is full: the next pass retries.
     pub fn reset(&self, state: &LockState, ahead: i64) -> bool {
         let mut inner = self.inner();
         let Some(room) = inner.rooms.get_mut(&state.room) else {
@@ -400,8 +384,8 @@ impl Rooms {
         true
     }
 
-    /// Sends cursors that moved here, encoded once for all replicas. Each frame comes with the socket that sent it, which
-    /// is excluded.
+    /// Sends cursors that moved here, encoded once for all replicas. Each frame comes with the socket that sent it,
+    /// which is excluded.
     pub fn show_cursors(&self, id: &RoomId, frames: impl Iterator<Item = (CursorFrame, Arc<str>)>) {
         let inner = self.inner();
         let Some(room) = inner.rooms.get(id) else {
@@ -470,8 +454,8 @@ impl Rooms {
         Some(SeenHolder {
             user_id: lease.user_id.clone(),
             session_id: lease.session_id.clone(),
-            // The time that was left when PostgreSQL read it: an old lease that a late subscriber reads is not taken for
-            // a fresh one.
+            // The time that was left when PostgreSQL read it: an old lease that a late subscriber reads is not taken
+            // for a fresh one.
             ends_at: seen.at
                 + Duration::try_from(lease.expires_at - seen.state.now).unwrap_or_default(),
         })

@@ -8,11 +8,11 @@
 //! ```
 //!
 //! Layer 5. This file authenticates connections. `events` handles the clients' events, `client` is the state of a
-//! connected client, `subscribing` handles `subscribe`, `dispatcher` sends events, `close` closes sockets, and `transport`
-//! handles requests before they reach Socket.IO.
+//! connected client, `subscribing` handles `subscribe`, `dispatcher` sends events, `close` closes sockets, and
+//! `transport` handles requests before they reach Socket.IO.
 //!
-//! Three terms are kept apart: a *client* is one connected socket; an *Engine.IO session* is the transport below it, polled
-//! or upgraded to a WebSocket; a *tab* is the `sessionId` that the client sends.
+//! Three terms are kept apart: a *client* is one connected socket; an *Engine.IO session* is the transport below it,
+//! polled or upgraded to a WebSocket; a *tab* is the `sessionId` that the client sends.
 
 mod ack;
 mod budget;

@@ -67,9 +67,9 @@ pub struct RedisBus {
 }
 
 impl RedisBus {
-    /// Starts the bus and returns it with its events. Redis need not be available yet. `replica` is this replica's name,
-    /// unique among replicas and restarts. `installation` resolves once the installation is known; until then nothing
-    /// is sent or received.
+    /// Starts the bus and returns it with its events. Redis need not be available yet. `replica` is this replica's
+    /// name, unique among replicas and restarts. `installation` resolves once the installation is known; until then
+    /// nothing is sent or received.
     ///
     /// # Errors
     /// [`BadSetting`] if `REDIS_URL` or the authorities are invalid. It does not repeat the URL, which may contain a

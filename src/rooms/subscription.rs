@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::event::{Audience, Event};
+use crate::bus::Subscribing;
 use crate::domain::ids::Member;
 use crate::domain::lease::LockState;
 use crate::protocol::CursorChoice;
@@ -40,6 +41,23 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Closes the connection in a way that makes clients reconnect automatically.
     fn reconnect(&self);
+}
+
+/// Reason why a subscription was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscribeRefused {
+    /// The socket is closed.
+    Closed,
+    /// The socket has the maximum number of subscriptions.
+    TooMany,
+}
+
+/// A subscription that was accepted, but is not admitted yet.
+pub struct Subscribed {
+    /// The subscription: the existing one if the socket was in the room already.
+    pub subscription: Arc<Subscription>,
+    /// To be awaited before the state is read, so that no change is lost in between.
+    pub subscribing: Option<Subscribing>,
 }
 
 /// Subscription of one socket to one appointment.

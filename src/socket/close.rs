@@ -1,5 +1,5 @@
-//! Closing of sockets by the server: when a token expires, and at a shutdown. Owns the notice that each socket gets before
-//! its connection ends, and the staggered reconnection of clients after a shutdown.
+//! Closing of sockets by the server: when a token expires, and at a shutdown. Owns the notice that each socket gets
+//! before its connection ends, and the staggered reconnection of clients after a shutdown.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -51,8 +51,8 @@ pub(super) async fn close_on_expiry(
 }
 
 /// Closes the connection of a socket that has left the namespace, unless its client does. The connection would escape
-/// the limit of sockets and the expiry of its token otherwise. `connection` is passed in because the Engine.IO session is
-/// forgotten once its socket is closed.
+/// the limit of sockets and the expiry of its token otherwise. `connection` is passed in because the Engine.IO session
+/// is forgotten once its socket is closed.
 pub(super) async fn abort_after_leave(client: Arc<Client>, connection: Option<ConnectionHandle>) {
     if let Some(connection) = connection {
         tokio::time::sleep(LEAVE_TIMEOUT).await;
@@ -64,8 +64,8 @@ pub(super) async fn abort_after_leave(client: Arc<Client>, connection: Option<Co
     client.abort();
 }
 
-/// Notifies and closes all sockets at a shutdown, staggered over at most `duration`, so that clients do not all reconnect
-/// to the other replicas at once.
+/// Notifies and closes all sockets at a shutdown, staggered over at most `duration`, so that clients do not all
+/// reconnect to the other replicas at once.
 pub async fn close(io: &SocketIo, context: &SocketContext, duration: Duration) {
     context.closing.store(true, Ordering::Relaxed);
     let sockets = io.sockets();

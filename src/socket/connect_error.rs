@@ -1,5 +1,5 @@
-//! Refusal of a handshake as a `connect_error` packet: `{ message, data: { code } }`, which clients read as `error.message`
-//! and `error.data.code`.
+//! Refusal of a handshake as a `connect_error` packet: `{ message, data: { code } }`, which clients read as
+//! `error.message` and `error.data.code`.
 //!
 //! socketioxide sends only a message. So the code is appended to it after a marker, and moved to `data` when the bytes
 //! are written. Marker and `data` have the same length, so the frame's header stays valid. User text never contains the

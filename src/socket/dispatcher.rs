@@ -1,9 +1,9 @@
-//! Dispatcher from the rooms' queue to the sockets. Owns the delivery to slow sockets: they get the newest state in the end
-//! and delay nobody.
+//! Dispatcher from the rooms' queue to the sockets. Owns the delivery to slow sockets: they get the newest state in the
+//! end and delay nobody.
 //!
 //! A socket's queue is bounded, and nothing waits for it. A cursor that does not fit is dropped, since a newer one
-//! follows. A change of a lock is kept aside, the newest of each room, and retried until it fits, or until the socket got
-//! a newer one, left the room, or was closed.
+//! follows. A change of a lock is kept aside, the newest of each room, and retried until it fits, or until the socket
+//! got a newer one, left the room, or was closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;

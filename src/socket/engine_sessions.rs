@@ -1,5 +1,5 @@
-//! Engine.IO sessions that began by polling: the budget of their packets, and the connection that they were upgraded to.
-//! Owns the look-up of both by id, whether the join or the upgrade came first, and the removal of those that are
+//! Engine.IO sessions that began by polling: the budget of their packets, and the connection that they were upgraded
+//! to. Owns the look-up of both by id, whether the join or the upgrade came first, and the removal of those that are
 //! gone.
 
 use std::collections::HashMap;
@@ -34,8 +34,8 @@ impl EngineSessions {
         self.connection(sid).is_some_and(|it| !it.is_aborted())
     }
 
-    /// Upgrades the Engine.IO session to this connection. Returns its budget: the one it joined with, else `new`. `None` if it was
-    /// upgraded to another connection already.
+    /// Upgrades the Engine.IO session to this connection. Returns its budget: the one it joined with, else `new`.
+    /// `None` if it was upgraded to another connection already.
     pub(super) fn upgrade(
         &self,
         sid: &str,

@@ -1,8 +1,8 @@
 //! Handlers of the clients' events.
 //!
-//! Each handler does its order-dependent work before it awaits anything: socketioxide calls the handlers in the order of
-//! a socket's events and spawns only their futures. A malformed payload is counted, refused if the client asked for an
-//! acknowledgement, and has no other effect. If the database fails, `subscribe` is refused and the client retries.
+//! Each handler does its order-dependent work before it awaits anything: socketioxide calls the handlers in the order
+//! of a socket's events and spawns only their futures. A malformed payload is counted, refused if the client asked for
+//! an acknowledgement, and has no other effect. If the database fails, `subscribe` is refused and the client retries.
 
 use std::sync::Arc;
 

@@ -9,8 +9,8 @@
 //!                closed         closed
 //! ```
 //!
-//! A frame that was read is passed on and paid for before the next read, so the debt is at most one read. Nothing is read
-//! either while too many events are unanswered: data in the client's buffers costs nothing here.
+//! A frame that was read is passed on and paid for before the next read, so the debt is at most one read. Nothing is
+//! read either while too many events are unanswered: data in the client's buffers costs nothing here.
 
 use std::io;
 use std::pin::Pin;
@@ -34,7 +34,8 @@ const BACKLOG_CHECK: Duration = Duration::from_millis(5);
 /// Maximum length of a header: two bytes, eight of an extended length, four of a mask.
 const MAX_HEADER: usize = 14;
 
-/// Maximum size of a packet for a namespace other than the root, in bytes: none exists, and the refusal repeats the name.
+/// Maximum size of a packet for a namespace other than the root, in bytes: none exists, and the refusal repeats the
+/// name.
 pub(super) const MAX_FOREIGN: u64 = 512;
 /// Maximum size of a message before joining, in bytes: a token is smaller. A longer message would be buffered until it
 /// is complete.

@@ -1,6 +1,6 @@
-//! Admission of requests to Socket.IO. Owns the checks before it: allowed origins; new Engine.IO sessions within the rate
-//! limit, and none during a shutdown; POST bodies that arrive in time, with a limited number of packets; and the frame
-//! limits of WebSockets, before anything parses them. Refusals use the usual envelope.
+//! Admission of requests to Socket.IO. Owns the checks before it: allowed origins; new Engine.IO sessions within the
+//! rate limit, and none during a shutdown; POST bodies that arrive in time, with a limited number of packets; and the
+//! frame limits of WebSockets, before anything parses them. Refusals use the usual envelope.
 //!
 //! ```text
 //!   request ──▶ origin, budget ──┬─ WebSocket ──▶ upgraded here ──▶ Frames ──▶ socketioxide
@@ -68,8 +68,8 @@ pub struct Transport {
     engine: Engine,
 }
 
-/// Pending poll. If the client aborts it, its Engine.IO session is closed: packets sent with an answer that nobody reads
-/// would be lost.
+/// Pending poll. If the client aborts it, its Engine.IO session is closed: packets sent with an answer that nobody
+/// reads would be lost.
 struct PendingPoll<'a> {
     engine: &'a Engine,
     sid: Option<String>,
@@ -297,8 +297,8 @@ impl Transport {
     ) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
         let budget = self.context.engine_sessions.budget(sid);
-        // Limited before the body is read, which takes memory: one at a time for a client that has joined, the address's
-        // rate of new Engine.IO sessions for all others.
+        // Limited before the body is read, which takes memory: one at a time for a client that has joined, the
+        // address's rate of new Engine.IO sessions for all others.
         let _posting = match &budget {
             Some(budget) => match budget.post() {
                 Some(posting) => Some(posting),

@@ -49,8 +49,8 @@ impl Link {
         format!("{} {replica}", self.now())
     }
 
-    /// Reads a received probe. Returns the sender, or `None` if it is this replica's own, which is recorded with its send
-    /// time, so that a slow link counts as down too.
+    /// Reads a received probe. Returns the sender, or `None` if it is this replica's own, which is recorded with its
+    /// send time, so that a slow link counts as down too.
     pub(super) fn heard(&self, probe: &str, replica: &str) -> Option<String> {
         let (sent, from) = probe.split_once(' ')?;
         if from != replica {

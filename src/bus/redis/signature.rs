@@ -1,9 +1,9 @@
 //! Message signatures. Owns the authenticity of messages: any client of Redis can publish there, and a forged version
 //! that is too high would hide all later changes of a room.
 //!
-//! HMAC-SHA256 (RFC 2104) with a key stored in PostgreSQL. The signature is the last field of the message's JSON object,
-//! so that a release without signatures can still read the message. Replays are harmless: a version that was seen
-//! before is dropped.
+//! HMAC-SHA256 (RFC 2104) with a key stored in PostgreSQL. The signature is the last field of the message's JSON
+//! object, so that a release without signatures can still read the message. Replays are harmless: a version that was
+//! seen before is dropped.
 
 use ring::hmac;
 

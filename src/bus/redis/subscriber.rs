@@ -421,3 +421,28 @@ impl LinkLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flapping_link_is_logged_once_an_interval_and_its_last_state_always() {
+        let mut log = LinkLog::default();
+        log.write(0);
+        assert!(log.logged_at.is_none(), "nothing has changed");
+        assert!(log.changed(true) && !log.changed(true));
+        log.write(1);
+        assert!(log.logged_up);
+        for up in [false, true, false] {
+            assert!(log.changed(up));
+            log.write(1);
+        }
+        assert!(log.logged_up, "too soon");
+        assert_eq!(log.unlogged, 3);
+        log.logged_at = log.logged_at.map(|at| at - LOG_INTERVAL);
+        log.write(1);
+        assert!(!log.logged_up && log.warned);
+        assert_eq!(log.unlogged, 0);
+    }
+}
