@@ -97,8 +97,8 @@ impl App {
             config.database.max_connections,
             config.limits.proxies.clone(),
         );
-        let listener = bind("LISTEN_ADDR", config.listen)?;
-        let managing = bind("MANAGEMENT_ADDR", config.management)?;
+        let listener = bind("LISTEN_ADDR", config.settings.listen_addr)?;
+        let managing = bind("MANAGEMENT_ADDR", config.settings.management_addr)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
                 let (bus, events) = RedisBus::start(redis, &name, installation(store.clone()))?;
@@ -120,8 +120,8 @@ impl App {
             );
         }
         let (address, management) = (
-            local(&listener, config.listen),
-            local(&managing, config.management),
+            local(&listener, config.settings.listen_addr),
+            local(&managing, config.settings.management_addr),
         );
 
         let announcer = Announcer::new(bus.clone(), &name);
@@ -131,7 +131,7 @@ impl App {
             store.clone(),
             rooms.clone(),
             announcer.clone(),
-            config.lock_ttl,
+            config.settings.lock_ttl,
             config.max_leases,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), announcer.clone()));
@@ -167,7 +167,7 @@ impl App {
         duty.spawn(audit::forget(
             store.clone(),
             name.clone(),
-            config.history_retention,
+            config.settings.history_retention,
             term.clone(),
             resign.clone(),
         ));
@@ -178,7 +178,7 @@ impl App {
         let background = TaskTracker::new();
         let dispatcher = socket::dispatch(store.clock(), outbound, quit.clone());
         background.spawn(dispatcher);
-        let (interval, stop) = (config.cursor_interval, quit.clone());
+        let (interval, stop) = (config.settings.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         background.spawn(reader.run(quit.clone()));
         let replication = Arc::new(Replication::new(rooms.clone(), store.clone(), announcer));
@@ -222,7 +222,7 @@ impl App {
             auth: config.auth.clone(),
             limits,
             trust_callers: config.trust_callers,
-            pages: config.pages,
+            pages: config.settings.pages,
             demo: config.demo,
         };
         let hosts = Arc::new(config.hosts.unwrap_or(Hosts::All));
@@ -247,8 +247,8 @@ impl App {
             address,
             management,
             name,
-            drain_delay: config.drain_delay,
-            drain_time: config.drain_time,
+            drain_delay: config.settings.drain_delay,
+            drain_time: config.settings.drain_time,
             health,
             io,
             context,

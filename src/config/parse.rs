@@ -1,70 +1,74 @@
-//! From a setting's text to its value, and what is said where that cannot be.
+//! Value parsers of settings, and the one line that an invalid setting stops startup with.
+//!
+//! A parser's error is `fault; fix`. Its setting's variable is put before it where the command line is read.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A setting that cannot be used: which, why, and what to write instead.
+/// An invalid setting: the variable, what is wrong, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}: {fault}; {mend}")]
+#[error("{variable}: {problem}")]
 pub struct BadSetting {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// What is wrong with its value.
-    pub fault: String,
-    /// What to write instead.
-    pub mend: String,
+    variable: String,
+    problem: String,
 }
 
 impl BadSetting {
-    /// A fault and its mend.
-    pub fn new(variable: &'static str, fault: impl Into<String>, mend: impl Into<String>) -> Self {
+    /// An error of that environment variable: what is wrong, and how to fix it.
+    pub fn new(variable: &str, fault: impl Display, fix: impl Display) -> Self {
+        Self::of_parser(variable, format!("{fault}; {fix}"))
+    }
+
+    /// The same from a parser's error, which already holds both.
+    pub(super) fn of_parser(variable: &str, problem: impl Into<String>) -> Self {
         Self {
-            variable,
-            fault: fault.into(),
-            mend: mend.into(),
+            variable: variable.to_owned(),
+            problem: problem.into(),
         }
     }
 }
 
-/// The value, or the default where it is empty.
-pub(super) fn or_default<'a>(value: &'a str, default: &'a str) -> &'a str {
-    if value.is_empty() { default } else { value }
-}
-
-pub(super) fn address(variable: &'static str, text: &str) -> Result<SocketAddr, BadSetting> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not an address with a port"),
-            "write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
+        format!(
+            "\"{text}\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000"
         )
     })
 }
 
-pub(super) fn duration(
-    variable: &'static str,
-    text: &str,
-    min: Duration,
-    max: Duration,
-) -> Result<Duration, BadSetting> {
-    let parsed = humantime::parse_duration(text).map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not a duration"),
-            "write a number with its unit, such as 5m, 45s or 50ms",
-        )
-    })?;
-    if (min..=max).contains(&parsed) {
-        return Ok(parsed);
-    }
-    Err(BadSetting::new(
-        variable,
-        format!("{} is out of bounds", words(parsed)),
-        format!("write a duration from {} to {}", words(min), words(max)),
-    ))
+pub(super) const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
 }
 
-/// A duration as one would write it: a day is no part of a month.
+pub(super) const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(super) const DAY: Duration = seconds(24 * 3600);
+
+pub(super) fn duration(
+    bounds: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parsed = humantime::parse_duration(text).map_err(|_| {
+            format!(
+                "\"{text}\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"
+            )
+        })?;
+        if bounds.contains(&parsed) {
+            return Ok(parsed);
+        }
+        let [least, most] = [bounds.start(), bounds.end()].map(|bound| words(*bound));
+        let parsed = words(parsed);
+        Err(format!(
+            "{parsed} is out of bounds; write a duration from {least} to {most}"
+        ))
+    }
+}
+
+/// A duration in its largest whole unit: humantime's own months and years are not whole days.
 fn words(duration: Duration) -> String {
     let millis = duration.as_millis();
     for (unit, length) in [
@@ -80,16 +84,45 @@ fn words(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-/// True for the first of two words, false for the second.
-pub(super) fn either(
-    variable: &'static str,
-    text: &str,
-    words: [&str; 2],
-) -> Result<bool, BadSetting> {
-    if !words.contains(&text) {
-        let fault = format!("\"{text}\" will not do");
-        let mend = format!("write {} or {}", words[0], words[1]);
-        return Err(BadSetting::new(variable, fault, mend));
+/// A whole number within bounds. The type holds every one of them.
+pub(super) fn number<T: TryFrom<u32>>(
+    bounds: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parsed = text.parse().ok().filter(|number| bounds.contains(number));
+        parsed
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| {
+                let (least, most) = (bounds.start(), bounds.end());
+                format!("\"{text}\" is not valid; write a number from {least} to {most}")
+            })
     }
-    Ok(text == words[0])
+}
+
+/// One of a few words; `kind` is what they are, such as "a mode".
+pub(super) fn word<T: Copy + Send + Sync + 'static, const N: usize>(
+    kind: &'static str,
+    words: [(&'static str, T); N],
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words = words.map(|(word, _)| word).join(" or ");
+            format!("\"{text}\" is not {kind}; write {words}")
+        })
+    }
+}
+
+/// True for the first of two words, false for the second; capitals do not matter.
+pub(super) fn switch(
+    words: [&'static str; 2],
+) -> impl Fn(&str) -> Result<bool, String> + Clone + Send + Sync + 'static {
+    let word = word("valid", [(words[0], true), (words[1], false)]);
+    move |text| word(&text.to_lowercase())
+}
+
+/// The parts of a comma-separated list.
+pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty())
 }

@@ -1,221 +1,135 @@
-//! The settings of metrics and traces. Those of traces are OpenTelemetry's own; what its library reads by itself,
-//! such as `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_BSP_*`, is only checked, by `otel`.
+//! The settings of metrics and traces. Those of traces are OpenTelemetry's own. The ones that its library reads by
+//! itself, such as `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_BSP_*`, are only checked, by
+//! `otel`.
 
-use clap::Args;
+use axum::http::Uri;
+use clap::{ArgAction, Args};
 use opentelemetry_sdk::trace::Sampler;
 
-use super::BadSetting;
 use super::otel;
-use super::parse::{either, or_default};
+use super::parse::{BadSetting, switch};
 use crate::telemetry::{Carrier, Traces};
 
-/// What operators see. Each option is an environment variable too.
+/// Settings of metrics and traces.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryArgs {
-    /// Whether metrics are kept: on or off.
-    #[arg(
-        long,
-        env = "METRICS",
-        default_value = "on",
-        hide_env_values = true,
-        value_name = "ON_OR_OFF"
-    )]
-    pub metrics: String,
+    /// Metrics on the management port: on or off.
+    #[arg(long, env, value_name = "ON_OR_OFF", default_value = "on", action = ArgAction::Set, value_parser = switch(["on", "off"]))]
+    pub metrics: bool,
 
-    /// Whether a caller's traceparent decides about sampling, and its span is the parent: true or false. Set it where
-    /// only your own services reach this one; else a caller could have everything traced. Otherwise the caller's
-    /// span is linked.
-    #[arg(
-        long,
-        env = "TRACE_TRUST_CALLERS",
-        default_value = "false",
-        hide_env_values = true,
-        value_name = "BOOL"
-    )]
-    pub trace_trust_callers: String,
+    /// Trust in callers' traceparent: true (it decides about sampling, and its span is the parent; only for
+    /// replicas that nothing but your own services reaches, else a caller could have everything traced) or false
+    /// (its span is linked).
+    #[arg(long, env, value_name = "BOOL", default_value = "false", action = ArgAction::Set, value_parser = switch(["true", "false"]))]
+    pub trace_trust_callers: bool,
 
-    /// The collector that takes traces by OTLP: http://host:4318, or http://host:4317 for gRPC [default: none:
-    /// no traces].
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    /// Collector of traces, by OTLP: http://host:4318, or http://host:4317 for gRPC [default: none: no traces].
+    #[arg(long, env, value_name = "URL")]
     pub otel_exporter_otlp_endpoint: Option<String>,
 
-    /// The same for traces alone, taken as it is [default: OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces].
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    /// Collector of traces, its URL taken as it is [default: OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces].
+    #[arg(long, env, value_name = "URL")]
     pub otel_exporter_otlp_traces_endpoint: Option<String>,
 
-    /// grpc or http/protobuf [default: grpc to port 4317, else http/protobuf].
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
-        hide_env_values = true,
-        value_name = "PROTOCOL"
-    )]
+    /// Protocol of the collector: grpc or http/protobuf [default: grpc to port 4317, else http/protobuf].
+    #[arg(long, env, value_name = "PROTOCOL")]
     pub otel_exporter_otlp_protocol: Option<String>,
 
-    /// The same for traces alone [default: OTEL_EXPORTER_OTLP_PROTOCOL].
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        hide_env_values = true,
-        value_name = "PROTOCOL"
-    )]
+    /// Protocol for traces alone: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL].
+    #[arg(long, env, value_name = "PROTOCOL")]
     pub otel_exporter_otlp_traces_protocol: Option<String>,
 
-    /// What this service is called in traces [default: apptlock].
-    #[arg(
-        long,
-        env = "OTEL_SERVICE_NAME",
-        hide_env_values = true,
-        value_name = "NAME"
-    )]
+    /// Name of this service in traces [default: apptlock].
+    #[arg(long, env, value_name = "NAME")]
     pub otel_service_name: Option<String>,
 
-    /// Which traces are kept: always_on, always_off, traceidratio, or parentbased_ before one of these.
+    /// Sampler of traces: always_on, always_off, traceidratio, or parentbased_ before one of these.
     #[arg(
         long,
-        env = "OTEL_TRACES_SAMPLER",
-        default_value = "parentbased_always_on",
-        hide_env_values = true,
-        value_name = "SAMPLER"
+        env,
+        value_name = "SAMPLER",
+        default_value = "parentbased_always_on"
     )]
     pub otel_traces_sampler: String,
 
-    /// The share of traces that traceidratio keeps: 0 to 1.
-    #[arg(
-        long,
-        env = "OTEL_TRACES_SAMPLER_ARG",
-        default_value = "1",
-        hide_env_values = true,
-        value_name = "SHARE"
-    )]
+    /// Share of traces that traceidratio keeps, 0 to 1.
+    #[arg(long, env, value_name = "SHARE", default_value = "1")]
     pub otel_traces_sampler_arg: String,
 
-    /// Whether no traces go out, whatever else is set: true or false.
-    #[arg(
-        long,
-        env = "OTEL_SDK_DISABLED",
-        default_value = "false",
-        hide_env_values = true,
-        value_name = "BOOL"
-    )]
-    pub otel_sdk_disabled: String,
+    /// Switch that keeps traces off, whatever else is set: true or false.
+    #[arg(long, env, value_name = "BOOL", default_value = "false", action = ArgAction::Set, value_parser = switch(["true", "false"]))]
+    pub otel_sdk_disabled: bool,
 }
 
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
-const TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
-
 impl TelemetryArgs {
-    /// Whether metrics are kept.
+    /// The collector of traces and what it gets, if there is one. `replica` is this replica's name.
     ///
-    /// # Errors
-    /// [`BadSetting`].
-    pub fn metrics(&self) -> Result<bool, BadSetting> {
-        either("METRICS", or_default(&self.metrics, "on"), ["on", "off"])
-    }
-
-    /// Whether callers decide about sampling.
-    ///
-    /// # Errors
-    /// [`BadSetting`].
-    pub fn trust_callers(&self) -> Result<bool, BadSetting> {
-        let text = or_default(&self.trace_trust_callers, "false");
-        either("TRACE_TRUST_CALLERS", text, ["true", "false"])
-    }
-
-    /// Where traces go, if they do. `replica` is this replica's name.
+    /// Without a collector none of OpenTelemetry's variables is checked: they may be those of everything on the
+    /// machine.
     ///
     /// # Errors
     /// The first [`BadSetting`].
     pub fn traces(&self, replica: &str) -> Result<Option<Traces>, BadSetting> {
-        let disabled = either(
-            "OTEL_SDK_DISABLED",
-            &or_default(&self.otel_sdk_disabled, "false").to_lowercase(),
-            ["true", "false"],
-        )?;
-        let set = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-        let (variable, endpoint) = match (
-            set(&self.otel_exporter_otlp_traces_endpoint),
-            set(&self.otel_exporter_otlp_endpoint),
-        ) {
-            (Some(endpoint), _) => (TRACES_ENDPOINT, endpoint),
-            (None, Some(endpoint)) => (ENDPOINT, endpoint),
-            (None, None) => return Ok(None),
+        let own = self.otel_exporter_otlp_traces_endpoint.as_ref();
+        let shared = self.otel_exporter_otlp_endpoint.as_ref();
+        let Some(endpoint) = own.or(shared) else {
+            return Ok(None);
         };
-        let bad = || {
+        let port = collector_port(endpoint).ok_or_else(|| {
+            let variable = match own {
+                Some(_) => "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                None => "OTEL_EXPORTER_OTLP_ENDPOINT",
+            };
             // A URL may hold a password, so it is not repeated.
-            let mend = "write one such as http://collector:4318, or http://collector:4317 for gRPC";
-            BadSetting::new(variable, "is not the URL of a collector", mend)
-        };
-        let url: axum::http::Uri = endpoint.parse().map_err(|_| bad())?;
-        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            return Err(bad());
-        }
+            let fix = "write one such as http://collector:4318, or http://collector:4317 for gRPC";
+            BadSetting::new(variable, "is not the URL of a collector", fix)
+        })?;
         let wanted = otel::check(|variable| std::env::var(variable).ok())?;
-        let (named_by, protocol) = match set(&self.otel_exporter_otlp_traces_protocol) {
-            Some(protocol) => (TRACES_PROTOCOL, Some(protocol)),
-            None => (PROTOCOL, set(&self.otel_exporter_otlp_protocol)),
-        };
-        let carrier = match protocol.as_deref() {
-            Some("grpc") => Carrier::Grpc,
-            Some("http/protobuf") => Carrier::Http,
-            None if url.port_u16() == Some(4317) => Carrier::Grpc,
-            None => Carrier::Http,
-            Some(other) => {
-                return Err(BadSetting::new(
-                    named_by,
-                    format!("\"{other}\" is not available"),
-                    "write grpc or http/protobuf",
-                ));
-            }
-        };
-        let endpoint = if carrier == Carrier::Http && variable == ENDPOINT {
+        let carrier = self.carrier(port)?;
+        let endpoint = if carrier == Carrier::Http && own.is_none() {
             format!("{}/v1/traces", endpoint.trim_end_matches('/'))
         } else {
-            endpoint
+            endpoint.clone()
         };
         let traces = Traces {
             endpoint,
             carrier,
             sampler: self.sampler()?,
-            service: set(&self.otel_service_name),
+            service: self.otel_service_name.clone(),
             replica: replica.to_owned(),
         };
-        Ok(Some(traces).filter(|_| wanted && !disabled))
+        Ok(Some(traces).filter(|_| wanted && !self.otel_sdk_disabled))
+    }
+
+    fn carrier(&self, port: Option<u16>) -> Result<Carrier, BadSetting> {
+        let own = self.otel_exporter_otlp_traces_protocol.as_deref();
+        let protocol = own.or(self.otel_exporter_otlp_protocol.as_deref());
+        match protocol {
+            Some("grpc") => Ok(Carrier::Grpc),
+            Some("http/protobuf") => Ok(Carrier::Http),
+            None if port == Some(4317) => Ok(Carrier::Grpc),
+            None => Ok(Carrier::Http),
+            Some(other) => Err(BadSetting::new(
+                match own {
+                    Some(_) => "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+                    None => "OTEL_EXPORTER_OTLP_PROTOCOL",
+                },
+                format!("\"{other}\" is not available"),
+                "write grpc or http/protobuf",
+            )),
+        }
     }
 
     fn sampler(&self) -> Result<Sampler, BadSetting> {
-        let name = or_default(&self.otel_traces_sampler, "parentbased_always_on");
-        let share = or_default(&self.otel_traces_sampler_arg, "1");
-        let (parents, kind) = match name.strip_prefix("parentbased_") {
-            Some(kind) => (true, kind),
-            None => (false, name),
+        let name = self.otel_traces_sampler.as_str();
+        let (root, by_parent) = match name.strip_prefix("parentbased_") {
+            Some(root) => (root, true),
+            None => (name, false),
         };
-        let root = match kind {
+        let root = match root {
             "always_on" => Sampler::AlwaysOn,
             "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => {
-                let share: Option<f64> = share.parse().ok();
-                let share = share.filter(|share| (0.0..=1.0).contains(share));
-                Sampler::TraceIdRatioBased(share.ok_or_else(|| {
-                    BadSetting::new(
-                        "OTEL_TRACES_SAMPLER_ARG",
-                        "is not a share",
-                        "write a number from 0 to 1, such as 0.05",
-                    )
-                })?)
-            }
+            "traceidratio" => Sampler::TraceIdRatioBased(self.share()?),
             _ => {
                 return Err(BadSetting::new(
                     "OTEL_TRACES_SAMPLER",
@@ -224,31 +138,46 @@ impl TelemetryArgs {
                 ));
             }
         };
-        Ok(if parents {
+        Ok(if by_parent {
             Sampler::ParentBased(Box::new(root))
         } else {
             root
         })
     }
+
+    fn share(&self) -> Result<f64, BadSetting> {
+        let share = self.otel_traces_sampler_arg.parse().ok();
+        share
+            .filter(|share| (0.0..=1.0).contains(share))
+            .ok_or_else(|| {
+                let fix = "write a number from 0 to 1, such as 0.05";
+                BadSetting::new("OTEL_TRACES_SAMPLER_ARG", "is not a share", fix)
+            })
+    }
+}
+
+/// The port that a collector's URL names, if any; `None` for what is not such a URL.
+fn collector_port(endpoint: &str) -> Option<Option<u16>> {
+    let url: Uri = endpoint.parse().ok()?;
+    let fine = matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
+    fine.then(|| url.port_u16())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::Parser;
+    use std::ffi::OsString;
 
-    #[derive(Parser)]
-    struct Probe {
-        #[command(flatten)]
-        telemetry: TelemetryArgs,
-    }
+    use clap::{Command, FromArgMatches};
+
+    use super::super::read::read;
+    use super::*;
 
     fn traces(args: &[&str]) -> Result<Option<(String, Carrier)>, String> {
-        let probe = Probe::parse_from(["apptlock"].iter().chain(args));
-        let traces = probe
-            .telemetry
-            .traces("me")
-            .map_err(|bad| bad.to_string())?;
+        let command = TelemetryArgs::augment_args(Command::new("apptlock"));
+        let args = ["apptlock"].iter().chain(args).map(OsString::from);
+        let matches = read(command, args).map_err(|bad| bad.to_string())?;
+        let args = TelemetryArgs::from_arg_matches(&matches).unwrap();
+        let traces = args.traces("me").map_err(|bad| bad.to_string())?;
         Ok(traces.map(|traces| (traces.endpoint, traces.carrier)))
     }
 
@@ -325,7 +254,7 @@ mod tests {
             ),
             (
                 "--otel-sdk-disabled=ja",
-                "OTEL_SDK_DISABLED: \"ja\" will not do; write true or false",
+                "OTEL_SDK_DISABLED: \"ja\" is not valid; write true or false",
             ),
         ] {
             let mut args = vec![arg];

@@ -64,7 +64,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "DATABASE_MAX_CONNECTIONS",
             "many",
-            "DATABASE_MAX_CONNECTIONS: \"many\" will not do; write ",
+            "DATABASE_MAX_CONNECTIONS: \"many\" is not valid; write ",
         ),
         (
             "AUTH_MODE",
