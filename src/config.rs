@@ -7,7 +7,6 @@
 mod auth;
 mod database;
 mod limits;
-mod origins;
 mod otel;
 mod parse;
 mod read;
@@ -19,15 +18,14 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use crate::auth::Auth;
-use crate::limits::{Hosts, LimitConfig};
+use crate::limits::{Hosts, LimitConfig, Origins};
 use crate::telemetry::Traces;
-use parse::{DAY, address, duration, millis, seconds, switch};
+use parse::{address, duration, switch};
 
 pub use crate::secret::Secret;
 pub use auth::{AuthArgs, AuthMode};
 pub use database::{Database, DatabaseArgs, LogArgs, MigrateArgs, Pooler};
 pub use limits::LimitArgs;
-pub use origins::Origins;
 pub use parse::BadSetting;
 pub use read::{Unreadable, read};
 pub use telemetry::TelemetryArgs;
@@ -81,25 +79,25 @@ pub struct ReplicaArgs {
     pub management_addr: SocketAddr,
 
     /// Time to live of a lease after its holder's last activity, 1s to 24h.
-    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration(seconds(1)..=DAY))]
+    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("1s", "24h"))]
     pub lock_ttl: Duration,
 
     /// Time between two batches of a room's cursors, 10ms to 5s.
-    #[arg(long, env, value_name = "DURATION", default_value = "50ms", value_parser = duration(millis(10)..=seconds(5)))]
+    #[arg(long, env, value_name = "DURATION", default_value = "50ms", value_parser = duration("10ms", "5s"))]
     pub cursor_interval: Duration,
 
     /// Retention of the history, 1s to 3650d.
-    #[arg(long, env, value_name = "DURATION", default_value = "90d", value_parser = duration(seconds(1)..=3650 * DAY))]
+    #[arg(long, env, value_name = "DURATION", default_value = "90d", value_parser = duration("1s", "3650d"))]
     pub history_retention: Duration,
 
     /// Time after SIGTERM in which a replica, no longer ready, still accepts requests until balancers have noticed,
     /// 0s to 60s.
-    #[arg(long, env, value_name = "DURATION", default_value = "3s", value_parser = duration(Duration::ZERO..=seconds(60)))]
+    #[arg(long, env, value_name = "DURATION", default_value = "3s", value_parser = duration("0s", "60s"))]
     pub drain_delay: Duration,
 
     /// Time after DRAIN_DELAY over which the closing of sockets is spread, so that they do not all come back at once,
     /// 0s to 120s.
-    #[arg(long, env, value_name = "DURATION", default_value = "7s", value_parser = duration(Duration::ZERO..=seconds(120)))]
+    #[arg(long, env, value_name = "DURATION", default_value = "7s", value_parser = duration("0s", "120s"))]
     pub drain_time: Duration,
 
     /// Pages: the API's documentation at /api/docs, and in dev the demo: on or off.
@@ -254,43 +252,42 @@ mod tests {
 
     #[test]
     fn a_bad_setting_is_one_line_with_variable_fault_and_fix() {
-        let no_duration =
-            "is not a duration; write a number with its unit, such as 5m, 45s or 50ms";
         for (arg, line) in [
             (
                 "--lock-ttl=5x",
-                &format!("LOCK_TTL: \"5x\" {no_duration}")[..],
+                "LOCK_TTL: \"5x\" is not a duration; write a number with its unit",
             ),
             (
                 "--lock-ttl=300",
-                &format!("LOCK_TTL: \"300\" {no_duration}"),
+                "LOCK_TTL: \"300\" is not a duration; write a number with its unit",
             ),
             (
                 "--lock-ttl=10ms",
-                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1d",
+                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 24h",
             ),
             (
-                "--listen-addr=localhost",
-                "LISTEN_ADDR: \"localhost\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
+                "--listen-addr=h",
+                "LISTEN_ADDR: \"h\" is not an address with a port; write one such as",
             ),
             (
-                "--database-max-connections=0",
-                "DATABASE_MAX_CONNECTIONS: \"0\" is not valid; write a number from 2 to 1000",
+                "--max-sockets=0",
+                "MAX_SOCKETS: \"0\" is not valid; write a number from 1 to 1000000",
             ),
             (
                 "--pages=yes",
                 "PAGES: \"yes\" is not valid; write on or off",
             ),
             (
-                "--trusted-proxies=10.0.0.0/8,geheim",
-                "TRUSTED_PROXIES: \"geheim\" is not a network; write networks such as 10.0.0.0/8 or addresses, comma-separated",
+                "--trusted-proxies=::1,x",
+                "TRUSTED_PROXIES: \"x\" is not a network; write networks",
             ),
             (
-                "--allowed-hosts=https://a",
-                "ALLOWED_HOSTS: \"https://a\" is not a host name; write names such as locks.example.com or [::1], without scheme and port, comma-separated; or * alone",
+                "--allowed-hosts=h:1",
+                "ALLOWED_HOSTS: \"h:1\" is not a host name; write names such as",
             ),
         ] {
-            assert_eq!(parse(&[arg]).unwrap_err(), line);
+            let said = parse(&[arg]).unwrap_err();
+            assert!(said.starts_with(line) && !said.contains('\n'), "{said}");
         }
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use apptlock::app::App;
 use apptlock::bus::memory::Hub as MemoryHub;
-use apptlock::config::{AuthMode, BadSetting, Config, Origins, ReplicaArgs, ServeArgs, new_name};
+use apptlock::config::{AuthMode, BadSetting, Config, ReplicaArgs, ServeArgs, new_name};
 use apptlock::dev::{self, DevError, Server};
-use apptlock::limits::Hosts;
+use apptlock::limits::{Hosts, Origins};
 use apptlock::secret::Secret;
 use apptlock::store::Store;
 

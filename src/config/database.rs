@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::parse::{BadSetting, DAY, duration, number, word};
+use super::parse::{BadSetting, duration, number, word};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 
@@ -45,7 +45,7 @@ pub struct MigrateArgs {
     pub database: DatabaseArgs,
 
     /// Maximum wait for a PostgreSQL that is not available yet, 0s to 24h; 0s for none.
-    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration(Duration::ZERO..=DAY))]
+    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("0s", "24h"))]
     pub migrate_timeout: Duration,
 
     /// The log.

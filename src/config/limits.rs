@@ -1,13 +1,11 @@
 //! The settings of limits, and of trust: rates, maximums, proxies, origins, host names.
 
-use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 
 use clap::Args;
 
-use super::origins::Origins;
 use super::parse::{list, number};
-use crate::limits::{Hosts, LimitConfig, Proxies, Rate};
+use crate::limits::{Hosts, LimitConfig, Origins, Proxies, Rate};
 
 /// Upper bound of every number here.
 const MOST: u32 = 1_000_000;
@@ -17,13 +15,13 @@ const MOST: u32 = 1_000_000;
 pub struct LimitArgs {
     /// Origins of pages that may call this service from a browser, such as https://app.example.com,
     /// comma-separated, or * for all [default: none but this service's own].
-    #[arg(long, env, value_name = "ORIGINS", value_parser = Origins::parse)]
+    #[arg(long, env, value_name = "ORIGINS", value_parser = list(Origins::parse, "an origin", "write such as https://app.example.com, in lower case, comma-separated; or * alone"))]
     pub cors_allowed_origins: Option<Origins>,
 
     /// Host names that requests may name, without ports, comma-separated; * for all. Keeps out pages that point
     /// a name of their own here (DNS rebinding) if identities are trusted [default: *; in dev localhost,
     /// 127.0.0.1, [::1] and this machine's name].
-    #[arg(long, env, value_name = "HOSTS", value_parser = hosts)]
+    #[arg(long, env, value_name = "HOSTS", value_parser = list(Hosts::parse, "a host name", "write names such as locks.example.com or [::1], without scheme and port, comma-separated; or * alone"))]
     pub allowed_hosts: Option<Hosts>,
 
     /// Maximum rate of requests and socket events of one identity, else of one client address, per second, 0 to
@@ -37,7 +35,7 @@ pub struct LimitArgs {
 
     /// Proxies whose X-Forwarded-For is believed: networks such as 10.0.0.0/8, or addresses, comma-separated
     /// [default: none].
-    #[arg(long, env, value_name = "CIDRS", value_parser = proxies)]
+    #[arg(long, env, value_name = "CIDRS", value_parser = list(Proxies::parse, "a network", "write networks such as 10.0.0.0/8 or addresses, comma-separated"))]
     pub trusted_proxies: Option<Proxies>,
 
     /// Maximum sockets of this replica, 1 to 1000000.
@@ -72,38 +70,5 @@ impl LimitArgs {
             connections_each: self.max_connections_per_address,
             proxies: self.trusted_proxies.clone().unwrap_or_default(),
         }
-    }
-}
-
-fn proxies(text: &str) -> Result<Proxies, String> {
-    Proxies::parse(text).map_err(|part| {
-        format!(
-            "\"{part}\" is not a network; write networks such as 10.0.0.0/8 or addresses, comma-separated"
-        )
-    })
-}
-
-fn hosts(text: &str) -> Result<Hosts, String> {
-    if text.trim() == "*" {
-        return Ok(Hosts::All);
-    }
-    let names: Vec<String> = list(text).map(str::to_ascii_lowercase).collect();
-    match names.iter().find(|name| !is_host(name)) {
-        None => Ok(Hosts::These(names)),
-        Some(other) => Err(format!(
-            "\"{other}\" is not a host name; write names such as locks.example.com or [::1], without scheme and port, comma-separated; or * alone"
-        )),
-    }
-}
-
-fn is_host(name: &str) -> bool {
-    let address = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    match address {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
     }
 }

@@ -38,64 +38,34 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-pub(super) const fn millis(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-pub(super) const fn seconds(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
-pub(super) const DAY: Duration = seconds(24 * 3600);
-
 pub(super) fn duration(
-    bounds: RangeInclusive<Duration>,
+    least: &'static str,
+    most: &'static str,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let parsed = humantime::parse_duration(text).map_err(|_| {
-            format!(
-                "\"{text}\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"
-            )
-        })?;
-        if bounds.contains(&parsed) {
-            return Ok(parsed);
-        }
-        let [least, most] = [bounds.start(), bounds.end()].map(|bound| words(*bound));
-        let parsed = words(parsed);
-        Err(format!(
-            "{parsed} is out of bounds; write a duration from {least} to {most}"
-        ))
+    let bound = |text| humantime::parse_duration(text).expect("a bound is a duration");
+    let bounds = bound(least)..=bound(most);
+    move |text| match humantime::parse_duration(text) {
+        Ok(parsed) if bounds.contains(&parsed) => Ok(parsed),
+        Ok(_) => Err(format!(
+            "{text} is out of bounds; write a duration from {least} to {most}"
+        )),
+        Err(_) => Err(format!(
+            "\"{text}\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"
+        )),
     }
 }
 
-/// A duration in its largest whole unit: humantime's own months and years are not whole days.
-fn words(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    for (unit, length) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-    ] {
-        if millis >= length && millis.is_multiple_of(length) {
-            return format!("{}{unit}", millis / length);
-        }
-    }
-    humantime::format_duration(duration).to_string()
-}
-
-/// A whole number within bounds. The type holds every one of them.
+/// A whole number within bounds that the type can hold.
 pub(super) fn number<T: TryFrom<u32>>(
     bounds: RangeInclusive<u32>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
         let parsed = text.parse().ok().filter(|number| bounds.contains(number));
-        parsed
-            .and_then(|number| T::try_from(number).ok())
-            .ok_or_else(|| {
-                let (least, most) = (bounds.start(), bounds.end());
-                format!("\"{text}\" is not valid; write a number from {least} to {most}")
-            })
+        let fitting = parsed.and_then(|number| T::try_from(number).ok());
+        let (least, most) = (bounds.start(), bounds.end());
+        fitting.ok_or_else(|| {
+            format!("\"{text}\" is not valid; write a number from {least} to {most}")
+        })
     }
 }
 
@@ -121,8 +91,11 @@ pub(super) fn switch(
     move |text| word(&text.to_lowercase())
 }
 
-/// The parts of a comma-separated list.
-pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
-    let parts = text.split(',').map(str::trim);
-    parts.filter(|part| !part.is_empty())
+/// A list, read by `parse`, whose error is the part that is not one of `kind`.
+pub(super) fn list<T: Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, String>,
+    kind: &'static str,
+    fix: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map_err(|part| format!("\"{part}\" is not {kind}; {fix}"))
 }

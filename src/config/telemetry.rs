@@ -166,15 +166,18 @@ fn collector_port(endpoint: &str) -> Option<Option<u16>> {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+    use std::iter;
 
     use clap::{Command, FromArgMatches};
 
     use super::super::read::read;
     use super::*;
 
-    fn traces(args: &[&str]) -> Result<Option<(String, Carrier)>, String> {
+    /// Endpoint and carrier by options whose names begin with `--otel-`, or the error.
+    fn traces(options: &str) -> Result<Option<(String, Carrier)>, String> {
         let command = TelemetryArgs::augment_args(Command::new("apptlock"));
-        let args = ["apptlock"].iter().chain(args).map(OsString::from);
+        let options = options.split_whitespace().map(|it| format!("--otel-{it}"));
+        let args = iter::once("apptlock".into()).chain(options.map(OsString::from));
         let matches = read(command, args).map_err(|bad| bad.to_string())?;
         let args = TelemetryArgs::from_arg_matches(&matches).unwrap();
         let traces = args.traces("me").map_err(|bad| bad.to_string())?;
@@ -183,95 +186,90 @@ mod tests {
 
     #[test]
     fn the_endpoint_says_how_spans_get_there() {
-        let at = |endpoint: &str, carrier| Ok(Some((endpoint.to_owned(), carrier)));
-        for (args, wanted) in [
-            (vec![], Ok(None)),
-            (vec!["--otel-exporter-otlp-endpoint="], Ok(None)),
+        use Carrier::{Grpc, Http};
+        let (rest, grpc) = (
+            "exporter-otlp-endpoint=http://c:4318",
+            "exporter-otlp-endpoint=http://c:4317",
+        );
+        for (endpoint, more, wanted) in [
+            ("", "", None),
+            ("exporter-otlp-endpoint=", "", None),
+            (rest, "", Some(("http://c:4318/v1/traces", Http))),
             (
-                vec!["--otel-exporter-otlp-endpoint=http://c:4318/"],
-                at("http://c:4318/v1/traces", Carrier::Http),
+                "exporter-otlp-endpoint=http://c/",
+                "",
+                Some(("http://c/v1/traces", Http)),
+            ),
+            (grpc, "", Some(("http://c:4317", Grpc))),
+            (
+                grpc,
+                "exporter-otlp-protocol=http/protobuf",
+                Some(("http://c:4317/v1/traces", Http)),
             ),
             (
-                vec!["--otel-exporter-otlp-endpoint=http://c:4317"],
-                at("http://c:4317", Carrier::Grpc),
+                rest,
+                "exporter-otlp-protocol=http/protobuf exporter-otlp-traces-protocol=grpc",
+                Some(("http://c:4318", Grpc)),
             ),
             (
-                vec![
-                    "--otel-exporter-otlp-endpoint=http://c:4317",
-                    "--otel-exporter-otlp-protocol=http/protobuf",
-                ],
-                at("http://c:4317/v1/traces", Carrier::Http),
+                grpc,
+                "exporter-otlp-traces-endpoint=https://t/x",
+                Some(("https://t/x", Http)),
             ),
-            (
-                vec![
-                    "--otel-exporter-otlp-endpoint=http://c:4318",
-                    "--otel-exporter-otlp-protocol=http/protobuf",
-                    "--otel-exporter-otlp-traces-protocol=grpc",
-                ],
-                at("http://c:4318", Carrier::Grpc),
-            ),
-            (
-                vec![
-                    "--otel-exporter-otlp-endpoint=http://c:4317",
-                    "--otel-exporter-otlp-traces-endpoint=https://t/x",
-                ],
-                at("https://t/x", Carrier::Http),
-            ),
-            (
-                vec![
-                    "--otel-exporter-otlp-endpoint=http://c:4317",
-                    "--otel-sdk-disabled=TRUE",
-                ],
-                Ok(None),
-            ),
+            (grpc, "sdk-disabled=TRUE", None),
         ] {
-            assert_eq!(traces(&args), wanted, "{args:?}");
+            let found = traces(&format!("{endpoint} {more}")).unwrap();
+            let found = found
+                .as_ref()
+                .map(|(url, carrier)| (url.as_str(), *carrier));
+            assert_eq!(found, wanted, "{endpoint} {more}");
         }
     }
 
     #[test]
-    fn a_bad_setting_of_traces_ends_the_start_and_shows_no_password() {
-        for (arg, line) in [
+    fn a_bad_setting_of_traces_stops_startup_and_shows_no_password() {
+        for (option, fault) in [
             (
-                "--otel-exporter-otlp-endpoint=u:geheim@c",
-                "OTEL_EXPORTER_OTLP_ENDPOINT: is not the URL",
+                "exporter-otlp-endpoint=u:geheim@c",
+                "is not the URL of a collector",
             ),
             (
-                "--otel-exporter-otlp-traces-endpoint=ftp://u:geheim@c",
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is not the URL",
+                "exporter-otlp-traces-endpoint=ftp://u:geheim@c",
+                "is not the URL of a collector",
             ),
             (
-                "--otel-exporter-otlp-protocol=http/json",
-                "OTEL_EXPORTER_OTLP_PROTOCOL: \"http/json\" is not available; write",
+                "exporter-otlp-protocol=http/json",
+                "\"http/json\" is not available",
             ),
             (
-                "--otel-exporter-otlp-traces-protocol=http/json",
-                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: \"http/json\" is not available; write",
+                "exporter-otlp-traces-protocol=http/json",
+                "\"http/json\" is not available",
             ),
-            (
-                "--otel-traces-sampler=xray",
-                "OTEL_TRACES_SAMPLER: \"xray\" is not available; write",
-            ),
-            (
-                "--otel-sdk-disabled=ja",
-                "OTEL_SDK_DISABLED: \"ja\" is not valid; write true or false",
-            ),
+            ("traces-sampler=xray", "\"xray\" is not available"),
+            ("traces-sampler-arg=1.5", "is not a share"),
+            ("traces-sampler-arg=-1", "is not a share"),
+            ("traces-sampler-arg=NaN", "is not a share"),
+            ("sdk-disabled=ja", "\"ja\" is not valid"),
         ] {
-            let mut args = vec![arg];
-            if !arg.contains("endpoint") {
-                args.push("--otel-exporter-otlp-endpoint=http://c:4318");
-            }
-            let said = traces(&args).unwrap_err();
-            assert!(said.starts_with(line), "{said}");
+            let base = if option.contains("endpoint") {
+                "traces-sampler=parentbased_always_on"
+            } else if option.contains("sampler-arg") {
+                "exporter-otlp-endpoint=http://c traces-sampler=parentbased_traceidratio"
+            } else {
+                "exporter-otlp-endpoint=http://c"
+            };
+            let said = traces(&format!("{base} {option}")).unwrap_err();
+            let name = option
+                .split('=')
+                .next()
+                .unwrap()
+                .replace('-', "_")
+                .to_uppercase();
+            assert!(
+                said.starts_with(&format!("OTEL_{name}: {fault}; write ")),
+                "{said}"
+            );
             assert!(!said.contains("geheim"));
-        }
-        for share in ["1.5", "-1", "x", "NaN"] {
-            let said = traces(&[
-                "--otel-exporter-otlp-endpoint=http://c:4318",
-                "--otel-traces-sampler=parentbased_traceidratio",
-                &format!("--otel-traces-sampler-arg={share}"),
-            ]);
-            assert!(said.unwrap_err().starts_with("OTEL_TRACES_SAMPLER_ARG: "));
         }
     }
 }

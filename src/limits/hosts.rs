@@ -1,5 +1,7 @@
 //! The names that this service may be called by.
 
+use std::net::Ipv6Addr;
+
 /// The names that this service may be called by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hosts {
@@ -10,6 +12,22 @@ pub enum Hosts {
 }
 
 impl Hosts {
+    /// Reads a comma-separated list of names without ports, or `*` for any.
+    ///
+    /// # Errors
+    /// The part that is not a host name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim() == "*" {
+            return Ok(Self::All);
+        }
+        text.split(',')
+            .map(|part| part.trim().to_ascii_lowercase())
+            .filter(|part| !part.is_empty())
+            .map(|part| if is_name(&part) { Ok(part) } else { Err(part) })
+            .collect::<Result<_, _>>()
+            .map(Self::These)
+    }
+
     /// Whether a request to that `Host` is taken.
     #[must_use]
     pub fn allow(&self, host: &str) -> bool {
@@ -27,6 +45,18 @@ impl Hosts {
     pub fn of_this_machine(own: Option<&str>) -> Self {
         let names = ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(own);
         Self::These(names.map(str::to_ascii_lowercase).collect())
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let address = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
     }
 }
 

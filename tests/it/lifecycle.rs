@@ -100,7 +100,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "HISTORY_RETENTION",
             "20y",
-            "HISTORY_RETENTION: 7305d is out of bounds; write a duration from 1s to 3650d",
+            "HISTORY_RETENTION: 20y is out of bounds; write a duration from 1s to 3650d",
         ),
     ] {
         let env: Vec<(&str, &str)> = good.into_iter().chain([(variable, value)]).collect();
