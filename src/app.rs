@@ -30,7 +30,7 @@ use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::health::{Health, Status};
 use crate::http::{Web, ops};
-use crate::limits::{Hosts, Limits};
+use crate::limits::Limits;
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
@@ -88,14 +88,14 @@ impl App {
     /// # Errors
     /// [`StartError`] where a setting cannot be used.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
-        let metrics = config.metrics.then(telemetry::recorder);
+        let metrics = config.telemetry.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
         let connections = ConnectionLimit::of_clients(
-            config.limits.sockets,
-            config.limits.connections_each,
+            config.limits.max_sockets,
+            config.limits.max_connections_per_address,
             config.database.max_connections,
-            config.limits.proxies.clone(),
+            config.limits.trusted_proxies.clone().unwrap_or_default(),
         );
         let listener = bind("LISTEN_ADDR", config.settings.listen_addr)?;
         let managing = bind("MANAGEMENT_ADDR", config.settings.management_addr)?;
@@ -132,10 +132,11 @@ impl App {
             rooms.clone(),
             announcer.clone(),
             config.settings.lock_ttl,
-            config.max_leases,
+            config.limits.max_leases_per_identity,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), announcer.clone()));
-        let limits = Limits::new(config.limits.clone());
+        let limits = Limits::new(config.limits.config());
+        let origins = config.limits.cors_allowed_origins.unwrap_or_default();
         let activity = Activity::new(locks.clone(), rooms.clone());
         let context = Arc::new(SocketContext::new(
             locks.clone(),
@@ -144,7 +145,7 @@ impl App {
             activity.clone(),
             config.auth.clone(),
             limits.clone(),
-            config.origins.clone(),
+            origins.clone(),
         ));
         let (transport, io) = socket::start(context.clone());
         let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
@@ -221,17 +222,17 @@ impl App {
             store: store.clone(),
             auth: config.auth.clone(),
             limits,
-            trust_callers: config.trust_callers,
+            trust_callers: config.telemetry.trace_trust_callers,
             pages: config.settings.pages,
             demo: config.demo,
         };
-        let hosts = Arc::new(config.hosts.unwrap_or(Hosts::All));
+        let hosts = Arc::new(config.limits.allowed_hosts.unwrap_or_default());
         let router = http::router(web, quit.clone())
             .layer(middleware::from_fn_with_state(
                 transport,
                 socket::middleware,
             ))
-            .layer(http::cors(&config.origins))
+            .layer(http::cors(&origins))
             .layer(middleware::from_fn_with_state(hosts, http::allowed_hosts))
             .layer(middleware::map_response(http::safe_headers));
         let public = server::serve(listener, router, connections, shutdown.clone());

@@ -18,7 +18,6 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use crate::auth::Auth;
-use crate::limits::{Hosts, LimitConfig, Origins};
 use crate::telemetry::Traces;
 use parse::{address, duration, switch};
 
@@ -42,11 +41,11 @@ pub struct ServeArgs {
     pub settings: ReplicaArgs,
 
     /// Redis, which carries events between replicas: redis://, rediss:// (TLS), redis-sentinel:// or
-    /// redis-cluster:// [default: none: one replica works alone, and warns about it].
+    /// redis-cluster:// [default: none: a single replica works without it, with a warning].
     #[arg(long, env, value_name = "URL")]
     pub redis_url: Option<Secret>,
 
-    /// PEM file of the authority that signed Redis's certificate [default: the system's authorities].
+    /// PEM file of the certificate authorities for a REDIS_URL with TLS [default: the system's authorities].
     #[arg(long, env, value_name = "FILE")]
     pub redis_ca_file: Option<String>,
 
@@ -70,19 +69,19 @@ pub struct ServeArgs {
 /// Settings that need no check beyond their own.
 #[derive(Debug, Clone, Args)]
 pub struct ReplicaArgs {
-    /// Address and port of REST, Socket.IO and the pages.
+    /// Address of REST, Socket.IO and the pages.
     #[arg(long, env, value_name = "ADDR:PORT", default_value = "0.0.0.0:3000", value_parser = address)]
     pub listen_addr: SocketAddr,
 
-    /// Address and port of metrics and probes; never behind the public load balancer.
+    /// Address of metrics and probes; must not be behind the public load balancer.
     #[arg(long, env, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090", value_parser = address)]
     pub management_addr: SocketAddr,
 
-    /// Time to live of a lease after its holder's last activity, 1s to 24h.
+    /// Lifetime of a lease after its holder's last activity, 1s to 24h.
     #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("1s", "24h"))]
     pub lock_ttl: Duration,
 
-    /// Time between two batches of a room's cursors, 10ms to 5s.
+    /// Interval of cursor updates in a room, 10ms to 5s.
     #[arg(long, env, value_name = "DURATION", default_value = "50ms", value_parser = duration("10ms", "5s"))]
     pub cursor_interval: Duration,
 
@@ -90,17 +89,17 @@ pub struct ReplicaArgs {
     #[arg(long, env, value_name = "DURATION", default_value = "90d", value_parser = duration("1s", "3650d"))]
     pub history_retention: Duration,
 
-    /// Time after SIGTERM in which a replica, no longer ready, still accepts requests until balancers have noticed,
-    /// 0s to 60s.
+    /// Time after SIGTERM for which an unready replica still serves, until load balancers have noticed, 0s to
+    /// 60s.
     #[arg(long, env, value_name = "DURATION", default_value = "3s", value_parser = duration("0s", "60s"))]
     pub drain_delay: Duration,
 
-    /// Time after DRAIN_DELAY over which the closing of sockets is spread, so that they do not all come back at once,
-    /// 0s to 120s.
+    /// Maximum time after DRAIN_DELAY over which sockets are closed, so that clients do not all reconnect at
+    /// once, 0s to 120s.
     #[arg(long, env, value_name = "DURATION", default_value = "7s", value_parser = duration("0s", "120s"))]
     pub drain_time: Duration,
 
-    /// Pages: the API's documentation at /api/docs, and in dev the demo: on or off.
+    /// API documentation at /api/docs, and the demo in dev: on or off.
     #[arg(long, env, value_name = "ON_OR_OFF", default_value = "on", action = ArgAction::Set, value_parser = switch(["on", "off"]))]
     pub pages: bool,
 }
@@ -137,22 +136,14 @@ pub struct Config {
     pub redis: Option<Redis>,
     /// The source of identities.
     pub auth: Auth,
-    /// Rates and maximums.
-    pub limits: LimitConfig,
-    /// Origins whose pages may call this service.
-    pub origins: Origins,
-    /// Maximum leases of one identity at a time; 0: no limit.
-    pub max_leases: usize,
-    /// Host names that requests may name; `None`: not set.
-    pub hosts: Option<Hosts>,
-    /// Whether the demo page is served at `/`.
-    pub demo: bool,
-    /// Whether metrics are kept.
-    pub metrics: bool,
+    /// Limits, and allowed origins and hosts.
+    pub limits: LimitArgs,
+    /// Metrics.
+    pub telemetry: TelemetryArgs,
     /// The collector of traces, if there is one.
     pub traces: Option<Traces>,
-    /// Whether a caller's traceparent decides about sampling.
-    pub trust_callers: bool,
+    /// Whether the demo page is served at `/`.
+    pub demo: bool,
 }
 
 /// A new name for a replica: the machine's, and a part that no other start has.
@@ -171,8 +162,6 @@ impl ServeArgs {
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Config, BadSetting> {
         let replica = new_name();
-        let limits = &self.limits;
-        let origins = limits.cors_allowed_origins.clone();
         Ok(Config {
             traces: self.telemetry.traces(&replica)?,
             replica,
@@ -180,13 +169,9 @@ impl ServeArgs {
             database: self.database.check()?,
             redis: self.redis()?,
             auth: self.auth.check()?,
-            limits: limits.config(),
-            origins: origins.unwrap_or(Origins::These(Vec::new())),
-            max_leases: limits.max_leases_per_identity,
-            hosts: limits.allowed_hosts.clone(),
+            limits: self.limits.clone(),
+            telemetry: self.telemetry.clone(),
             demo: false,
-            metrics: self.telemetry.metrics,
-            trust_callers: self.telemetry.trace_trust_callers,
         })
     }
 
@@ -197,20 +182,14 @@ impl ServeArgs {
         let Some(file) = &self.redis_ca_file else {
             return Ok(Some(Redis { url, ca: None }));
         };
+        let bad = |fault: String, fix| BadSetting::new("REDIS_CA_FILE", fault, fix);
         if !url.expose().starts_with("rediss") {
-            return Err(BadSetting::new(
-                "REDIS_CA_FILE",
-                "is set, and REDIS_URL is not one with TLS",
-                "write rediss:// there, or leave this out",
-            ));
+            let fault = "is set, and REDIS_URL is not one with TLS".into();
+            return Err(bad(fault, "write rediss:// there, or leave this out"));
         }
         let ca = std::fs::read(file).map_err(|error| {
             let fault = format!("{file} cannot be read: {error}");
-            BadSetting::new(
-                "REDIS_CA_FILE",
-                fault,
-                "name a file with a certificate in PEM",
-            )
+            bad(fault, "name a file with a certificate in PEM")
         })?;
         Ok(Some(Redis { url, ca: Some(ca) }))
     }

@@ -63,7 +63,7 @@ async fn migrate(args: &MigrateArgs) -> Result<(), CliError> {
 async fn serve(args: &ServeArgs) -> Result<(), CliError> {
     let config = args.check()?;
     let telemetry = start_log(&args.logs, config.traces.as_ref())?;
-    apptlock::server::raise_file_limit(config.limits.sockets, config.database.max_connections);
+    apptlock::server::raise_file_limit(config.limits.max_sockets, config.database.max_connections);
     let stop = stopped()?;
     let app = App::start(config, None).await?;
     stop.await;

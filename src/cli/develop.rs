@@ -85,14 +85,14 @@ fn config(mut args: ServeArgs) -> Result<Config, BadSetting> {
     // No balancer has to notice a stop, and nobody waits for one after Ctrl-C.
     args.settings.drain_delay = Duration::ZERO;
     args.settings.drain_time = Duration::ZERO;
+    let limits = &mut args.limits;
     // An app under development runs on another port of this machine.
-    let origins = args.limits.cors_allowed_origins.clone();
-    let config = args.check()?;
+    let origins = limits.cors_allowed_origins.take();
+    limits.cors_allowed_origins = origins.or(Some(Origins::ThisMachine));
+    limits.allowed_hosts = limits.allowed_hosts.take().or_else(|| Some(this_machine()));
     Ok(Config {
         demo: true,
-        origins: origins.unwrap_or(Origins::ThisMachine),
-        hosts: config.hosts.or_else(|| Some(this_machine())),
-        ..config
+        ..args.check()?
     })
 }
 

@@ -9,21 +9,21 @@ use crate::secret::Secret;
 /// Settings of identities.
 #[derive(Debug, Clone, Args)]
 pub struct AuthArgs {
-    /// Source of identities: jwt (a signed token), or trusted (bodies and handshakes: for development, or behind
-    /// a back end that has checked them).
+    /// Source of identities: jwt (a signed token), or trusted (the request body or handshake: for development,
+    /// or behind a back end that authenticates its users).
     #[arg(long, env, value_name = "MODE", default_value = "jwt", value_parser = word("a mode", [("jwt", AuthMode::Jwt), ("trusted", AuthMode::Trusted)]))]
     pub auth_mode: AuthMode,
 
-    /// Shared secret of signed tokens, HS256; at least 32 bytes [exactly one of JWT_SECRET, JWT_PUBLIC_KEY and
+    /// Shared secret of tokens, HS256, at least 32 bytes [exactly one of JWT_SECRET, JWT_PUBLIC_KEY and
     /// JWT_JWKS_URL is required in jwt mode].
     #[arg(long, env, value_name = "SECRET")]
     pub jwt_secret: Option<Secret>,
 
-    /// Public key of the token issuer, in PEM: RSA, EC (P-256, P-384) or Ed25519.
+    /// Public key of the identity provider, in PEM: RSA, EC (P-256, P-384) or Ed25519.
     #[arg(long, env, value_name = "PEM")]
     pub jwt_public_key: Option<String>,
 
-    /// URL of the token issuer's JWK set; it is fetched again when it changes.
+    /// URL of the identity provider's JWK set, refetched every 5 min.
     #[arg(long, env, value_name = "URL")]
     pub jwt_jwks_url: Option<String>,
 
@@ -35,7 +35,7 @@ pub struct AuthArgs {
     #[arg(long, env, value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
 
-    /// Claim that holds the roles; dots lead into objects, as in realm_access.roles.
+    /// Claim with the roles; dots for nested objects, as in realm_access.roles.
     #[arg(long, env, value_name = "CLAIM", default_value = "roles")]
     pub jwt_roles_claim: String,
 

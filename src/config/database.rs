@@ -15,12 +15,11 @@ pub struct DatabaseArgs {
     #[arg(long, env, value_name = "URL")]
     pub database_url: Option<Secret>,
 
-    /// Maximum connections of this replica to PostgreSQL, 2 to 1000.
+    /// Maximum connections per replica, 2 to 1000.
     #[arg(long, env, value_name = "N", default_value = "10", value_parser = number::<u32>(2..=1000))]
     pub database_max_connections: u32,
 
-    /// Pooler in front of PostgreSQL: none, or transaction (such as PgBouncer, which gives every transaction
-    /// another session).
+    /// Pooler in front of PostgreSQL: none, or transaction for one such as PgBouncer in transaction mode.
     #[arg(long, env, value_name = "KIND", default_value = "none", value_parser = word("a kind of pooler", [("none", Pooler::None), ("transaction", Pooler::Transaction)]))]
     pub database_pooler: Pooler,
 }
@@ -32,7 +31,7 @@ pub struct LogArgs {
     #[arg(long, env, value_name = "FORMAT", default_value = "json", value_parser = word("a format", [("json", LogFormat::Json), ("pretty", LogFormat::Pretty)]))]
     pub log_format: LogFormat,
 
-    /// Level of the log, or a filter such as info,apptlock=debug.
+    /// Log filter: a level, or a list such as info,apptlock=debug.
     #[arg(long, env, value_name = "FILTER", default_value = "info")]
     pub rust_log: String,
 }
@@ -44,7 +43,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
 
-    /// Maximum wait for a PostgreSQL that is not available yet, 0s to 24h; 0s for none.
+    /// Maximum wait for a PostgreSQL that is not available yet, 0s to 24h; 0s for no wait.
     #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("0s", "24h"))]
     pub migrate_timeout: Duration,
 

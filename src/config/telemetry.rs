@@ -13,37 +13,37 @@ use crate::telemetry::{Carrier, Traces};
 /// Settings of metrics and traces.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetryArgs {
-    /// Metrics on the management port: on or off.
+    /// Metrics at /metrics: on or off.
     #[arg(long, env, value_name = "ON_OR_OFF", default_value = "on", action = ArgAction::Set, value_parser = switch(["on", "off"]))]
     pub metrics: bool,
 
-    /// Trust in callers' traceparent: true (it decides about sampling, and its span is the parent; only for
-    /// replicas that nothing but your own services reaches, else a caller could have everything traced) or false
-    /// (its span is linked).
+    /// Trust in a caller's traceparent: true (it decides about sampling, and its span is the parent; only if
+    /// all callers are your own services, else anybody could have everything traced) or false (its span is
+    /// linked).
     #[arg(long, env, value_name = "BOOL", default_value = "false", action = ArgAction::Set, value_parser = switch(["true", "false"]))]
     pub trace_trust_callers: bool,
 
-    /// Collector of traces, by OTLP: http://host:4318, or http://host:4317 for gRPC [default: none: no traces].
+    /// Trace collector, by OTLP: http://host:4318, or http://host:4317 for gRPC [default: none: no traces].
     #[arg(long, env, value_name = "URL")]
     pub otel_exporter_otlp_endpoint: Option<String>,
 
-    /// Collector of traces, its URL taken as it is [default: OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces].
+    /// Complete URL of the collector for traces [default: OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces].
     #[arg(long, env, value_name = "URL")]
     pub otel_exporter_otlp_traces_endpoint: Option<String>,
 
-    /// Protocol of the collector: grpc or http/protobuf [default: grpc to port 4317, else http/protobuf].
+    /// Export protocol: grpc or http/protobuf [default: grpc to port 4317, else http/protobuf].
     #[arg(long, env, value_name = "PROTOCOL")]
     pub otel_exporter_otlp_protocol: Option<String>,
 
-    /// Protocol for traces alone: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL].
+    /// Export protocol of traces: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL].
     #[arg(long, env, value_name = "PROTOCOL")]
     pub otel_exporter_otlp_traces_protocol: Option<String>,
 
-    /// Name of this service in traces [default: apptlock].
+    /// Service name in traces [default: apptlock].
     #[arg(long, env, value_name = "NAME")]
     pub otel_service_name: Option<String>,
 
-    /// Sampler of traces: always_on, always_off, traceidratio, or parentbased_ before one of these.
+    /// Sampler: always_on, always_off, traceidratio, or parentbased_ before one of these.
     #[arg(
         long,
         env,
@@ -52,11 +52,11 @@ pub struct TelemetryArgs {
     )]
     pub otel_traces_sampler: String,
 
-    /// Share of traces that traceidratio keeps, 0 to 1.
+    /// Ratio of traceidratio, 0 to 1.
     #[arg(long, env, value_name = "SHARE", default_value = "1")]
     pub otel_traces_sampler_arg: String,
 
-    /// Switch that keeps traces off, whatever else is set: true or false.
+    /// Switch that disables traces, whatever else is set: true or false.
     #[arg(long, env, value_name = "BOOL", default_value = "false", action = ArgAction::Set, value_parser = switch(["true", "false"]))]
     pub otel_sdk_disabled: bool,
 }

@@ -3,9 +3,10 @@
 use std::net::Ipv6Addr;
 
 /// The names that this service may be called by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Hosts {
     /// Any.
+    #[default]
     All,
     /// These, without ports and in lower case.
     These(Vec<String>),

@@ -11,6 +11,12 @@ pub enum Origins {
     All,
 }
 
+impl Default for Origins {
+    fn default() -> Self {
+        Self::These(Vec::new())
+    }
+}
+
 impl Origins {
     /// Whether pages of that origin are served by this machine.
     #[must_use]

@@ -155,6 +155,49 @@ fn help_names_every_setting_with_its_default_and_no_secret() {
     }
 }
 
+#[test]
+fn the_settings_page_has_every_setting_with_its_default() {
+    let page = include_str!("../../docs/SETTINGS.md");
+    for (variable, default, _) in apptlock::config::settings() {
+        let name = format!("`{variable}`");
+        let mut rows = page.lines().map(|line| line.split('|').skip(1));
+        let defaults = rows
+            .find_map(|mut cells| {
+                cells
+                    .next()
+                    .is_some_and(|it| it.contains(&name))
+                    .then(|| cells.next())
+            })
+            .flatten()
+            .unwrap_or_else(|| panic!("{variable} is not in SETTINGS.md"));
+        if let Some(default) = default {
+            let default = format!("`{default}`");
+            assert!(
+                defaults.contains(&default),
+                "{variable}: {defaults}, and not {default}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let empty = [
+        ("DATABASE_URL", ""),
+        ("LOCK_TTL", ""),
+        ("PAGES", " "),
+        ("MAX_SOCKETS", ""),
+    ];
+    let out = run(&["serve"], &empty);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        said.starts_with("error: DATABASE_URL: is not set; write "),
+        "{said}"
+    );
+    let help = String::from_utf8(run(&["serve", "--help"], &empty).stdout).unwrap();
+    assert!(help.contains("[env: LOCK_TTL]"), "{help}");
+}
+
 #[tokio::test]
 async fn without_redis_one_replica_serves_with_a_warning() {
     let stack = Stack::start(1, &[("REDIS_URL", "")]).await;
