@@ -218,11 +218,7 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<ServeArgs, String> {
-        let trusted = [
-            "apptlock",
-            "--database-url=postgres://x",
-            "--auth-mode=trusted",
-        ];
+        let trusted = ["", "--database-url=postgres://x", "--auth-mode=trusted"];
         let args = trusted.iter().chain(args).map(Into::into);
         let command = ServeArgs::augment_args(Command::new("apptlock"));
         let matches = read(command, args).map_err(|error| error.to_string())?;
@@ -231,40 +227,19 @@ mod tests {
 
     #[test]
     fn a_bad_setting_is_one_line_with_variable_fault_and_fix() {
-        for (arg, line) in [
-            (
-                "--lock-ttl=5x",
-                "LOCK_TTL: \"5x\" is not a duration; write a number with its unit",
-            ),
-            (
-                "--lock-ttl=300",
-                "LOCK_TTL: \"300\" is not a duration; write a number with its unit",
-            ),
-            (
-                "--lock-ttl=10ms",
-                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 24h",
-            ),
-            (
-                "--listen-addr=h",
-                "LISTEN_ADDR: \"h\" is not an address with a port; write one such as",
-            ),
-            (
-                "--max-sockets=0",
-                "MAX_SOCKETS: \"0\" is not valid; write a number from 1 to 1000000",
-            ),
-            (
-                "--pages=yes",
-                "PAGES: \"yes\" is not valid; write on or off",
-            ),
-            (
-                "--trusted-proxies=::1,x",
-                "TRUSTED_PROXIES: \"x\" is not a network; write networks",
-            ),
-            (
-                "--allowed-hosts=h:1",
-                "ALLOWED_HOSTS: \"h:1\" is not a host name; write names such as",
-            ),
+        for case in [
+            r#"--lock-ttl=5x => LOCK_TTL: "5x" is not a duration; write a number with its unit"#,
+            r#"--lock-ttl=300 => LOCK_TTL: "300" is not a duration; write a number with its unit"#,
+            "--lock-ttl=10ms => LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 24h",
+            r#"--listen-addr=h => LISTEN_ADDR: "h" is not an address with a port; write one such as"#,
+            r#"--max-sockets=0 => MAX_SOCKETS: "0" is not valid; write a number from 1 to 1000000"#,
+            r#"--pages=yes => PAGES: "yes" is not valid; write on or off"#,
+            r#"--log-format=xml => LOG_FORMAT: "xml" is not a format; write json or pretty"#,
+            r#"--trusted-proxies=::1,x => TRUSTED_PROXIES: "x" is not a network; write networks"#,
+            r#"--allowed-hosts=h:1 => ALLOWED_HOSTS: "h:1" is not a host name; write names such as"#,
+            r#"--cors-allowed-origins=h => CORS_ALLOWED_ORIGINS: "h" is not an origin; write such as"#,
         ] {
+            let (arg, line) = case.split_once(" => ").unwrap();
             let said = parse(&[arg]).unwrap_err();
             assert!(said.starts_with(line) && !said.contains('\n'), "{said}");
         }
@@ -299,5 +274,7 @@ mod tests {
             assert_eq!(config.settings.lock_ttl, Duration::from_secs(300));
             assert!(config.redis.is_none());
         }
+        let args = parse(&["--jwt-secret=c2VjcmV0IQ=="]).unwrap();
+        assert_eq!(args.auth.jwt_secret.unwrap().expose(), "c2VjcmV0IQ==");
     }
 }

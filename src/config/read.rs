@@ -79,13 +79,17 @@ fn each_argument(command: Command, change: &mut dyn FnMut(Arg) -> Arg) -> Comman
 /// The arguments without the options that have an empty value, as `--redis-url ""`.
 fn without_empty(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut kept: Vec<OsString> = Vec::new();
-    let option = |arg: &OsString| arg.to_str().is_some_and(|text| text.starts_with("--"));
-    let assigned = |arg: &OsString| arg.to_str().is_some_and(|text| text.contains('='));
+    let bare = |arg: &OsString| {
+        let text = arg.to_str().unwrap_or_default();
+        text.starts_with("--") && !text.contains('=')
+    };
     for arg in args {
-        let before = kept.last();
-        if arg.is_empty() && before.is_some_and(|before| option(before) && !assigned(before)) {
+        // A value may end with "=" itself, as base64 does.
+        let assigned = arg.to_str().and_then(|text| text.split_once('='));
+        if arg.is_empty() && kept.last().is_some_and(bare) {
             kept.pop();
-        } else if !(option(&arg) && arg.to_str().is_some_and(|text| text.ends_with('='))) {
+        } else if !assigned.is_some_and(|(name, value)| name.starts_with("--") && value.is_empty())
+        {
             kept.push(arg);
         }
     }

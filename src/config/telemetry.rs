@@ -76,13 +76,10 @@ impl TelemetryArgs {
             return Ok(None);
         };
         let port = collector_port(endpoint).ok_or_else(|| {
-            let variable = match own {
-                Some(_) => "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-                None => "OTEL_EXPORTER_OTLP_ENDPOINT",
-            };
+            let variable = variable(own.is_some(), "ENDPOINT");
             // A URL may hold a password, so it is not repeated.
             let fix = "write one such as http://collector:4318, or http://collector:4317 for gRPC";
-            BadSetting::new(variable, "is not the URL of a collector", fix)
+            BadSetting::new(&variable, "is not the URL of a collector", fix)
         })?;
         let wanted = otel::check(|variable| std::env::var(variable).ok())?;
         let carrier = self.carrier(port)?;
@@ -110,10 +107,7 @@ impl TelemetryArgs {
             None if port == Some(4317) => Ok(Carrier::Grpc),
             None => Ok(Carrier::Http),
             Some(other) => Err(BadSetting::new(
-                match own {
-                    Some(_) => "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-                    None => "OTEL_EXPORTER_OTLP_PROTOCOL",
-                },
+                &variable(own.is_some(), "PROTOCOL"),
                 format!("\"{other}\" is not available"),
                 "write grpc or http/protobuf",
             )),
@@ -156,6 +150,12 @@ impl TelemetryArgs {
     }
 }
 
+/// The variable of an exporter's setting, which may be for traces alone.
+fn variable(for_traces: bool, name: &str) -> String {
+    let traces = if for_traces { "TRACES_" } else { "" };
+    format!("OTEL_EXPORTER_OTLP_{traces}{name}")
+}
+
 /// The port that a collector's URL names, if any; `None` for what is not such a URL.
 fn collector_port(endpoint: &str) -> Option<Option<u16>> {
     let url: Uri = endpoint.parse().ok()?;
@@ -165,7 +165,6 @@ fn collector_port(endpoint: &str) -> Option<Option<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
     use std::iter;
 
     use clap::{Command, FromArgMatches};
@@ -173,103 +172,58 @@ mod tests {
     use super::super::read::read;
     use super::*;
 
-    /// Endpoint and carrier by options whose names begin with `--otel-`, or the error.
-    fn traces(options: &str) -> Result<Option<(String, Carrier)>, String> {
+    /// Carrier and endpoint by options without their common beginnings, or the error.
+    fn traces(options: &str) -> Result<Option<String>, String> {
+        let options = options.split_whitespace().map(|option| match option {
+            it if it.starts_with("traces-sampler") || it.starts_with("sdk") => {
+                format!("--otel-{it}")
+            }
+            it => format!("--otel-exporter-otlp-{it}"),
+        });
+        let args = iter::once("apptlock".to_owned()).chain(options);
         let command = TelemetryArgs::augment_args(Command::new("apptlock"));
-        let options = options.split_whitespace().map(|it| format!("--otel-{it}"));
-        let args = iter::once("apptlock".into()).chain(options.map(OsString::from));
-        let matches = read(command, args).map_err(|bad| bad.to_string())?;
+        let matches = read(command, args.map(Into::into)).map_err(|bad| bad.to_string())?;
         let args = TelemetryArgs::from_arg_matches(&matches).unwrap();
         let traces = args.traces("me").map_err(|bad| bad.to_string())?;
-        Ok(traces.map(|traces| (traces.endpoint, traces.carrier)))
+        Ok(traces.map(|traces| format!("{:?} {}", traces.carrier, traces.endpoint)))
     }
 
     #[test]
     fn the_endpoint_says_how_spans_get_there() {
-        use Carrier::{Grpc, Http};
-        let (rest, grpc) = (
-            "exporter-otlp-endpoint=http://c:4318",
-            "exporter-otlp-endpoint=http://c:4317",
-        );
-        for (endpoint, more, wanted) in [
-            ("", "", None),
-            ("exporter-otlp-endpoint=", "", None),
-            (rest, "", Some(("http://c:4318/v1/traces", Http))),
-            (
-                "exporter-otlp-endpoint=http://c/",
-                "",
-                Some(("http://c/v1/traces", Http)),
-            ),
-            (grpc, "", Some(("http://c:4317", Grpc))),
-            (
-                grpc,
-                "exporter-otlp-protocol=http/protobuf",
-                Some(("http://c:4317/v1/traces", Http)),
-            ),
-            (
-                rest,
-                "exporter-otlp-protocol=http/protobuf exporter-otlp-traces-protocol=grpc",
-                Some(("http://c:4318", Grpc)),
-            ),
-            (
-                grpc,
-                "exporter-otlp-traces-endpoint=https://t/x",
-                Some(("https://t/x", Http)),
-            ),
-            (grpc, "sdk-disabled=TRUE", None),
+        for case in [
+            "=> nowhere",
+            "endpoint= => nowhere",
+            "endpoint=http://c:4318/ => Http http://c:4318/v1/traces",
+            "endpoint=http://c:4317 => Grpc http://c:4317",
+            "endpoint=http://c:4317 protocol=http/protobuf => Http http://c:4317/v1/traces",
+            "endpoint=http://c:4318 protocol=http/json traces-protocol=grpc => Grpc http://c:4318",
+            "endpoint=http://c:4317 traces-endpoint=https://t/x => Http https://t/x",
+            "endpoint=http://c:4317 sdk-disabled=TRUE => nowhere",
         ] {
-            let found = traces(&format!("{endpoint} {more}")).unwrap();
-            let found = found
-                .as_ref()
-                .map(|(url, carrier)| (url.as_str(), *carrier));
-            assert_eq!(found, wanted, "{endpoint} {more}");
+            let (options, wanted) = case.split_once("=> ").unwrap();
+            let found = traces(options).unwrap();
+            assert_eq!(found.as_deref().unwrap_or("nowhere"), wanted, "{case}");
         }
     }
 
     #[test]
     fn a_bad_setting_of_traces_stops_startup_and_shows_no_password() {
-        for (option, fault) in [
-            (
-                "exporter-otlp-endpoint=u:geheim@c",
-                "is not the URL of a collector",
-            ),
-            (
-                "exporter-otlp-traces-endpoint=ftp://u:geheim@c",
-                "is not the URL of a collector",
-            ),
-            (
-                "exporter-otlp-protocol=http/json",
-                "\"http/json\" is not available",
-            ),
-            (
-                "exporter-otlp-traces-protocol=http/json",
-                "\"http/json\" is not available",
-            ),
-            ("traces-sampler=xray", "\"xray\" is not available"),
-            ("traces-sampler-arg=1.5", "is not a share"),
-            ("traces-sampler-arg=-1", "is not a share"),
-            ("traces-sampler-arg=NaN", "is not a share"),
-            ("sdk-disabled=ja", "\"ja\" is not valid"),
+        for case in [
+            "endpoint=u:geheim@c => EXPORTER_OTLP_ENDPOINT: is not the URL of a collector",
+            "traces-endpoint=ftp://u:geheim@c => EXPORTER_OTLP_TRACES_ENDPOINT: is not the URL",
+            r#"endpoint=http://c protocol=x => EXPORTER_OTLP_PROTOCOL: "x" is not available"#,
+            r#"endpoint=http://c traces-protocol=x => EXPORTER_OTLP_TRACES_PROTOCOL: "x" is not"#,
+            r#"endpoint=http://c traces-sampler=x => TRACES_SAMPLER: "x" is not available"#,
+            "ratio traces-sampler-arg=1.5 => TRACES_SAMPLER_ARG: is not a share; write a number",
+            "ratio traces-sampler-arg=-1 => TRACES_SAMPLER_ARG: is not a share; write a number",
+            "ratio traces-sampler-arg=NaN => TRACES_SAMPLER_ARG: is not a share; write a number",
+            r#"sdk-disabled=ja => SDK_DISABLED: "ja" is not valid; write true or false"#,
         ] {
-            let base = if option.contains("endpoint") {
-                "traces-sampler=parentbased_always_on"
-            } else if option.contains("sampler-arg") {
-                "exporter-otlp-endpoint=http://c traces-sampler=parentbased_traceidratio"
-            } else {
-                "exporter-otlp-endpoint=http://c"
-            };
-            let said = traces(&format!("{base} {option}")).unwrap_err();
-            let name = option
-                .split('=')
-                .next()
-                .unwrap()
-                .replace('-', "_")
-                .to_uppercase();
-            assert!(
-                said.starts_with(&format!("OTEL_{name}: {fault}; write ")),
-                "{said}"
-            );
-            assert!(!said.contains("geheim"));
+            let (options, said) = case.split_once(" => ").unwrap();
+            let ratio = "endpoint=http://c traces-sampler=parentbased_traceidratio";
+            let error = traces(&options.replace("ratio ", &format!("{ratio} "))).unwrap_err();
+            assert!(error.starts_with(&format!("OTEL_{said}")), "{error}");
+            assert!(!error.contains("geheim"), "{error}");
         }
     }
 }
