@@ -30,7 +30,7 @@ use crate::config::{BadSetting, Config};
 use crate::cursors::Cursors;
 use crate::health::{Health, Status};
 use crate::http::{Web, ops};
-use crate::limits::{Hosts, Limits};
+use crate::limits::Limits;
 use crate::locks::{Activity, Locks};
 use crate::replication::Replication;
 use crate::rooms::Rooms;
@@ -88,17 +88,17 @@ impl App {
     /// # Errors
     /// [`StartError`] if a setting is invalid.
     pub async fn start(config: Config, neighbours: Option<&MemoryHub>) -> Result<Self, StartError> {
-        let metrics = config.metrics.then(telemetry::recorder);
+        let metrics = config.telemetry.metrics.then(telemetry::recorder);
         let name = config.replica.clone();
         let store = Store::new(&config.database)?;
         let connections = ConnectionLimit::of_clients(
-            config.limits.sockets,
-            config.limits.connections_each,
+            config.limits.max_sockets,
+            config.limits.max_connections_per_address,
             config.database.max_connections,
-            config.limits.proxies.clone(),
+            config.limits.trusted_proxies.clone().unwrap_or_default(),
         );
-        let listener = bind("LISTEN_ADDR", config.listen)?;
-        let managing = bind("MANAGEMENT_ADDR", config.management)?;
+        let listener = bind("LISTEN_ADDR", config.settings.listen_addr)?;
+        let managing = bind("MANAGEMENT_ADDR", config.settings.management_addr)?;
         let (bus, events): (Arc<dyn Bus>, mpsc::Receiver<BusEvent>) = match &config.redis {
             Some(redis) => {
                 let (bus, events) = RedisBus::start(redis, &name, installation(store.clone()))?;
@@ -120,8 +120,8 @@ impl App {
             );
         }
         let (address, management) = (
-            local(&listener, config.listen),
-            local(&managing, config.management),
+            local(&listener, config.settings.listen_addr),
+            local(&managing, config.settings.management_addr),
         );
 
         let announcer = Announcer::new(bus.clone(), &name);
@@ -131,11 +131,12 @@ impl App {
             store.clone(),
             rooms.clone(),
             announcer.clone(),
-            config.lock_ttl,
-            config.max_leases,
+            config.settings.lock_ttl,
+            config.limits.max_leases_per_identity,
         );
         let cursors = Arc::new(Cursors::new(rooms.clone(), announcer.clone()));
-        let limits = Limits::new(config.limits.clone());
+        let limits = Limits::new(config.limits.config());
+        let origins = config.limits.cors_allowed_origins.unwrap_or_default();
         let activity = Activity::new(locks.clone(), rooms.clone());
         let context = Arc::new(SocketContext::new(
             locks.clone(),
@@ -144,7 +145,7 @@ impl App {
             activity.clone(),
             config.auth.clone(),
             limits.clone(),
-            config.origins.clone(),
+            origins.clone(),
         ));
         let (transport, io) = socket::start(context.clone());
         let (resign, quit) = (CancellationToken::new(), CancellationToken::new());
@@ -167,7 +168,7 @@ impl App {
         duty.spawn(audit::forget(
             store.clone(),
             name.clone(),
-            config.history_retention,
+            config.settings.history_retention,
             term.clone(),
             resign.clone(),
         ));
@@ -178,7 +179,7 @@ impl App {
         let background = TaskTracker::new();
         let dispatcher = socket::dispatch(store.clock(), outbound, quit.clone());
         background.spawn(dispatcher);
-        let (interval, stop) = (config.cursor_interval, quit.clone());
+        let (interval, stop) = (config.settings.cursor_interval, quit.clone());
         background.spawn(async move { cursors.run(interval, stop).await });
         background.spawn(reader.run(quit.clone()));
         let replication = Arc::new(Replication::new(rooms.clone(), store.clone(), announcer));
@@ -221,17 +222,17 @@ impl App {
             store: store.clone(),
             auth: config.auth.clone(),
             limits,
-            trust_callers: config.trust_callers,
-            pages: config.pages,
+            trust_callers: config.telemetry.trace_trust_callers,
+            pages: config.settings.pages,
             demo: config.demo,
         };
-        let hosts = Arc::new(config.hosts.unwrap_or(Hosts::All));
+        let hosts = Arc::new(config.limits.allowed_hosts.unwrap_or_default());
         let router = http::router(web, quit.clone())
             .layer(middleware::from_fn_with_state(
                 transport,
                 socket::middleware,
             ))
-            .layer(http::cors(&config.origins))
+            .layer(http::cors(&origins))
             .layer(middleware::from_fn_with_state(hosts, http::allowed_hosts))
             .layer(middleware::map_response(http::safe_headers));
         let public = server::serve(listener, router, connections, shutdown.clone());
@@ -247,8 +248,8 @@ impl App {
             address,
             management,
             name,
-            drain_delay: config.drain_delay,
-            drain_time: config.drain_time,
+            drain_delay: config.settings.drain_delay,
+            drain_time: config.settings.drain_time,
             health,
             io,
             context,

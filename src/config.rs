@@ -1,144 +1,63 @@
-//! Settings: from options and environment to checked values. Owns every variable's name, default and bounds.
+//! Settings: from options and environment to checked values. Owns every setting's name, default and bounds: a new
+//! one is a field with its default and parser, read by whoever needs it.
 //!
-//! A bad setting ends the start with one line: the variable, the fault, the mend. Values of secrets are never
-//! in that line, in `--help`, or in a log.
+//! An invalid setting stops startup with one line: the variable, what is wrong, how to fix it. Values of secrets
+//! are never in that line, in `--help`, or in a log.
 
 mod auth;
 mod database;
 mod limits;
 mod otel;
 mod parse;
+mod read;
 mod telemetry;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory};
+use clap::{ArgAction, Args, Command};
 
 use crate::auth::Auth;
-use crate::limits::{Hosts, LimitConfig};
 use crate::telemetry::Traces;
-use parse::{address, duration, either, or_default};
+use parse::{address, duration, switch};
 
 pub use crate::secret::Secret;
-pub use auth::AuthArgs;
-pub use database::{Database, DatabaseArgs, LogArgs, Pooler};
-pub use limits::{LimitArgs, Origins};
+pub use auth::{AuthArgs, AuthMode};
+pub use database::{Database, DatabaseArgs, LogArgs, MigrateArgs, Pooler};
+pub use limits::LimitArgs;
 pub use parse::BadSetting;
+pub use read::{Unreadable, read};
 pub use telemetry::TelemetryArgs;
 
-/// What `serve` can be told. Each option is an environment variable too; an empty value is the default.
+/// Settings of `serve`. Each option is an environment variable too; an empty value counts as not set.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Where PostgreSQL 13 or newer is [required].
+    /// The database.
     #[command(flatten)]
     pub database: DatabaseArgs,
 
-    /// REST, Socket.IO and the pages.
-    #[arg(
-        long,
-        env = "LISTEN_ADDR",
-        default_value = "0.0.0.0:3000",
-        hide_env_values = true,
-        value_name = "ADDR:PORT"
-    )]
-    pub listen_addr: String,
-
-    /// Metrics and probes; never behind the public load balancer.
-    #[arg(
-        long,
-        env = "MANAGEMENT_ADDR",
-        default_value = "0.0.0.0:9090",
-        hide_env_values = true,
-        value_name = "ADDR:PORT"
-    )]
-    pub management_addr: String,
+    /// Addresses, times and pages.
+    #[command(flatten)]
+    pub settings: ReplicaArgs,
 
     /// Redis, which carries events between replicas: redis://, rediss:// (TLS), redis-sentinel:// or
-    /// redis-cluster:// [default: none: one replica works alone, and warns about it].
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    /// redis-cluster:// [default: none: a single replica works without it, with a warning].
+    #[arg(long, env, value_name = "URL")]
     pub redis_url: Option<Secret>,
 
-    /// A file with the certificate, in PEM, of the authority that signed Redis's [default: the system's
-    /// authorities].
-    #[arg(
-        long,
-        env = "REDIS_CA_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    /// PEM file of the certificate authorities for a REDIS_URL with TLS [default: the system's authorities].
+    #[arg(long, env, value_name = "FILE")]
     pub redis_ca_file: Option<String>,
 
-    /// A lease ends this long after its holder's last activity.
-    #[arg(
-        long,
-        env = "LOCK_TTL",
-        default_value = "5m",
-        hide_env_values = true,
-        value_name = "DURATION"
-    )]
-    pub lock_ttl: String,
-
-    /// The tick in which a room's cursors are gathered.
-    #[arg(
-        long,
-        env = "CURSOR_INTERVAL",
-        default_value = "50ms",
-        hide_env_values = true,
-        value_name = "DURATION"
-    )]
-    pub cursor_interval: String,
-
-    /// How long the history is kept.
-    #[arg(
-        long,
-        env = "HISTORY_RETENTION",
-        default_value = "90d",
-        hide_env_values = true,
-        value_name = "DURATION"
-    )]
-    pub history_retention: String,
-
-    /// After SIGTERM, how long a replica that is no longer ready still takes requests, until balancers have
-    /// noticed.
-    #[arg(
-        long,
-        env = "DRAIN_DELAY",
-        default_value = "3s",
-        hide_env_values = true,
-        value_name = "DURATION"
-    )]
-    pub drain_delay: String,
-
-    /// After that, over how long the closing of sockets is spread, so that they do not all come back at once.
-    #[arg(
-        long,
-        env = "DRAIN_TIME",
-        default_value = "7s",
-        hide_env_values = true,
-        value_name = "DURATION"
-    )]
-    pub drain_time: String,
-
-    /// Pages: the API's documentation at /api/docs, and in dev the demo: on or off.
-    #[arg(
-        long,
-        env = "PAGES",
-        default_value = "on",
-        hide_env_values = true,
-        value_name = "ON_OR_OFF"
-    )]
-    pub pages: String,
-
-    /// Where identities come from.
+    /// Identities.
     #[command(flatten)]
     pub auth: AuthArgs,
 
-    /// Who may ask how often.
+    /// Limits.
     #[command(flatten)]
     pub limits: LimitArgs,
 
-    /// How log lines look: json or pretty.
+    /// The log.
     #[command(flatten)]
     pub logs: LogArgs,
 
@@ -147,17 +66,55 @@ pub struct ServeArgs {
     pub telemetry: TelemetryArgs,
 }
 
-/// Redis, and whom to trust there.
+/// Settings that need no check beyond their own.
+#[derive(Debug, Clone, Args)]
+pub struct ReplicaArgs {
+    /// Address of REST, Socket.IO and the pages.
+    #[arg(long, env, value_name = "ADDR:PORT", default_value = "0.0.0.0:3000", value_parser = address)]
+    pub listen_addr: SocketAddr,
+
+    /// Address of metrics and probes; must not be behind the public load balancer.
+    #[arg(long, env, value_name = "ADDR:PORT", default_value = "0.0.0.0:9090", value_parser = address)]
+    pub management_addr: SocketAddr,
+
+    /// Lifetime of a lease after its holder's last activity, 1s to 24h.
+    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("1s", "24h"))]
+    pub lock_ttl: Duration,
+
+    /// Interval of cursor updates in a room, 10ms to 5s.
+    #[arg(long, env, value_name = "DURATION", default_value = "50ms", value_parser = duration("10ms", "5s"))]
+    pub cursor_interval: Duration,
+
+    /// Retention of the history, 1s to 3650d.
+    #[arg(long, env, value_name = "DURATION", default_value = "90d", value_parser = duration("1s", "3650d"))]
+    pub history_retention: Duration,
+
+    /// Time after SIGTERM for which an unready replica still serves, until load balancers have noticed, 0s to
+    /// 60s.
+    #[arg(long, env, value_name = "DURATION", default_value = "3s", value_parser = duration("0s", "60s"))]
+    pub drain_delay: Duration,
+
+    /// Maximum time after DRAIN_DELAY over which sockets are closed, so that clients do not all reconnect at
+    /// once, 0s to 120s.
+    #[arg(long, env, value_name = "DURATION", default_value = "7s", value_parser = duration("0s", "120s"))]
+    pub drain_time: Duration,
+
+    /// API documentation at /api/docs, and the demo in dev: on or off.
+    #[arg(long, env, value_name = "ON_OR_OFF", default_value = "on", action = ArgAction::Set, value_parser = switch(["on", "off"]))]
+    pub pages: bool,
+}
+
+/// Redis, and the authorities trusted there.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// Where it is.
+    /// Its URL.
     pub url: Secret,
     /// The authorities, in PEM; `None`: the system's.
     pub ca: Option<Vec<u8>>,
 }
 
 impl Redis {
-    /// At that URL, trusting whom the system trusts.
+    /// Redis at that URL, with the system's authorities.
     pub fn at(url: impl Into<String>) -> Self {
         Self {
             url: Secret::new(url),
@@ -171,61 +128,25 @@ impl Redis {
 pub struct Config {
     /// Its name, unique among replicas and starts.
     pub replica: String,
-    /// REST, Socket.IO and the pages.
-    pub listen: SocketAddr,
-    /// Metrics and probes.
-    pub management: SocketAddr,
+    /// Addresses, times and pages.
+    pub settings: ReplicaArgs,
     /// PostgreSQL.
     pub database: Database,
-    /// Redis, where there is one.
+    /// Redis, if there is one.
     pub redis: Option<Redis>,
-    /// How long a lease lasts without activity.
-    pub lock_ttl: Duration,
-    /// The cursor tick.
-    pub cursor_interval: Duration,
-    /// How long the history is kept.
-    pub history_retention: Duration,
-    /// How long requests are still taken at a stop.
-    pub drain_delay: Duration,
-    /// Over how long the closing of sockets is spread.
-    pub drain_time: Duration,
-    /// Where identities come from.
+    /// The source of identities.
     pub auth: Auth,
-    /// Who may ask how often.
-    pub limits: LimitConfig,
-    /// Which origins' pages may use this.
-    pub origins: Origins,
-    /// How many leases one identity may have at a time; 0: as many as it likes.
-    pub max_leases: usize,
-    /// By which names this may be called; `None`: nobody said.
-    pub hosts: Option<Hosts>,
-    /// Whether pages are served at all.
-    pub pages: bool,
+    /// Limits, and allowed origins and hosts.
+    pub limits: LimitArgs,
+    /// Metrics.
+    pub telemetry: TelemetryArgs,
+    /// The collector of traces, if there is one.
+    pub traces: Option<Traces>,
     /// Whether the demo page is served at `/`.
     pub demo: bool,
-    /// Whether metrics are kept.
-    pub metrics: bool,
-    /// Where traces go, if they do.
-    pub traces: Option<Traces>,
-    /// Whether a caller's traceparent decides about sampling.
-    pub trust_callers: bool,
 }
 
-/// How long `migrate` waits for PostgreSQL, by `MIGRATE_TIMEOUT`.
-///
-/// # Errors
-/// [`BadSetting`].
-pub fn wait_limit(text: &str) -> Result<Duration, BadSetting> {
-    let text = or_default(text, "5m");
-    duration(
-        "MIGRATE_TIMEOUT",
-        text,
-        Duration::ZERO,
-        Duration::from_secs(24 * 3600),
-    )
-}
-
-/// A new name for a replica: the machine's, and what no other start has.
+/// A new name for a replica: the machine's, and a part that no other start has.
 #[must_use]
 pub fn new_name() -> String {
     let host = std::env::var("HOSTNAME").ok();
@@ -235,185 +156,125 @@ pub fn new_name() -> String {
 }
 
 impl ServeArgs {
-    /// Checks every setting.
+    /// Checks the settings that depend on each other, or on a file.
     ///
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Config, BadSetting> {
         let replica = new_name();
         Ok(Config {
-            metrics: self.telemetry.metrics()?,
             traces: self.telemetry.traces(&replica)?,
-            trust_callers: self.telemetry.trust_callers()?,
             replica,
-            listen: address("LISTEN_ADDR", or_default(&self.listen_addr, "0.0.0.0:3000"))?,
-            management: address(
-                "MANAGEMENT_ADDR",
-                or_default(&self.management_addr, "0.0.0.0:9090"),
-            )?,
+            settings: self.settings.clone(),
             database: self.database.check()?,
             redis: self.redis()?,
-            lock_ttl: duration(
-                "LOCK_TTL",
-                or_default(&self.lock_ttl, "5m"),
-                Duration::from_secs(1),
-                Duration::from_secs(24 * 3600),
-            )?,
-            cursor_interval: duration(
-                "CURSOR_INTERVAL",
-                or_default(&self.cursor_interval, "50ms"),
-                Duration::from_millis(10),
-                Duration::from_secs(5),
-            )?,
-            history_retention: duration(
-                "HISTORY_RETENTION",
-                or_default(&self.history_retention, "90d"),
-                Duration::from_secs(1),
-                Duration::from_secs(3650 * 24 * 3600),
-            )?,
-            drain_delay: duration(
-                "DRAIN_DELAY",
-                or_default(&self.drain_delay, "3s"),
-                Duration::ZERO,
-                Duration::from_secs(60),
-            )?,
-            drain_time: duration(
-                "DRAIN_TIME",
-                or_default(&self.drain_time, "7s"),
-                Duration::ZERO,
-                Duration::from_secs(120),
-            )?,
             auth: self.auth.check()?,
-            limits: self.limits.check()?,
-            origins: self.limits.origins()?,
-            max_leases: self.limits.leases()?,
-            hosts: self.limits.hosts()?,
-            pages: either("PAGES", or_default(&self.pages, "on"), ["on", "off"])?,
+            limits: self.limits.clone(),
+            telemetry: self.telemetry.clone(),
             demo: false,
         })
     }
-}
 
-impl ServeArgs {
     fn redis(&self) -> Result<Option<Redis>, BadSetting> {
-        let url = self.redis_url.clone();
-        let Some(url) = url.filter(|url| !url.expose().is_empty()) else {
+        let Some(url) = self.redis_url.clone() else {
             return Ok(None);
         };
-        let file = self.redis_ca_file.as_ref();
-        let Some(file) = file.filter(|file| !file.is_empty()) else {
+        let Some(file) = &self.redis_ca_file else {
             return Ok(Some(Redis { url, ca: None }));
         };
-        let bad = |fault: String, mend: &str| BadSetting::new("REDIS_CA_FILE", fault, mend);
+        let bad = |fault: String, fix| BadSetting::new("REDIS_CA_FILE", fault, fix);
         if !url.expose().starts_with("rediss") {
-            return Err(bad(
-                "is set, and REDIS_URL is not one with TLS".into(),
-                "write rediss:// there, or leave this out",
-            ));
+            let fault = "is set, and REDIS_URL is not one with TLS".into();
+            return Err(bad(fault, "write rediss:// there, or leave this out"));
         }
         let ca = std::fs::read(file).map_err(|error| {
-            bad(
-                format!("{file} cannot be read: {error}"),
-                "name a file with a certificate in PEM",
-            )
+            let fault = format!("{file} cannot be read: {error}");
+            bad(fault, "name a file with a certificate in PEM")
         })?;
         Ok(Some(Redis { url, ca: Some(ca) }))
     }
 }
 
-#[derive(clap::Parser)]
-struct Probe {
-    #[command(flatten)]
-    serve: ServeArgs,
-}
-
 /// Every setting of `serve`: variable, default, help. For `--help`, and for tests that hold the docs to it.
 #[must_use]
 pub fn settings() -> Vec<(String, Option<String>, String)> {
-    Probe::command()
-        .get_arguments()
-        .filter_map(|arg| {
-            let variable = arg.get_env()?.to_str()?.to_owned();
-            let default = arg
-                .get_default_values()
-                .first()
-                .and_then(|value| value.to_str())
-                .map(str::to_owned);
-            Some((
-                variable,
-                default,
-                arg.get_help().map(ToString::to_string).unwrap_or_default(),
-            ))
-        })
-        .collect()
+    let command = ServeArgs::augment_args(Command::new("serve"));
+    let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_owned);
+    let described = command.get_arguments().filter_map(|arg| {
+        let default = arg
+            .get_default_values()
+            .first()
+            .and_then(|value| text(value));
+        let help = arg.get_help().map(ToString::to_string);
+        Some((text(arg.get_env()?)?, default, help.unwrap_or_default()))
+    });
+    described.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::Parser;
+    use clap::FromArgMatches;
 
-    fn check(args: &[&str]) -> Result<Config, String> {
-        let args = [
-            "apptlock",
-            "--database-url",
-            "postgres://x",
-            "--auth-mode",
-            "trusted",
-        ]
-        .iter()
-        .chain(args);
-        Probe::try_parse_from(args)
-            .map_err(|e| e.to_string())?
-            .serve
-            .check()
-            .map_err(|e| e.to_string())
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<ServeArgs, String> {
+        let trusted = ["", "--database-url=postgres://x", "--auth-mode=trusted"];
+        let args = trusted.iter().chain(args).map(Into::into);
+        let command = ServeArgs::augment_args(Command::new("apptlock"));
+        let matches = read(command, args).map_err(|error| error.to_string())?;
+        ServeArgs::from_arg_matches(&matches).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_bad_setting_is_one_line_with_variable_fault_and_mend() {
-        for (args, line) in [
-            (
-                ["--lock-ttl", "5x"],
-                "LOCK_TTL: \"5x\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms",
-            ),
-            (
-                ["--lock-ttl", "300"],
-                "LOCK_TTL: \"300\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms",
-            ),
-            (
-                ["--lock-ttl", "10ms"],
-                "LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 1d",
-            ),
-            (
-                ["--listen-addr", "localhost"],
-                "LISTEN_ADDR: \"localhost\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
-            ),
-            (
-                ["--database-max-connections", "0"],
-                "DATABASE_MAX_CONNECTIONS: \"0\" will not do; write a number from 2 to 1000",
-            ),
+    fn a_bad_setting_is_one_line_with_variable_fault_and_fix() {
+        for case in [
+            r#"--lock-ttl=5x => LOCK_TTL: "5x" is not a duration; write a number with its unit"#,
+            r#"--lock-ttl=300 => LOCK_TTL: "300" is not a duration; write a number with its unit"#,
+            "--lock-ttl=10ms => LOCK_TTL: 10ms is out of bounds; write a duration from 1s to 24h",
+            r#"--listen-addr=h => LISTEN_ADDR: "h" is not an address with a port; write one such as"#,
+            r#"--max-sockets=0 => MAX_SOCKETS: "0" is not valid; write a number from 1 to 1000000"#,
+            r#"--pages=yes => PAGES: "yes" is not valid; write on or off"#,
+            r#"--log-format=xml => LOG_FORMAT: "xml" is not a format; write json or pretty"#,
+            r#"--trusted-proxies=::1,x => TRUSTED_PROXIES: "x" is not a network; write networks"#,
+            r#"--allowed-hosts=h:1 => ALLOWED_HOSTS: "h:1" is not a host name; write names such as"#,
+            r#"--cors-allowed-origins=h => CORS_ALLOWED_ORIGINS: "h" is not an origin; write such as"#,
         ] {
-            assert_eq!(check(&args).unwrap_err(), line);
+            let (arg, line) = case.split_once(" => ").unwrap();
+            let said = parse(&[arg]).unwrap_err();
+            assert!(said.starts_with(line) && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn every_default_is_valid_and_every_variable_is_its_options_name() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.settings.lock_ttl, Duration::from_secs(300));
+        assert!(args.settings.pages && args.telemetry.metrics);
+        let command = ServeArgs::augment_args(Command::new("apptlock"));
+        for arg in command.get_arguments() {
+            let option = arg.get_long().unwrap().replace('-', "_").to_uppercase();
+            assert_eq!(arg.get_env().unwrap(), option.as_str());
         }
     }
 
     #[test]
     fn arguments_that_are_printed_show_no_secret() {
-        let args = Probe::try_parse_from([
-            "apptlock",
-            "--database-url=postgres://u:geheim@h/d",
-            "--redis-url=redis://:geheim@h",
-            "--jwt-secret=geheim",
-        ])
-        .unwrap();
-        assert!(!format!("{:?}", args.serve).contains("geheim"));
+        let args = parse(&["--redis-url=redis://:geheim@h", "--jwt-secret=geheim"]).unwrap();
+        assert!(!format!("{args:?}").contains("geheim"));
     }
 
     #[test]
     fn an_empty_value_is_the_default() {
-        let config = check(&["--lock-ttl", "", "--redis-url", ""]).unwrap();
-        assert_eq!(config.lock_ttl, Duration::from_secs(300));
-        assert!(config.redis.is_none());
+        for empty in [
+            &["--lock-ttl", "", "--redis-url", ""][..],
+            &["--lock-ttl=", "--redis-url="],
+            &["--pages=on", "--lock-ttl", ""],
+        ] {
+            let config = parse(empty).unwrap().check().unwrap();
+            assert_eq!(config.settings.lock_ttl, Duration::from_secs(300));
+            assert!(config.redis.is_none());
+        }
+        let args = parse(&["--jwt-secret=c2VjcmV0IQ=="]).unwrap();
+        assert_eq!(args.auth.jwt_secret.unwrap().expose(), "c2VjcmV0IQ==");
     }
 }

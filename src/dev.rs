@@ -1,9 +1,9 @@
-//! PostgreSQL and Redis of one's own, for development and tests: found, started on loopback with throw-away
-//! data, stopped with the process that asked for them, whatever becomes of it.
+//! Temporary PostgreSQL and Redis servers for development and tests: found, started on loopback with temporary
+//! data, and stopped with the process that started them, however it ends.
 //!
-//! Tests can also let a server fail: [`Server::kill`] is a crash, after which [`Server::start_again`] finds
-//! the same data at the same address, and [`Server::pause`] is a machine that stands still. How a server is
-//! held is in `supervisor`, where it lies in `paths`.
+//! Tests can also let a server fail: [`Server::kill`] is a crash, after which [`Server::start_again`] finds the
+//! same data at the same address, and [`Server::pause`] is a machine that hangs. Supervision is in `supervisor`,
+//! programs and data directories in `paths`.
 
 mod paths;
 mod supervisor;
@@ -19,26 +19,26 @@ pub use paths::find;
 use paths::{home, lower};
 use supervisor::Recipe;
 
-/// How long a server may take to answer after its start.
+/// Maximum time from a server's start to its first answer.
 const START: Duration = Duration::from_secs(30);
 
-/// Why a server of one's own could not be had.
+/// Reasons for a server not to start.
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
     /// A program that is not installed.
-    #[error("{program} was not found: {mend}")]
+    #[error("{program} was not found: {fix}")]
     Missing {
-        /// Which.
+        /// Its name.
         program: &'static str,
         /// How to get it.
-        mend: &'static str,
+        fix: &'static str,
     },
-    /// It was there, and did not start.
+    /// An installed program that did not start.
     #[error("{what} did not start: {why}")]
     Failed {
-        /// Which step.
+        /// The step that failed.
         what: &'static str,
-        /// What it said.
+        /// Its last message.
         why: String,
     },
     /// The operating system refused.
@@ -49,16 +49,16 @@ pub enum DevError {
 /// A server under a supervisor; dropping it stops the server and removes its data.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// Its URL.
     pub url: String,
     /// Its port on 127.0.0.1.
     pub port: u16,
     home: PathBuf,
     recipe: Recipe,
     supervisor: Child,
-    /// Sees to the data while the server is killed.
+    /// The shell that removes the data if this process ends while the server is killed.
     keeper: Option<Child>,
-    /// The processes that stand still.
+    /// The stopped processes.
     paused: Vec<u32>,
 }
 
@@ -81,14 +81,14 @@ impl Server {
     fn await_ready(&mut self) -> Result<(), DevError> {
         let since = Instant::now();
         loop {
-            // Asked first: another server at this port would answer in the place of one that has ended.
+            // Checked first: another server at this port could answer instead of one that has ended.
             let ended = self.supervisor.try_wait()?.is_some();
             if !ended && (self.recipe.ready)(&self.recipe.program, self.port) {
                 return Ok(());
             }
             if ended || since.elapsed() > START {
                 let log = fs::read_to_string(self.home.join("log")).unwrap_or_default();
-                let last = log.lines().last().unwrap_or("it said nothing").to_owned();
+                let last = log.lines().last().unwrap_or("it logged nothing").to_owned();
                 return Err(DevError::Failed {
                     what: self.recipe.what,
                     why: last,
@@ -98,11 +98,11 @@ impl Server {
         }
     }
 
-    /// Ends every process of the server at once, as a crash would. Its data stays until it is started again
-    /// or dropped.
+    /// Ends every process of the server immediately, as a crash would. Its data stays until it is started again or
+    /// dropped.
     ///
     /// # Errors
-    /// Where the operating system refuses.
+    /// An error of the operating system.
     pub fn kill(&mut self) -> Result<(), DevError> {
         if self.keeper.is_some() {
             return Ok(());
@@ -110,7 +110,7 @@ impl Server {
         fs::write(self.home.join("killed"), "")?;
         self.keeper = Some(self.recipe.keeper(&self.home)?);
         let root = supervisor::server_of(&self.home)?;
-        // The first stands still while its children are counted, so that none is born meanwhile.
+        // The first is stopped while its children are counted, so that it starts none meanwhile.
         supervisor::signal("STOP", &[root])?;
         supervisor::signal("KILL", &supervisor::family(root))?;
         self.supervisor.wait()?;
@@ -121,11 +121,10 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the server that was killed at the same address, with the data as the crash left it, and waits
-    /// until it answers.
+    /// Starts the killed server at the same address, with the data as the crash left it, and waits until it answers.
     ///
     /// # Errors
-    /// [`DevError`] where it does not start.
+    /// [`DevError`] if it does not start.
     pub fn start_again(&mut self) -> Result<(), DevError> {
         let Some(mut keeper) = self.keeper.take() else {
             return Ok(());
@@ -134,7 +133,7 @@ impl Server {
         let started = loop {
             self.supervisor = self.recipe.supervise(&self.home, self.port)?;
             match self.await_ready() {
-                // What was killed may still be on its way out, and hold the shared memory or the port.
+                // Killed processes may still be ending, and hold the shared memory or the port.
                 Err(_) if since.elapsed() < START / 3 => {
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -151,16 +150,16 @@ impl Server {
         Ok(())
     }
 
-    /// Lets every process of the server stand still: connections stay, and nothing is answered.
+    /// Stops every process of the server: connections stay open, and nothing is answered.
     ///
     /// # Errors
-    /// Where the operating system refuses.
+    /// An error of the operating system.
     pub fn pause(&mut self) -> Result<(), DevError> {
         if self.keeper.is_some() || !self.paused.is_empty() {
             return Ok(());
         }
         let root = supervisor::server_of(&self.home)?;
-        // Written down before each step, for the supervisor: what stands still cannot be stopped in order.
+        // Written before each step, for the supervisor: a stopped process cannot shut down gracefully.
         let mut family = vec![root];
         for _ in 0..2 {
             let pids: Vec<String> = family.iter().map(u32::to_string).collect();
@@ -175,7 +174,7 @@ impl Server {
     /// Ends a [`Server::pause`].
     ///
     /// # Errors
-    /// Where the operating system refuses.
+    /// An error of the operating system.
     pub fn resume(&mut self) -> Result<(), DevError> {
         if !self.paused.is_empty() {
             supervisor::signal("CONT", &self.paused)?;
@@ -190,7 +189,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.resume();
         drop(self.supervisor.stdin.take());
-        // The supervisor stops the server and removes its data; nothing is left to do when it fails.
+        // The supervisor stops the server and removes its data; a failure leaves nothing to do here.
         let _ = self.supervisor.wait();
         if let Some(mut keeper) = self.keeper.take() {
             let _ = keeper.kill();
@@ -200,16 +199,16 @@ impl Drop for Server {
     }
 }
 
-/// PostgreSQL, found on the PATH or where distributions put it.
+/// Starts PostgreSQL, from the PATH or a distribution's directory.
 ///
 /// # Errors
-/// [`DevError`], with the mend.
+/// [`DevError`], with its fix.
 pub fn postgres(under: &Path) -> Result<Server, DevError> {
     let initdb = find("initdb").ok_or(DevError::Missing {
         program: "PostgreSQL",
-        mend: "install it (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql), or set DATABASE_URL",
+        fix: "install it (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql), or set DATABASE_URL",
     })?;
-    // Through links, so that the programs beside it are found beside it.
+    // Links are resolved, since the other programs are beside the real one.
     let initdb = fs::canonicalize(&initdb)?;
     let program = initdb.with_file_name("postgres");
     let (home, owner) = home(under, "postgres")?;
@@ -255,10 +254,10 @@ pub fn postgres(under: &Path) -> Result<Server, DevError> {
     Server::start(url, port, home, recipe)
 }
 
-/// Redis, found on the PATH or where distributions put it; `None` where it is not installed.
+/// Starts Redis or Valkey, from the PATH or a distribution's directory; `None` if neither is installed.
 ///
 /// # Errors
-/// [`DevError`] where it is installed and does not start.
+/// [`DevError`] if it is installed and does not start.
 pub fn redis(under: &Path) -> Result<Option<Server>, DevError> {
     let Some(program) = find("redis-server").or_else(|| find("valkey-server")) else {
         return Ok(None);
@@ -280,11 +279,11 @@ pub fn redis(under: &Path) -> Result<Option<Server>, DevError> {
     Server::start(url, port, home, recipe).map(Some)
 }
 
-/// A port that is free now, and below those that the operating system gives to connections that go out:
-/// so a server that was killed finds it free when it is started again.
+/// A free port, below the ones that the operating system gives to outgoing connections: so a killed server finds
+/// it still free when it is started again.
 ///
 /// # Errors
-/// Where the machine has none.
+/// An error of the operating system, or no free port.
 pub fn free_port() -> io::Result<u16> {
     for _ in 0..50 {
         let random = uuid::Uuid::new_v4().as_u128() % 12_000;
@@ -307,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// What Redis answers to a PING, within half a second.
+    /// Redis's answer to a PING, within half a second.
     fn ping(server: &Server) -> io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
@@ -324,7 +323,7 @@ mod tests {
         let home = redis.home.clone();
         assert_eq!(ping(&redis).unwrap(), "+PONG");
         redis.pause().unwrap();
-        assert!(ping(&redis).is_err(), "it answers though it stands still");
+        assert!(ping(&redis).is_err(), "it answers though it is paused");
         redis.resume().unwrap();
         assert_eq!(ping(&redis).unwrap(), "+PONG");
         redis.kill().unwrap();

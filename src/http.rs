@@ -40,8 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
-use crate::config::Origins;
-use crate::limits::Limits;
+use crate::limits::{Limits, Origins};
 use crate::locks::Locks;
 use crate::protocol::{Code, Refusal};
 use crate::store::Store;

@@ -11,9 +11,11 @@ mod failures;
 mod frames;
 mod hosts;
 mod key;
+mod origins;
 
 pub use address::Proxies;
 pub use budgets::{LimitConfig, Limits, SocketPermit};
 pub use frames::{FrameBudget, Pending, Verdict};
 pub use hosts::Hosts;
 pub use key::{Rate, RateLimitKey, count_rejection};
+pub use origins::Origins;

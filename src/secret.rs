@@ -1,18 +1,18 @@
-//! A value that is never shown: not in a log, an error or `--help`.
+//! Values that never appear in a log, an error or `--help`.
 
 use std::fmt;
 
-/// A value that is never shown.
+/// A value whose `Debug` form hides it.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps it.
+    /// Wraps a value.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
-    /// The value, for the one place that needs it.
+    /// The value itself, for the one place that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

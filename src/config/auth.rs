@@ -1,96 +1,56 @@
-//! The settings of identities: where they come from, and the one key that they are checked with.
+//! The settings of identities: their source, and the one key that tokens are checked with.
 
 use clap::Args;
 
-use super::BadSetting;
-use super::parse::or_default;
+use super::parse::{BadSetting, word};
 use crate::auth::{Auth, BadKey, KeySource, TokenRules, Tokens};
 use crate::secret::Secret;
 
-/// Where identities come from. Each option is an environment variable too.
+/// Settings of identities.
 #[derive(Debug, Clone, Args)]
 pub struct AuthArgs {
-    /// Where identities come from: jwt (a signed token), or trusted (bodies and handshakes: for development,
-    /// or behind a back end that has checked them).
-    #[arg(
-        long,
-        env = "AUTH_MODE",
-        default_value = "jwt",
-        hide_env_values = true,
-        value_name = "MODE"
-    )]
-    pub auth_mode: String,
+    /// Source of identities: jwt (a signed token), or trusted (the request body or handshake: for development,
+    /// or behind a back end that authenticates its users).
+    #[arg(long, env, value_name = "MODE", default_value = "jwt", value_parser = word("a mode", [("jwt", AuthMode::Jwt), ("trusted", AuthMode::Trusted)]))]
+    pub auth_mode: AuthMode,
 
-    /// The secret that tokens are signed with, HS256; at least 32 bytes [one of the three is required in jwt
-    /// mode].
-    #[arg(
-        long,
-        env = "JWT_SECRET",
-        hide_env_values = true,
-        value_name = "SECRET"
-    )]
+    /// Shared secret of tokens, HS256, at least 32 bytes [exactly one of JWT_SECRET, JWT_PUBLIC_KEY and
+    /// JWT_JWKS_URL is required in jwt mode].
+    #[arg(long, env, value_name = "SECRET")]
     pub jwt_secret: Option<Secret>,
 
-    /// The public key of whoever signs tokens, in PEM: RSA, EC (P-256, P-384) or Ed25519.
-    #[arg(
-        long,
-        env = "JWT_PUBLIC_KEY",
-        hide_env_values = true,
-        value_name = "PEM"
-    )]
+    /// Public key of the identity provider, in PEM: RSA, EC (P-256, P-384) or Ed25519.
+    #[arg(long, env, value_name = "PEM")]
     pub jwt_public_key: Option<String>,
 
-    /// Where the JWK set of whoever signs tokens is; it is fetched again when it changes.
-    #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true, value_name = "URL")]
+    /// URL of the identity provider's JWK set, refetched every 5 min.
+    #[arg(long, env, value_name = "URL")]
     pub jwt_jwks_url: Option<String>,
 
-    /// Tokens must be of this issuer (iss) [default: any].
-    #[arg(
-        long,
-        env = "JWT_ISSUER",
-        hide_env_values = true,
-        value_name = "ISSUER"
-    )]
+    /// Required issuer of tokens (iss) [default: any].
+    #[arg(long, env, value_name = "ISSUER")]
     pub jwt_issuer: Option<String>,
 
-    /// Tokens must be for this audience (aud) [default: any].
-    #[arg(
-        long,
-        env = "JWT_AUDIENCE",
-        hide_env_values = true,
-        value_name = "AUDIENCE"
-    )]
+    /// Required audience of tokens (aud) [default: any].
+    #[arg(long, env, value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
 
-    /// The claim that holds the roles; dots lead into objects, as in realm_access.roles.
-    #[arg(
-        long,
-        env = "JWT_ROLES_CLAIM",
-        default_value = "roles",
-        hide_env_values = true,
-        value_name = "CLAIM"
-    )]
+    /// Claim with the roles; dots for nested objects, as in realm_access.roles.
+    #[arg(long, env, value_name = "CLAIM", default_value = "roles")]
     pub jwt_roles_claim: String,
 
-    /// The role of admins.
-    #[arg(
-        long,
-        env = "JWT_ADMIN_ROLE",
-        default_value = "admin",
-        hide_env_values = true,
-        value_name = "ROLE"
-    )]
+    /// Role of admins.
+    #[arg(long, env, value_name = "ROLE", default_value = "admin")]
     pub jwt_admin_role: String,
 }
 
-fn set(value: &Option<String>) -> Option<&str> {
-    value.as_deref().filter(|value| !value.is_empty())
-}
-
-fn bad(variable: &'static str, key: BadKey) -> BadSetting {
-    let text = key.to_string();
-    let (fault, mend) = text.split_once("; ").unwrap_or((&text, "write another"));
-    BadSetting::new(variable, fault, mend)
+/// Sources of identities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Signed tokens.
+    Jwt,
+    /// Bodies and handshakes.
+    Trusted,
 }
 
 impl AuthArgs {
@@ -99,56 +59,45 @@ impl AuthArgs {
     /// # Errors
     /// The first [`BadSetting`].
     pub fn check(&self) -> Result<Auth, BadSetting> {
-        match or_default(&self.auth_mode, "jwt") {
-            "trusted" => Ok(Auth::Trusted),
-            "jwt" => Ok(Auth::Tokens(Tokens::new(self.key()?, self.rules()))),
-            other => Err(BadSetting::new(
-                "AUTH_MODE",
-                format!("\"{other}\" is not a mode"),
-                "write jwt or trusted",
-            )),
+        if self.auth_mode == AuthMode::Trusted {
+            return Ok(Auth::Trusted);
         }
+        let rules = TokenRules {
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+            roles_claim: self.jwt_roles_claim.clone(),
+            admin_role: self.jwt_admin_role.clone(),
+        };
+        Ok(Auth::Tokens(Tokens::new(self.key()?, rules)))
     }
 
     fn key(&self) -> Result<KeySource, BadSetting> {
-        let more = |variable, other| {
-            BadSetting::new(
+        let (secret, pem, url) = (&self.jwt_secret, &self.jwt_public_key, &self.jwt_jwks_url);
+        let two = |variable, other| {
+            let fix = "set one of them, whichever tokens are signed with";
+            Err(BadSetting::new(
                 variable,
                 format!("is set, and {other} too"),
-                "set one of them, whichever tokens are signed with",
-            )
+                fix,
+            ))
         };
-        match (
-            self.jwt_secret
-                .as_ref()
-                .filter(|it| !it.expose().is_empty()),
-            set(&self.jwt_public_key),
-            set(&self.jwt_jwks_url),
-        ) {
-            (Some(secret), None, None) => {
-                KeySource::secret(secret).map_err(|key| bad("JWT_SECRET", key))
-            }
-            (None, Some(pem), None) => {
-                KeySource::public_key(pem).map_err(|key| bad("JWT_PUBLIC_KEY", key))
-            }
-            (None, None, Some(url)) => KeySource::set(url).map_err(|key| bad("JWT_JWKS_URL", key)),
+        match (secret, pem, url) {
+            (Some(secret), None, None) => usable("JWT_SECRET", KeySource::secret(secret)),
+            (None, Some(pem), None) => usable("JWT_PUBLIC_KEY", KeySource::public_key(pem)),
+            (None, None, Some(url)) => usable("JWT_JWKS_URL", KeySource::set(url)),
             (None, None, None) => Err(BadSetting::new(
                 "JWT_SECRET",
                 "is not set, nor is JWT_PUBLIC_KEY or JWT_JWKS_URL",
                 "set one of them, or AUTH_MODE=trusted behind a back end that has checked its users",
             )),
-            (Some(_), Some(_), _) => Err(more("JWT_PUBLIC_KEY", "JWT_SECRET")),
-            (Some(_), _, Some(_)) => Err(more("JWT_JWKS_URL", "JWT_SECRET")),
-            (_, Some(_), Some(_)) => Err(more("JWT_JWKS_URL", "JWT_PUBLIC_KEY")),
+            (Some(_), Some(_), _) => two("JWT_PUBLIC_KEY", "JWT_SECRET"),
+            (Some(_), _, Some(_)) => two("JWT_JWKS_URL", "JWT_SECRET"),
+            (_, Some(_), Some(_)) => two("JWT_JWKS_URL", "JWT_PUBLIC_KEY"),
         }
     }
+}
 
-    fn rules(&self) -> TokenRules {
-        TokenRules {
-            issuer: set(&self.jwt_issuer).map(str::to_owned),
-            audience: set(&self.jwt_audience).map(str::to_owned),
-            roles_claim: or_default(&self.jwt_roles_claim, "roles").to_owned(),
-            admin_role: or_default(&self.jwt_admin_role, "admin").to_owned(),
-        }
-    }
+/// The key, or its error, which already holds the fault and the fix, as the variable's.
+fn usable(variable: &str, key: Result<KeySource, BadKey>) -> Result<KeySource, BadSetting> {
+    key.map_err(|bad| BadSetting::of_parser(variable, bad.to_string()))
 }

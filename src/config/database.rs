@@ -1,153 +1,91 @@
 //! The settings of the database and of the log, which `migrate` takes too.
 
+use std::time::Duration;
+
 use clap::Args;
 
-use super::parse::{BadSetting, or_default};
+use super::parse::{BadSetting, duration, number, word};
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 
-/// Where the database is.
+/// Settings of PostgreSQL.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseArgs {
     /// PostgreSQL 13 or newer: postgres://user:password@host:5432/database [required].
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env, value_name = "URL")]
     pub database_url: Option<Secret>,
 
-    /// The most connections that this replica keeps open.
-    #[arg(
-        long,
-        env = "DATABASE_MAX_CONNECTIONS",
-        default_value = "10",
-        hide_env_values = true,
-        value_name = "N"
-    )]
-    pub database_max_connections: String,
+    /// Maximum connections per replica, 2 to 1000.
+    #[arg(long, env, value_name = "N", default_value = "10", value_parser = number::<u32>(2..=1000))]
+    pub database_max_connections: u32,
 
-    /// What is between here and PostgreSQL: none, or transaction (a pooler such as PgBouncer that gives every
-    /// transaction another session).
-    #[arg(
-        long,
-        env = "DATABASE_POOLER",
-        default_value = "none",
-        hide_env_values = true,
-        value_name = "KIND"
-    )]
-    pub database_pooler: String,
+    /// Pooler in front of PostgreSQL: none, or transaction for one such as PgBouncer in transaction mode.
+    #[arg(long, env, value_name = "KIND", default_value = "none", value_parser = word("a kind of pooler", [("none", Pooler::None), ("transaction", Pooler::Transaction)]))]
+    pub database_pooler: Pooler,
 }
 
-/// What is logged, and how.
+/// Settings of the log.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// How log lines look: json or pretty [default: json; pretty in dev].
-    #[arg(
-        long,
-        env = "LOG_FORMAT",
-        hide_env_values = true,
-        value_name = "FORMAT"
-    )]
-    pub log_format: Option<String>,
+    /// Format of log lines: json or pretty.
+    #[arg(long, env, value_name = "FORMAT", default_value = "json", value_parser = word("a format", [("json", LogFormat::Json), ("pretty", LogFormat::Pretty)]))]
+    pub log_format: LogFormat,
 
-    /// What is logged: a level, or a filter such as info,apptlock=debug.
-    #[arg(
-        long,
-        env = "RUST_LOG",
-        default_value = "info",
-        hide_env_values = true,
-        value_name = "FILTER"
-    )]
+    /// Log filter: a level, or a list such as info,apptlock=debug.
+    #[arg(long, env, value_name = "FILTER", default_value = "info")]
     pub rust_log: String,
+}
+
+/// Settings of `migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateArgs {
+    /// The database to migrate.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// Maximum wait for a PostgreSQL that is not available yet, 0s to 24h; 0s for no wait.
+    #[arg(long, env, value_name = "DURATION", default_value = "5m", value_parser = duration("0s", "24h"))]
+    pub migrate_timeout: Duration,
+
+    /// The log.
+    #[command(flatten)]
+    pub logs: LogArgs,
 }
 
 /// The database's settings, checked.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Where it is.
+    /// Its URL.
     pub url: Secret,
-    /// The most connections to keep open; at least 2.
+    /// Maximum connections; at least 2.
     pub max_connections: u32,
-    /// What is in front of it.
+    /// The pooler in front of it.
     pub pooler: Pooler,
 }
 
-/// What is between a replica and PostgreSQL.
+/// Kinds of pooler between a replica and PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooler {
-    /// Nothing, or a pooler that keeps a session for each connection.
+    /// None, or one that keeps a session for each connection.
     None,
-    /// A pooler that gives every transaction another session.
+    /// One that gives every transaction another session.
     Transaction,
 }
 
 impl DatabaseArgs {
-    /// Checks the database's settings.
+    /// Checks that there is a database.
     ///
     /// # Errors
-    /// The first [`BadSetting`].
+    /// [`BadSetting`].
     pub fn check(&self) -> Result<Database, BadSetting> {
-        let url = self
-            .database_url
-            .clone()
-            .filter(|url| !url.expose().is_empty())
-            .ok_or_else(|| {
-                BadSetting::new(
-                    "DATABASE_URL",
-                    "is not set",
-                    "write postgres://user:password@host:5432/database",
-                )
-            })?;
-        let text = or_default(&self.database_max_connections, "10");
-        let max_connections = text
-            .parse()
-            .ok()
-            .filter(|n| (2..=1000).contains(n))
-            .ok_or_else(|| {
-                BadSetting::new(
-                    "DATABASE_MAX_CONNECTIONS",
-                    format!("\"{text}\" will not do"),
-                    "write a number from 2 to 1000",
-                )
-            })?;
-        let pooler = match or_default(&self.database_pooler, "none") {
-            "none" => Pooler::None,
-            "transaction" => Pooler::Transaction,
-            other => {
-                return Err(BadSetting::new(
-                    "DATABASE_POOLER",
-                    format!("\"{other}\" is not a kind of pooler"),
-                    "write none or transaction",
-                ));
-            }
+        let missing = || {
+            let fix = "write postgres://user:password@host:5432/database";
+            BadSetting::new("DATABASE_URL", "is not set", fix)
         };
         Ok(Database {
-            url,
-            max_connections,
-            pooler,
+            url: self.database_url.clone().ok_or_else(missing)?,
+            max_connections: self.database_max_connections,
+            pooler: self.database_pooler,
         })
-    }
-}
-
-impl LogArgs {
-    /// Checks the log's settings; `usual` is the format where none was chosen.
-    ///
-    /// # Errors
-    /// The first [`BadSetting`].
-    pub fn check(&self, usual: &str) -> Result<(LogFormat, &str), BadSetting> {
-        let format = match self
-            .log_format
-            .as_deref()
-            .filter(|chosen| !chosen.is_empty())
-            .unwrap_or(usual)
-        {
-            "json" => LogFormat::Json,
-            "pretty" => LogFormat::Pretty,
-            other => {
-                return Err(BadSetting::new(
-                    "LOG_FORMAT",
-                    format!("\"{other}\" is not a format"),
-                    "write json or pretty",
-                ));
-            }
-        };
-        Ok((format, or_default(&self.rust_log, "info")))
     }
 }

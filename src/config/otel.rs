@@ -1,14 +1,14 @@
-//! OpenTelemetry's variables that its library reads by itself. Owns only the check: the library takes what it
-//! cannot read as not set, in silence, and here a bad setting ends the start like any other.
+//! OpenTelemetry's variables that its library reads by itself. Owns only the check: the library silently takes
+//! what it cannot read as not set, and here an invalid setting stops startup like any other.
 
 use std::ops::RangeInclusive;
 
 use axum::http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::BadSetting;
+use super::parse::BadSetting;
 
-/// Whole numbers, and their bounds: the library makes room for a whole queue at once, so it has one above.
+/// Whole numbers and their bounds. The library allocates a whole queue at once, hence the upper one.
 const NUMBERS: [(&str, RangeInclusive<u64>); 6] = [
     ("OTEL_BSP_MAX_QUEUE_SIZE", 1..=1_000_000),
     ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1..=1_000_000),
@@ -23,26 +23,26 @@ const HEADERS: [&str; 2] = [
 ];
 const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
-/// Words, of which there are few.
+/// Variables that take one of a few words.
 const WORDS: [(&str, &[&str]); 3] = [
     ("OTEL_EXPORTER_OTLP_COMPRESSION", &["none"]),
     ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", &["none"]),
     (EXPORTER, &["otlp", "none"]),
 ];
 
-/// Checks what `environment` says of each variable; an empty value is as none. Returns whether traces are wanted.
+/// Checks each variable's value in `environment`; an empty one counts as not set. Returns whether traces are wanted.
 ///
 /// # Errors
 /// The first [`BadSetting`]. Headers hold keys, so their values are never repeated.
 pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<bool, BadSetting> {
-    let set = |variable| environment(variable).filter(|text| !text.is_empty());
+    let set = |variable| environment(variable).filter(|text| !text.trim().is_empty());
     for (variable, bounds) in NUMBERS {
         let Some(text) = set(variable) else { continue };
         if !text.parse().is_ok_and(|number| bounds.contains(&number)) {
             let (least, most) = bounds.into_inner();
-            let mend = format!("write a whole number from {least} to {most}");
-            let fault = format!("\"{text}\" will not do");
-            return Err(BadSetting::new(variable, fault, mend));
+            let fix = format!("write a whole number from {least} to {most}");
+            let fault = format!("\"{text}\" is not valid");
+            return Err(BadSetting::new(variable, fault, fix));
         }
     }
     for variable in HEADERS {
@@ -50,8 +50,8 @@ pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<bool
             let fine =
                 pairs(&text).all(|pair| pair.is_some_and(|(name, value)| header(name, value)));
             if !fine {
-                let mend = "write name=value, with commas between, and values percent-encoded";
-                return Err(BadSetting::new(variable, "is no list of headers", mend));
+                let fix = "write name=value, with commas between, and values percent-encoded";
+                return Err(BadSetting::new(variable, "is no list of headers", fix));
             }
         }
     }
@@ -59,16 +59,16 @@ pub(super) fn check(environment: impl Fn(&str) -> Option<String>) -> Result<bool
         && pairs(&text).any(|pair| pair.is_none())
     {
         let fault = format!("\"{text}\" is no list of attributes");
-        let mend = "write name=value, with commas between";
-        return Err(BadSetting::new(ATTRIBUTES, fault, mend));
+        let fix = "write name=value, with commas between";
+        return Err(BadSetting::new(ATTRIBUTES, fault, fix));
     }
     for (variable, words) in WORDS {
         if let Some(text) = set(variable)
             && !words.contains(&text.as_str())
         {
             let fault = format!("\"{text}\" is not available");
-            let mend = format!("write {}, or nothing", words.join(" or "));
-            return Err(BadSetting::new(variable, fault, mend));
+            let fix = format!("write {}, or nothing", words.join(" or "));
+            return Err(BadSetting::new(variable, fault, fix));
         }
     }
     Ok(set(EXPORTER).as_deref() != Some("none"))
@@ -96,82 +96,48 @@ fn header(name: &str, value: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn said(variable: &str, value: &str) -> Result<bool, String> {
+    fn said(setting: &str) -> Result<bool, String> {
+        let (variable, value) = setting.split_once('=').unwrap();
         check(|asked| (asked == variable).then(|| value.to_owned())).map_err(|bad| bad.to_string())
     }
 
     #[test]
     fn what_the_library_understands_passes() {
-        for (variable, value) in [
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "4096"),
-            ("OTEL_BSP_SCHEDULE_DELAY", ""),
-            ("OTEL_SPAN_LINK_COUNT_LIMIT", "0"),
-            (
-                "OTEL_EXPORTER_OTLP_HEADERS",
-                "authorization=Basic%20dTpwPT0=, x-tenant = a,",
-            ),
-            ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a,empty="),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
-            ("OTEL_TRACES_EXPORTER", "otlp"),
-            ("OTEL_PROPAGATORS", "tracecontext,baggage"),
+        for setting in [
+            "OTEL_BSP_MAX_QUEUE_SIZE=4096",
+            "OTEL_BSP_SCHEDULE_DELAY=",
+            "OTEL_SPAN_LINK_COUNT_LIMIT=0",
+            "OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20dTpwPT0=, x-tenant = a,",
+            "OTEL_RESOURCE_ATTRIBUTES=k8s.pod.name=a,empty=",
+            "OTEL_EXPORTER_OTLP_COMPRESSION=none",
+            "OTEL_TRACES_EXPORTER=otlp",
+            "OTEL_PROPAGATORS=tracecontext,baggage",
         ] {
-            assert_eq!(said(variable, value), Ok(true), "{variable}={value}");
+            assert_eq!(said(setting), Ok(true), "{setting}");
         }
-        assert_eq!(said(EXPORTER, "none"), Ok(false));
+        assert_eq!(said("OTEL_TRACES_EXPORTER=none"), Ok(false));
     }
 
     #[test]
-    fn what_the_library_would_pass_over_ends_the_start_and_shows_no_key() {
-        for (variable, value, fault) in [
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "\"0\" will not do"),
-            (
-                "OTEL_BSP_MAX_QUEUE_SIZE",
-                "99999999999",
-                "\"99999999999\" will not do",
-            ),
-            ("OTEL_BSP_SCHEDULE_DELAY", "5s", "\"5s\" will not do"),
-            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1", "\"-1\" will not do"),
-            (
-                "OTEL_EXPORTER_OTLP_HEADERS",
-                "geheim",
-                "is no list of headers",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_HEADERS",
-                "a key=geheim",
-                "is no list of headers",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-                "a=geheim%0a",
-                "is no list of headers",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-                "a=",
-                "is no list of headers",
-            ),
-            (
-                "OTEL_RESOURCE_ATTRIBUTES",
-                "team",
-                "\"team\" is no list of attributes",
-            ),
-            (
-                "OTEL_EXPORTER_OTLP_COMPRESSION",
-                "gzip",
-                "\"gzip\" is not available",
-            ),
-            (
-                "OTEL_TRACES_EXPORTER",
-                "zipkin",
-                "\"zipkin\" is not available",
-            ),
+    fn what_the_library_would_pass_over_stops_startup_and_shows_no_key() {
+        for case in [
+            r#"OTEL_BSP_MAX_QUEUE_SIZE=0 => "0" is not valid"#,
+            r#"OTEL_BSP_MAX_QUEUE_SIZE=99999999999 => "99999999999" is not valid"#,
+            r#"OTEL_BSP_SCHEDULE_DELAY=5s => "5s" is not valid"#,
+            r#"OTEL_SPAN_EVENT_COUNT_LIMIT=-1 => "-1" is not valid"#,
+            "OTEL_EXPORTER_OTLP_HEADERS=geheim => is no list of headers",
+            "OTEL_EXPORTER_OTLP_HEADERS=a key=geheim => is no list of headers",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS=a=geheim%0a => is no list of headers",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS=a= => is no list of headers",
+            r#"OTEL_RESOURCE_ATTRIBUTES=team => "team" is no list of attributes"#,
+            r#"OTEL_EXPORTER_OTLP_COMPRESSION=gzip => "gzip" is not available"#,
+            r#"OTEL_TRACES_EXPORTER=zipkin => "zipkin" is not available"#,
         ] {
-            let said = said(variable, value).unwrap_err();
-            assert!(
-                said.starts_with(&format!("{variable}: {fault}; write ")),
-                "{said}"
-            );
+            let (setting, fault) = case.split_once(" => ").unwrap();
+            let (variable, _) = setting.split_once('=').unwrap();
+            let said = said(setting).unwrap_err();
+            let line = format!("{variable}: {fault}; write ");
+            assert!(said.starts_with(&line), "{said}");
             assert!(!said.contains("geheim"), "{said}");
         }
     }

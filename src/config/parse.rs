@@ -1,95 +1,101 @@
-//! From a setting's text to its value, and what is said where that cannot be.
+//! Value parsers of settings, and the one line that an invalid setting stops startup with.
+//!
+//! A parser's error is `fault; fix`. Its setting's variable is put before it where the command line is read.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A setting that cannot be used: which, why, and what to write instead.
+/// An invalid setting: the variable, what is wrong, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable}: {fault}; {mend}")]
+#[error("{variable}: {problem}")]
 pub struct BadSetting {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// What is wrong with its value.
-    pub fault: String,
-    /// What to write instead.
-    pub mend: String,
+    variable: String,
+    problem: String,
 }
 
 impl BadSetting {
-    /// A fault and its mend.
-    pub fn new(variable: &'static str, fault: impl Into<String>, mend: impl Into<String>) -> Self {
+    /// An error of that environment variable: what is wrong, and how to fix it.
+    pub fn new(variable: &str, fault: impl Display, fix: impl Display) -> Self {
+        Self::of_parser(variable, format!("{fault}; {fix}"))
+    }
+
+    /// The same from a parser's error, which already holds both.
+    pub(super) fn of_parser(variable: &str, problem: impl Into<String>) -> Self {
         Self {
-            variable,
-            fault: fault.into(),
-            mend: mend.into(),
+            variable: variable.to_owned(),
+            problem: problem.into(),
         }
     }
 }
 
-/// The value, or the default where it is empty.
-pub(super) fn or_default<'a>(value: &'a str, default: &'a str) -> &'a str {
-    if value.is_empty() { default } else { value }
-}
-
-pub(super) fn address(variable: &'static str, text: &str) -> Result<SocketAddr, BadSetting> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not an address with a port"),
-            "write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000",
+        format!(
+            "\"{text}\" is not an address with a port; write one such as 127.0.0.1:3000, 0.0.0.0:3000 or [::]:3000"
         )
     })
 }
 
 pub(super) fn duration(
-    variable: &'static str,
-    text: &str,
-    min: Duration,
-    max: Duration,
-) -> Result<Duration, BadSetting> {
-    let parsed = humantime::parse_duration(text).map_err(|_| {
-        BadSetting::new(
-            variable,
-            format!("\"{text}\" is not a duration"),
-            "write a number with its unit, such as 5m, 45s or 50ms",
-        )
-    })?;
-    if (min..=max).contains(&parsed) {
-        return Ok(parsed);
+    least: &'static str,
+    most: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    let bound = |text| humantime::parse_duration(text).expect("a bound is a duration");
+    let bounds = bound(least)..=bound(most);
+    move |text| match humantime::parse_duration(text) {
+        Ok(parsed) if bounds.contains(&parsed) => Ok(parsed),
+        Ok(_) => Err(format!(
+            "{text} is out of bounds; write a duration from {least} to {most}"
+        )),
+        Err(_) => Err(format!(
+            "\"{text}\" is not a duration; write a number with its unit, such as 5m, 45s or 50ms"
+        )),
     }
-    Err(BadSetting::new(
-        variable,
-        format!("{} is out of bounds", words(parsed)),
-        format!("write a duration from {} to {}", words(min), words(max)),
-    ))
 }
 
-/// A duration as one would write it: a day is no part of a month.
-fn words(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    for (unit, length) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-    ] {
-        if millis >= length && millis.is_multiple_of(length) {
-            return format!("{}{unit}", millis / length);
-        }
+/// A whole number within bounds that the type can hold.
+pub(super) fn number<T: TryFrom<u32>>(
+    bounds: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parsed = text.parse().ok().filter(|number| bounds.contains(number));
+        let fitting = parsed.and_then(|number| T::try_from(number).ok());
+        let (least, most) = (bounds.start(), bounds.end());
+        fitting.ok_or_else(|| {
+            format!("\"{text}\" is not valid; write a number from {least} to {most}")
+        })
     }
-    humantime::format_duration(duration).to_string()
 }
 
-/// True for the first of two words, false for the second.
-pub(super) fn either(
-    variable: &'static str,
-    text: &str,
-    words: [&str; 2],
-) -> Result<bool, BadSetting> {
-    if !words.contains(&text) {
-        let fault = format!("\"{text}\" will not do");
-        let mend = format!("write {} or {}", words[0], words[1]);
-        return Err(BadSetting::new(variable, fault, mend));
+/// One of a few words; `kind` is what they are, such as "a mode".
+pub(super) fn word<T: Copy + Send + Sync + 'static, const N: usize>(
+    kind: &'static str,
+    words: [(&'static str, T); N],
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let words = words.map(|(word, _)| word).join(" or ");
+            format!("\"{text}\" is not {kind}; write {words}")
+        })
     }
-    Ok(text == words[0])
+}
+
+/// True for the first of two words, false for the second; capitals do not matter.
+pub(super) fn switch(
+    words: [&'static str; 2],
+) -> impl Fn(&str) -> Result<bool, String> + Clone + Send + Sync + 'static {
+    let word = word("valid", [(words[0], true), (words[1], false)]);
+    move |text| word(&text.to_lowercase())
+}
+
+/// A list, read by `parse`, whose error is the part that is not one of `kind`.
+pub(super) fn list<T: Send + Sync + 'static>(
+    parse: fn(&str) -> Result<T, String>,
+    kind: &'static str,
+    fix: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map_err(|part| format!("\"{part}\" is not {kind}; {fix}"))
 }

@@ -1,5 +1,4 @@
-//! Where a server's program is, whose process it becomes, and where its data lies. Owns the search for
-//! programs and the making of data directories; what cannot be had is said with its mend.
+//! Programs, users and data directories of servers. Owns the search for programs and the creation of directories.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -9,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::{DevError, START};
 
-/// A program, on the PATH or where distributions put PostgreSQL; the newest where there are several.
+/// A program on the PATH or in a distribution's directory for PostgreSQL; the newest of several.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -55,7 +54,7 @@ fn version(bin: &Path) -> u32 {
         .unwrap_or(0)
 }
 
-/// The user that a server runs as: PostgreSQL refuses to run as root.
+/// The user and group that a server runs as; `None`: this process's. PostgreSQL refuses to run as root.
 pub(super) type Owner = Option<(u32, u32)>;
 
 fn owner() -> Result<Owner, DevError> {
@@ -87,8 +86,8 @@ pub(super) fn lower(command: &mut Command, owner: Owner) -> &mut Command {
     }
 }
 
-/// An empty directory for one server, below `under` where its user can get there, else below the system's
-/// temporary one. What others have left empty is removed first.
+/// An empty directory for one server, below `under` if its user can enter it, else below the system's temporary
+/// one. Empty directories of earlier servers are removed first.
 pub(super) fn home(under: &Path, kind: &str) -> Result<(PathBuf, Owner), DevError> {
     let owner = owner()?;
     fs::create_dir_all(under)?;

@@ -1,5 +1,5 @@
-//! A server under a supervisor: a small shell that starts it and waits for its own standard input to end, which
-//! happens when the parent is gone, by whatever signal; then it stops the server and removes its data.
+//! Supervision of a server: a small shell starts it and waits for its own standard input to end, which happens when
+//! the parent has ended, by whatever signal; then it stops the server and removes its data.
 //!
 //! ```text
 //!             kill                        start_again
@@ -8,10 +8,10 @@
 //!     └──┘ pause, resume: the server alone is stopped, never the shell
 //! ```
 //!
-//! The parent decides; the shell only keeps its word when the parent cannot. Two files beside the data tell
-//! it what the parent did: `paused` has the processes that must be woken before they can be stopped, and
-//! `killed` says that the data is still wanted. While a server is killed, a second shell, the keeper, waits
-//! in the same way to remove the data.
+//! The parent decides; the shell cleans up when the parent cannot. Two files beside the data tell it what the parent
+//! did: `paused` lists the processes that must be resumed before they can be stopped, and `killed` says that the
+//! data is still needed. While a server is killed, a second shell, the keeper, waits in the same way to remove the
+//! data.
 
 use std::fs;
 use std::io;
@@ -22,29 +22,29 @@ use std::time::{Duration, Instant};
 
 use super::paths::{Owner, lower};
 
-/// How a server is run.
+/// Instructions to run a server.
 #[derive(Debug)]
 pub(super) struct Recipe {
     /// Its name, for errors.
     pub(super) what: &'static str,
     /// The shell's command: `$1` is the program, `$2` its directory, `$3` its port.
     pub(super) run: &'static str,
-    /// The signal that stops it in order.
+    /// The signal that stops it gracefully.
     pub(super) signal: &'static str,
     /// The program.
     pub(super) program: std::path::PathBuf,
-    /// Who runs it.
+    /// Its user.
     pub(super) owner: Owner,
-    /// Whether it answers: asked with the program and the port.
+    /// Check that it answers, by program and port.
     pub(super) ready: fn(&Path, u16) -> bool,
 }
 
 impl Recipe {
-    /// Runs the server until standard input ends, then stops it in order; or until it ends by itself.
+    /// Runs the server until standard input ends, then stops it gracefully; or until it ends by itself.
     pub(super) fn supervise(&self, home: &Path, port: u16) -> io::Result<Child> {
         let (run, signal) = (self.run, self.signal);
-        // A background list reads from /dev/null unless it is told otherwise: hence descriptor 3. Where the
-        // parent is gone while the server stands still, the kernel sends SIGHUP to the whole group.
+        // A background list reads from /dev/null by default: hence descriptor 3. If the parent ends while the
+        // server is paused, the kernel sends SIGHUP to the whole group.
         let script = format!(
             r#"trap '' HUP
             exec 3<&0
@@ -60,8 +60,7 @@ impl Recipe {
         self.shell(&script, home, port)
     }
 
-    /// Removes the data when standard input ends; a server that was just about to start is given the time
-    /// to be stopped.
+    /// Removes the data when standard input ends; a server that is just starting gets time to be stopped.
     pub(super) fn keeper(&self, home: &Path) -> io::Result<Child> {
         self.shell(r#"read -r _; sleep 1; rm -rf "$2"/*"#, home, 0)
     }
@@ -75,7 +74,7 @@ impl Recipe {
             .arg(&self.program)
             .arg(home)
             .arg(port.to_string());
-        // A group of its own: Ctrl-C in a terminal is for us, who then stop the replicas before the database.
+        // A process group of its own: Ctrl-C in a terminal is for the parent, which stops the replicas first.
         lower(&mut shell, self.owner)
             .current_dir("/")
             .process_group(0)
@@ -86,12 +85,12 @@ impl Recipe {
     }
 }
 
-/// The server's process. The shell writes it down as soon as it has started it.
+/// The server's process. The shell writes its number as soon as it has started it.
 pub(super) fn server_of(home: &Path) -> io::Result<u32> {
     let since = Instant::now();
     loop {
         let written = fs::read_to_string(home.join("server")).unwrap_or_default();
-        // With its line end, so that a number half written is not taken for one.
+        // With its line end, so that a partly written number is not accepted.
         if let Some(Ok(pid)) = written.strip_suffix('\n').map(str::parse) {
             return Ok(pid);
         }
@@ -102,7 +101,7 @@ pub(super) fn server_of(home: &Path) -> io::Result<u32> {
     }
 }
 
-/// A process and all that come from it. Not its process group: each of PostgreSQL's has one of its own.
+/// A process and its descendants. Not its process group: each of PostgreSQL's processes has its own.
 pub(super) fn family(root: u32) -> Vec<u32> {
     let pairs = pairs();
     let mut found = vec![root];
@@ -148,9 +147,9 @@ fn pairs() -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Sends a signal by name. A process that has just ended by itself is no failure.
+/// Sends a signal by name. A process that has just ended by itself is not an error.
 pub(super) fn signal(name: &str, pids: &[u32]) -> io::Result<()> {
-    // The shell's own: the program is missing in slim containers.
+    // The shell's built-in: slim containers lack the program.
     Command::new("sh")
         .args(["-c", "kill \"$@\"", "sh"])
         .arg(format!("-{name}"))

@@ -1,15 +1,34 @@
 //! Allowed host names of this service.
 
+use std::net::Ipv6Addr;
+
 /// Allowed host names of this service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Hosts {
     /// Any host name.
+    #[default]
     All,
     /// Only these, without ports and in lower case.
     These(Vec<String>),
 }
 
 impl Hosts {
+    /// Reads a comma-separated list of names without ports, or `*` for any.
+    ///
+    /// # Errors
+    /// The part that is not a host name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim() == "*" {
+            return Ok(Self::All);
+        }
+        text.split(',')
+            .map(|part| part.trim().to_ascii_lowercase())
+            .filter(|part| !part.is_empty())
+            .map(|part| if is_name(&part) { Ok(part) } else { Err(part) })
+            .collect::<Result<_, _>>()
+            .map(Self::These)
+    }
+
     /// True if a request with that `Host` header is accepted.
     #[must_use]
     pub fn allow(&self, host: &str) -> bool {
@@ -27,6 +46,18 @@ impl Hosts {
     pub fn of_this_machine(own: Option<&str>) -> Self {
         let names = ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(own);
         Self::These(names.map(str::to_ascii_lowercase).collect())
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let address = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "domain",
     "secret",
     "sync",
@@ -31,6 +31,7 @@ const LAYERS: [&str; 23] = [
     "socket",
     "app",
     "dev",
+    "cli",
 ];
 
 fn sources(under: &Path) -> Vec<PathBuf> {

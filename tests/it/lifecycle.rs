@@ -64,7 +64,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "DATABASE_MAX_CONNECTIONS",
             "many",
-            "DATABASE_MAX_CONNECTIONS: \"many\" will not do; write ",
+            "DATABASE_MAX_CONNECTIONS: \"many\" is not valid; write ",
         ),
         (
             "AUTH_MODE",
@@ -100,7 +100,7 @@ fn a_bad_setting_ends_the_start_with_one_line() {
         (
             "HISTORY_RETENTION",
             "20y",
-            "HISTORY_RETENTION: 7305d is out of bounds; write a duration from 1s to 3650d",
+            "HISTORY_RETENTION: 20y is out of bounds; write a duration from 1s to 3650d",
         ),
     ] {
         let env: Vec<(&str, &str)> = good.into_iter().chain([(variable, value)]).collect();
@@ -153,6 +153,49 @@ fn help_names_every_setting_with_its_default_and_no_secret() {
             );
         }
     }
+}
+
+#[test]
+fn the_settings_page_has_every_setting_with_its_default() {
+    let page = include_str!("../../docs/SETTINGS.md");
+    for (variable, default, _) in apptlock::config::settings() {
+        let name = format!("`{variable}`");
+        let mut rows = page.lines().map(|line| line.split('|').skip(1));
+        let defaults = rows
+            .find_map(|mut cells| {
+                cells
+                    .next()
+                    .is_some_and(|it| it.contains(&name))
+                    .then(|| cells.next())
+            })
+            .flatten()
+            .unwrap_or_else(|| panic!("{variable} is not in SETTINGS.md"));
+        if let Some(default) = default {
+            let default = format!("`{default}`");
+            assert!(
+                defaults.contains(&default),
+                "{variable}: {defaults}, and not {default}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let empty = [
+        ("DATABASE_URL", ""),
+        ("LOCK_TTL", ""),
+        ("PAGES", " "),
+        ("MAX_SOCKETS", ""),
+    ];
+    let out = run(&["serve"], &empty);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        said.starts_with("error: DATABASE_URL: is not set; write "),
+        "{said}"
+    );
+    let help = String::from_utf8(run(&["serve", "--help"], &empty).stdout).unwrap();
+    assert!(help.contains("[env: LOCK_TTL]"), "{help}");
 }
 
 #[tokio::test]
