@@ -20,10 +20,10 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    CONNECTION, CONTENT_TYPE, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
@@ -38,9 +38,10 @@ use super::engine::Engine;
 use super::frames::Frames;
 use super::payload::Payload;
 use super::refusal::with_code;
-use crate::auth::Auth;
-use crate::http;
 use crate::limits::{FrameBudget, Verdict};
+use crate::middleware::{
+    DEADLINE, MAX_BODY, check_origin, client_address, collect, late_body, refuse,
+};
 use crate::protocol::{Code, Refusal};
 use crate::server::{ConnectionHandle, count_closed};
 
@@ -54,6 +55,10 @@ const PART: usize = 128;
 const CATCHING_UP: Duration = Duration::from_millis(5);
 /// How long the packets of a POST may wait for their budget.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Message for a POST over its maximum size.
+const TOO_LARGE: &str =
+    "The payload is too large: at most 64 KiB, and 16 KiB before the session has joined";
 
 /// The longest name of a session, in bytes; they have fewer.
 const LONGEST_NAME: usize = 64;
@@ -85,28 +90,19 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Takes what comes for Socket.IO, and looks at what does not for pages of other origins.
+/// Takes what comes for Socket.IO, and passes on everything else.
 pub async fn middleware(
     State(transport): State<Transport>,
     request: Request,
     next: Next,
 ) -> Response {
-    let context = &transport.context;
     let path = request.uri().path();
     let ours = path
         .strip_prefix("/socket.io")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if ours {
         let answered = transport.answer(request).await;
-        return answered.unwrap_or_else(http::refuse);
-    }
-    // Where bodies say who it is, a page that somebody happens to visit could act for them.
-    let acts = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    if acts
-        && matches!(context.auth, Auth::Trusted)
-        && let Err(refusal) = of_a_page_that_may(context, request.headers())
-    {
-        return http::refuse(refusal);
+        return answered.unwrap_or_else(refuse);
     }
     next.run(request).await
 }
@@ -140,9 +136,9 @@ impl Transport {
 
     async fn answer(&self, mut request: Request) -> Result<Response, Refusal> {
         let context = &self.context;
-        of_a_page_that_may(context, request.headers())?;
+        check_origin(&context.origins, request.headers())?;
         let query = Query::of(request.uri());
-        let address = http::client_of(request.headers(), request.extensions(), &context.limits);
+        let address = client_address(request.headers(), request.extensions(), &context.limits);
         if query.session.is_none() {
             // Who comes anew would only be sent away again: this is an answer after which clients try elsewhere.
             if context.closing.load(Ordering::Relaxed) {
@@ -309,12 +305,12 @@ impl Transport {
         };
         let longest = match budget {
             Some(_) => MAX_MESSAGE,
-            None => http::MAX_BODY,
+            None => MAX_BODY,
         };
-        let body = timeout(http::DEADLINE, http::collect(body, longest))
+        let body = timeout(DEADLINE, collect(body, longest))
             .await
-            .map_err(|_| http::late_body())?
-            .map_err(http::unread_body)?;
+            .map_err(|_| late_body())?
+            .map_err(|fault| fault.refusal(TOO_LARGE))?;
         let payload = Payload::of(&body);
         let max = match budget {
             Some(_) => PACKETS,
@@ -404,24 +400,4 @@ fn copy(uri: &Uri) -> Uri {
     let text = format!("/socket.io/?{}", query.join("&"));
     // Parts of a URI that was one.
     text.parse().unwrap_or_default()
-}
-
-/// Browsers name the origin of the page that asks; other clients name none.
-fn of_a_page_that_may(context: &SocketContext, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut origins = headers.get_all(ORIGIN).iter();
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let may = match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => origin
-            .to_str()
-            .is_ok_and(|origin| context.origins.allow(origin, host)),
-        (Some(_), Some(_)) => false,
-    };
-    if may {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::OriginNotAllowed,
-        "Pages of this origin may not ask this; CORS_ALLOWED_ORIGINS names those that may",
-    ))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "domain",
     "secret",
     "sync",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 23] = [
     "audit",
     "server",
     "health",
+    "middleware",
     "http",
     "socket",
     "app",
