@@ -221,3 +221,92 @@ fn is_utf8(headers: &HeaderMap) -> bool {
 fn is_json(kind: &str) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::{Body, to_bytes};
+    use axum::handler::Handler;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::post;
+    use axum::{Extension, Router};
+    use serde::Deserialize;
+    use tower_service::Service;
+
+    use super::*;
+    use crate::auth::Auth;
+    use crate::domain::ids::{TenantId, UserId};
+    use crate::limits::{LimitConfig, Limits, Proxies, Rate, RateLimitKey};
+    use crate::middleware::{Identification, identify};
+    use crate::protocol::{AcquireBody, NamesCaller};
+
+    static PARSED: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(Clone, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Counted {
+        #[serde(deserialize_with = "count")]
+        user_id: UserId,
+    }
+
+    fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<UserId, D::Error> {
+        PARSED.fetch_add(1, Ordering::Relaxed);
+        UserId::deserialize(from)
+    }
+
+    impl NamesCaller for Counted {
+        fn caller(&self) -> Option<&UserId> {
+            Some(&self.user_id)
+        }
+    }
+
+    /// Answer of a handler behind `identify`, where identities are trusted and rates are limited.
+    async fn answer<B: NamesCaller, T: 'static>(
+        handler: impl Handler<T, ()>,
+        body: &str,
+    ) -> String {
+        let limits = Limits::new(LimitConfig {
+            rate: Some(Rate {
+                per_second: NonZeroU32::MIN,
+                burst: NonZeroU32::MIN,
+            }),
+            sockets: 1,
+            sockets_each: 1,
+            connections_each: 1,
+            proxies: Proxies::default(),
+        });
+        let auth = Auth::Trusted;
+        let state = Arc::new(Identification { auth, limits });
+        let route = post(handler).layer(from_fn_with_state(state, identify::<B>));
+        let mut router = Router::new().route("/", route);
+        let request = Request::post("/")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap();
+        let response = router.call(request).await.unwrap();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_trusted_body_is_parsed_once() {
+        let handler = async |JsonBody(body): JsonBody<Counted>| body.user_id.to_string();
+        let user = answer::<Counted, _>(handler, r#"{"userId":"ann"}"#).await;
+        assert_eq!((user.as_str(), PARSED.load(Ordering::Relaxed)), ("ann", 1));
+    }
+
+    #[tokio::test]
+    async fn an_invalid_body_counts_against_whom_it_names() {
+        let handler = async |Extension(key): Extension<RateLimitKey>| format!("{key:?}");
+        let ann = RateLimitKey::user(&TenantId::default(), &UserId::new("ann").unwrap());
+        for body in [r#"{"userId":"ann"}"#, r#"{"userId":"ann","transfer":1}"#] {
+            let key = answer::<AcquireBody, _>(handler, body).await;
+            assert_eq!(key, format!("{ann:?}"), "{body}");
+        }
+        let key = answer::<AcquireBody, _>(handler, "{").await;
+        assert!(key.starts_with("Address("), "{key}");
+    }
+}

@@ -25,8 +25,10 @@ use crate::protocol::{
     TakeOverBody, VerifyBody,
 };
 
-/// Interval between two sweeps of unused rate limits.
+/// Interval between two sweeps of rate limits.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+type Route = UtoipaMethodRouter<Arc<Web>>;
 
 /// Rate limit that a route counts against.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +69,7 @@ impl Guard {
         }
     }
 
-    /// Identifies callers by a body `B` and limits their rate, in that order.
+    /// Puts identification in front of a route whose body is a `B`, and its rate limit behind that.
     fn wrap<B: NamesCaller>(
         &self,
         limit: Limit,
@@ -87,21 +89,16 @@ impl Guard {
         ))
     }
 
-    /// Discards unused rate limits every now and then, until `stop`.
+    /// Discards the buckets of idle callers every now and then, until `stop`.
     pub(super) fn sweep(&self, limits: Arc<Limits>, stop: CancellationToken) {
         let rates = self.rates.clone();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
-                for Rates {
-                    release,
-                    keep,
-                    request,
-                } in &rates
-                {
-                    release.sweep();
-                    keep.sweep();
-                    request.sweep();
+                if let Some(rates) = &rates {
+                    rates.release.sweep();
+                    rates.keep.sweep();
+                    rates.request.sweep();
                 }
                 limits.sweep();
             }
@@ -111,62 +108,58 @@ impl Guard {
 
 /// Routes of the API, with their part of the OpenAPI document. That document alone needs no guard.
 pub(super) fn api(guard: Option<&Guard>) -> OpenApiRouter<Arc<Web>> {
-    use Limit::{Keep, Release, Request};
-    OpenApiRouter::with_openapi(Document::openapi())
-        .routes(route::<NoBody>(guard, Request, routes!(locks::lock_status)))
-        .routes(route::<AcquireBody>(
-            guard,
-            Request,
-            routes!(locks::acquire_lock),
-        ))
-        .routes(route::<ForceReleaseBody>(
-            guard,
-            Request,
-            routes!(locks::force_release_lock),
-        ))
-        .routes(route::<TakeOverBody>(
-            guard,
-            Request,
-            routes!(locks::take_over),
-        ))
-        .routes(route::<VerifyBody>(guard, Request, routes!(locks::verify)))
-        .routes(route::<NoBody>(guard, Request, routes!(audit::history)))
-        .routes(route::<NoBody>(guard, Request, routes!(audit::locks)))
-        .routes(route::<PositionBody>(
-            guard,
-            Keep,
-            routes!(locks::update_position),
-        ))
-        .routes(route::<ReleaseBody>(
-            guard,
-            Release,
-            routes!(locks::release_lock, locks::release_lock_by_beacon),
-        ))
+    let router = OpenApiRouter::with_openapi(Document::openapi());
+    Table { guard, router }
+        .request::<NoBody>(routes!(locks::lock_status))
+        .request::<AcquireBody>(routes!(locks::acquire_lock))
+        .request::<ForceReleaseBody>(routes!(locks::force_release_lock))
+        .request::<TakeOverBody>(routes!(locks::take_over))
+        .request::<VerifyBody>(routes!(locks::verify))
+        .request::<NoBody>(routes!(audit::history))
+        .request::<NoBody>(routes!(audit::locks))
+        .keep::<PositionBody>(routes!(locks::update_position))
+        .release::<ReleaseBody>(routes!(locks::release_lock, locks::release_lock_by_beacon))
+        .router
 }
 
 /// Routes of the demo page, which are in no document.
 pub(super) fn demo(guard: &Guard) -> Router<Arc<Web>> {
+    let info = guard.wrap::<NoBody>(Limit::Request, demo::info());
+    let record = guard.wrap::<DemoSaveBody>(Limit::Request, demo::record());
     Router::new()
-        .route(
-            "/demo/info",
-            guard.wrap::<NoBody>(Limit::Request, demo::info()),
-        )
-        .route(
-            "/demo/records/{id}",
-            guard.wrap::<DemoSaveBody>(Limit::Request, demo::record()),
-        )
+        .route("/demo/info", info)
+        .route("/demo/records/{id}", record)
 }
 
-fn route<B: NamesCaller>(
-    guard: Option<&Guard>,
-    limit: Limit,
-    (schemas, paths, methods): UtoipaMethodRouter<Arc<Web>>,
-) -> UtoipaMethodRouter<Arc<Web>> {
-    let methods = match guard {
-        Some(guard) => guard.wrap::<B>(limit, methods),
-        None => methods,
-    };
-    (schemas, paths, methods)
+/// The routes so far. Each is added by the name of its limit, and with the type of its body.
+struct Table<'a> {
+    guard: Option<&'a Guard>,
+    router: OpenApiRouter<Arc<Web>>,
+}
+
+impl Table<'_> {
+    fn request<B: NamesCaller>(self, route: Route) -> Self {
+        self.add::<B>(Limit::Request, route)
+    }
+
+    fn keep<B: NamesCaller>(self, route: Route) -> Self {
+        self.add::<B>(Limit::Keep, route)
+    }
+
+    fn release<B: NamesCaller>(self, route: Route) -> Self {
+        self.add::<B>(Limit::Release, route)
+    }
+
+    fn add<B: NamesCaller>(self, limit: Limit, (schemas, paths, methods): Route) -> Self {
+        let methods = match self.guard {
+            Some(guard) => guard.wrap::<B>(limit, methods),
+            None => methods,
+        };
+        Self {
+            router: self.router.routes((schemas, paths, methods)),
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]
