@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware;
+use axum::middleware::{from_fn_with_state, map_response};
 use metrics_exporter_prometheus::PrometheusHandle;
 use socketioxide::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
@@ -37,7 +37,7 @@ use crate::rooms::Rooms;
 use crate::server::{ConnectionLimit, Shutdown};
 use crate::socket::SocketContext;
 use crate::store::Store;
-use crate::{audit, http, leadership, server, socket, sweeper, telemetry};
+use crate::{audit, http, leadership, middleware, server, socket, sweeper, telemetry};
 
 /// Interval of the upkeep of metrics.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -227,14 +227,16 @@ impl App {
             demo: config.demo,
         };
         let hosts = Arc::new(config.limits.allowed_hosts.unwrap_or_default());
-        let router = http::router(web, quit.clone())
-            .layer(middleware::from_fn_with_state(
-                transport,
-                socket::middleware,
-            ))
-            .layer(http::cors(&origins))
-            .layer(middleware::from_fn_with_state(hosts, http::allowed_hosts))
-            .layer(middleware::map_response(http::safe_headers));
+        let mut router = http::router(web, quit.clone());
+        if matches!(config.auth, Auth::Trusted) {
+            let origins = Arc::new(origins.clone());
+            router = router.layer(from_fn_with_state(origins, middleware::cross_origin));
+        }
+        let router = router
+            .layer(from_fn_with_state(transport, socket::middleware))
+            .layer(middleware::cors(&origins))
+            .layer(from_fn_with_state(hosts, middleware::allowed_hosts))
+            .layer(map_response(middleware::security_headers));
         let public = server::serve(listener, router, connections, shutdown.clone());
         // Probes are answered until the end.
         let managing = server::serve(

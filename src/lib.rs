@@ -20,7 +20,8 @@
 //!       cursors        gathered per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
 //!       server         TCP connections of clients  health  readiness
-//!   L5  http           REST and pages              socket  Socket.IO, the dispatcher
+//!   L5  middleware     shared by http and socket: origins, hosts, deadlines, rate limits, request log
+//!       http           REST and pages              socket  Socket.IO, the dispatcher
 //!   L6  app            wiring, startup, shutdown   dev     its own PostgreSQL and Redis
 //! ```
 //!
@@ -44,6 +45,7 @@ pub mod http;
 pub mod leadership;
 pub mod limits;
 pub mod locks;
+pub mod middleware;
 pub mod protocol;
 pub mod replication;
 pub mod rooms;

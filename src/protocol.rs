@@ -5,6 +5,7 @@
 //! and the snapshot tests show it.
 
 mod audit;
+mod caller;
 mod demo;
 mod input;
 mod lock;
@@ -14,6 +15,7 @@ mod rest;
 mod socket;
 
 pub use audit::{HistoryAnswer, HistoryEntry, LocksAnswer};
+pub use caller::{NamesCaller, NoBody, named_caller};
 pub use demo::{DemoInfoAnswer, DemoRecordAnswer, DemoSaveBody};
 pub use input::{InvalidInput, Object, from_slice, from_value};
 pub(crate) use lock::held_by;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::Web;
-use super::answer::ApiError;
 use super::input::{Of, Params, Who};
 use super::parameters::{AppointmentPath, HistoryPage, LocksPage};
 use super::responses::{AnyRefusal, NotAdmin, UrlRefusal};
+use super::web::Web;
+use crate::middleware::ApiError;
 use crate::protocol::{HistoryAnswer, LocksAnswer};
 
 /// Default number of entries per page.

@@ -1,31 +1,34 @@
-//! The demo page's own routes, which only `dev` serves. Here the service plays the application that it guards: it
-//! keeps the records, and saves through the same check that a back end calls.
+//! Routes of the demo page, which only `dev` serves. Here the service also acts as the application that uses it: it
+//! stores the records, and checks the lease before each save as a back end would.
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, ETAG};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{MethodRouter, get};
 
-use super::Web;
-use super::answer::ApiError;
-use super::files::known;
+use super::files::is_known;
 use super::input::{JsonBody, Of, Who};
+use super::web::Web;
+use crate::middleware::ApiError;
 use crate::protocol::{Code, DemoInfoAnswer, DemoRecordAnswer, DemoSaveBody, Lock, Refusal};
 use crate::store::{LeaseNotInForce, Saved};
 
-/// The routes. They are laid behind `identify`, as those of the API are.
-pub(super) fn router() -> Router<Arc<Web>> {
-    Router::new()
-        .route("/demo/info", get(info))
-        .route("/demo/records/{id}", get(read).put(save))
+/// Methods of `/demo/info`.
+pub(super) fn info() -> MethodRouter<Arc<Web>> {
+    get(read_info)
 }
 
-/// The product and the installation.
-async fn info(State(web): State<Arc<Web>>) -> Result<Json<DemoInfoAnswer>, ApiError> {
+/// Methods of `/demo/records/{id}`.
+pub(super) fn record() -> MethodRouter<Arc<Web>> {
+    get(read).put(save)
+}
+
+/// Product and installation.
+async fn read_info(State(web): State<Arc<Web>>) -> Result<Json<DemoInfoAnswer>, ApiError> {
     let (installation, _) = web.store.installation().await?;
     Ok(Json(DemoInfoAnswer {
         success: true,
@@ -35,7 +38,7 @@ async fn info(State(web): State<Arc<Web>>) -> Result<Json<DemoInfoAnswer>, ApiEr
     }))
 }
 
-/// The record, unless the page has that revision already.
+/// The record, unless the page already has that revision.
 async fn read(
     State(web): State<Arc<Web>>,
     Of(room): Of,
@@ -50,7 +53,7 @@ async fn read(
             HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")),
         ),
     ];
-    if known(&headers, &tag) {
+    if is_known(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, common).into_response());
     }
     let message = match saved {
@@ -89,7 +92,7 @@ async fn save(
     }
 }
 
-/// A tag that no other content of this record has, not even after the database was made anew.
+/// Entity tag that no other content of this record has, not even after the database was created again.
 fn tag(saved: Option<&Saved>) -> String {
     match saved {
         Some(saved) => format!(

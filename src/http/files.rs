@@ -1,5 +1,5 @@
-//! Files that do not change while this process runs. Owns that serving one takes no work: each encoding is made
-//! before, bytes are shared and not copied, and whoever has the file already gets no bytes at all.
+//! Files that do not change while the process runs. Owns that serving one takes little work: it is compressed in
+//! advance, its bytes are shared and not copied, and a client with a current copy gets a 304.
 
 use std::io::Write as _;
 
@@ -13,18 +13,18 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ring::digest::{SHA256, digest};
 
-/// One file.
+/// File with its encodings.
 pub(super) struct File {
     kind: &'static str,
-    /// The beginning of its entity tag; each encoding's tag is another one (RFC 9110, 8.8.3).
+    /// Start of its entity tags; each encoding has a tag of its own (RFC 9110, 8.8.3).
     tag: String,
     bytes: Bytes,
-    /// Its encodings, the best first.
+    /// Encodings, in order of preference.
     encoded: Vec<(&'static str, Bytes)>,
 }
 
 impl File {
-    /// A file as it is.
+    /// File without encodings.
     pub(super) fn new(kind: &'static str, bytes: Bytes) -> Self {
         let hash = digest(&SHA256, &bytes);
         let tag = hash.as_ref().iter().take(12);
@@ -36,13 +36,13 @@ impl File {
         }
     }
 
-    /// The same in one more encoding, where there is that one.
+    /// Adds an encoding, if there is one.
     pub(super) fn with(mut self, encoding: &'static str, bytes: Option<Bytes>) -> Self {
         self.encoded.extend(bytes.map(|bytes| (encoding, bytes)));
         self
     }
 
-    /// The answer to a request with these headers.
+    /// Response to a request with these headers.
     pub(super) fn answer(&self, headers: &HeaderMap) -> Response {
         let wanted = headers
             .get_all(ACCEPT_ENCODING)
@@ -62,7 +62,7 @@ impl File {
             Some(encoding) => format!("\"{}-{encoding}\"", self.tag),
             None => format!("\"{}\"", self.tag),
         };
-        // Names do not change with content, so a browser asks each time and mostly hears "not modified".
+        // Names do not depend on content, so browsers must revalidate: mostly the answer is 304.
         let common = [
             (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (VARY, HeaderValue::from_static("accept-encoding")),
@@ -71,7 +71,7 @@ impl File {
                 HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")),
             ),
         ];
-        if known(headers, &tag) {
+        if is_known(headers, &tag) {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
         let mut response = (common, [(CONTENT_TYPE, self.kind)], bytes.clone()).into_response();
@@ -84,8 +84,8 @@ impl File {
     }
 }
 
-/// Whether the client has what has this tag.
-pub(super) fn known(headers: &HeaderMap, tag: &str) -> bool {
+/// Whether the client already has the content with this tag.
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()
@@ -95,7 +95,7 @@ pub(super) fn known(headers: &HeaderMap, tag: &str) -> bool {
         .any(|known| known == tag || known == "*")
 }
 
-/// Whether that encoding is named in `Accept-Encoding`, and not with a weight of zero (RFC 9110, 12.5.3).
+/// Whether `Accept-Encoding` lists the encoding, and not with a weight of zero (RFC 9110, 12.5.3).
 fn accepts(wanted: &str, encoding: &str) -> bool {
     wanted.split(',').any(|part| {
         let mut words = part.split(';').map(str::trim);
@@ -110,7 +110,7 @@ fn accepts(wanted: &str, encoding: &str) -> bool {
     })
 }
 
-/// The bytes in gzip; `None` where that failed, which it does not in memory.
+/// The bytes compressed by gzip; `None` on an error, which writing to memory does not have.
 pub(super) fn gzip(bytes: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).ok()?;

@@ -1,185 +1,38 @@
-//! From an HTTP request to checked values. Owns which content types a body may have, and that each fault has
-//! its own status: 400 malformed, 413 too large, 415 not JSON, 422 not what was expected.
+//! Extractors: from an HTTP request to checked values. Owns the content types of bodies, and that each fault has a
+//! status of its own: 400 malformed, 413 too large, 415 not JSON, 422 invalid. An invalid request does not reach its
+//! handler.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap};
-use axum::middleware::Next;
-use axum::response::Response;
-use bytes::BytesMut;
-use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
-use super::Web;
-use super::answer::ApiError;
 use crate::auth::Principal;
-use crate::domain::ids::{AppointmentId, RoomId, UserId};
-use crate::limits::{Limits, RateLimitKey};
-use crate::protocol::{Code, Refusal, from_slice};
+use crate::domain::ids::{AppointmentId, RoomId};
+use crate::middleware::{ApiError, Caller, ParsedBody, collect_rest_body};
+use crate::protocol::{Code, Refusal};
 
-/// Who asks.
+/// Caller, as `identify` has found it.
 pub(super) struct Who(pub(super) Principal);
-
-/// What the request's token came to, in its extensions.
-#[derive(Clone)]
-struct Asked(Result<Principal, Refusal>);
-
-/// Reads the token, so that all that follows knows who asks, and whose budget it is.
-pub(super) async fn identify(
-    State(web): State<Arc<Web>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let (mut parts, mut body) = request.into_parts();
-    let address = client_of(&parts.headers, &parts.extensions, &web.limits);
-    let token = bearer(&parts.headers);
-    let asked = web.auth.principal(token, &web.limits, address).await;
-    let known = match &asked {
-        Ok(principal) => match &principal.identity {
-            Some(identity) => Some(RateLimitKey::user(
-                &principal.tenant,
-                &identity.person.user_id,
-            )),
-            // Where identities are trusted the body says who it is, and must be looked into.
-            None if web.limits.config().rate.is_some() => {
-                let bytes = whole(body).await?;
-                let user = named(&bytes);
-                body = bytes.into();
-                user.map(|user| RateLimitKey::user(&principal.tenant, &user))
-            }
-            None => None,
-        },
-        Err(_) => None,
-    };
-    let key = known.unwrap_or_else(|| RateLimitKey::address(address));
-    parts.extensions.insert(key);
-    parts.extensions.insert(Asked(asked));
-    Ok(next.run(Request::from_parts(parts, body)).await)
-}
-
-async fn whole(body: Body) -> Result<Bytes, ApiError> {
-    collect(body, super::MAX_BODY)
-        .await
-        .map_err(|fault| match fault {
-            Unread::TooLarge => too_large().into(),
-            Unread::Broken => unreadable().into(),
-        })
-}
-
-/// Why a body was not read to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
-    /// It is longer than it may be.
-    TooLarge,
-    /// It ended before its end.
-    Broken,
-}
-
-/// Reads a body into one piece of memory. A list of its chunks would take many times its length where each is a byte.
-///
-/// # Errors
-/// [`Unread`].
-pub async fn collect(mut body: Body, max: usize) -> Result<Bytes, Unread> {
-    let announced = HttpBody::size_hint(&body).lower();
-    if usize::try_from(announced).is_ok_and(|length| length > max) {
-        return Err(Unread::TooLarge);
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
-            continue;
-        };
-        if whole.len() + data.len() > max {
-            return Err(Unread::TooLarge);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.freeze())
-}
-
-/// Why the body of a Socket.IO request was not read.
-pub fn unread_body(fault: Unread) -> Refusal {
-    match fault {
-        Unread::TooLarge => Refusal::new(
-            Code::TooLarge,
-            "The payload is too large: at most 64 KiB, and 16 KiB before the session has joined",
-        ),
-        Unread::Broken => unreadable(),
-    }
-}
-
-/// Whom a body names, as user or as admin.
-fn named(body: &[u8]) -> Option<UserId> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Named {
-        user_id: Option<UserId>,
-        admin_id: Option<UserId>,
-    }
-    let named: Named = serde_json::from_slice(body).ok()?;
-    named.user_id.or(named.admin_id)
-}
-
-/// What needs no identity has a budget by address.
-pub(super) async fn open_to_all(
-    State(web): State<Arc<Web>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let address = client_of(request.headers(), request.extensions(), &web.limits);
-    web.limits.open(address)?;
-    Ok(next.run(request).await)
-}
-
-/// Where the client is, whatever proxies are between.
-pub fn client_of(headers: &HeaderMap, extensions: &Extensions, limits: &Limits) -> IpAddr {
-    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |info| info.0.ip());
-    let forwarded = headers.get_all("x-forwarded-for");
-    // What is not text is a part that nobody can read, not one that is not there.
-    let lists: Vec<_> = forwarded
-        .iter()
-        .map(|list| String::from_utf8_lossy(list.as_bytes()))
-        .collect();
-    let lists = lists.iter().map(AsRef::as_ref);
-    limits.config().proxies.client(peer, lists)
-}
-
-/// The token of `Authorization: Bearer` (RFC 6750, 2.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    // Of two, whoever stands in front may have read the other.
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return None;
-    };
-    let value = value.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim())
-        .filter(|token| !token.is_empty())
-}
 
 impl<S: Send + Sync> FromRequestParts<S> for Who {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let Some(Asked(asked)) = parts.extensions.get().cloned() else {
-            // A route that was not laid behind `identify`: nobody may use it.
-            return Err(Refusal::new(Code::Unauthenticated, "This route knows nobody").into());
+        let Some(Caller(principal)) = parts.extensions.get().cloned() else {
+            // The route has no `identify` in front: refusing everybody is the safe default.
+            let fault = "This route does not identify its callers";
+            return Err(Refusal::new(Code::Unauthenticated, fault).into());
         };
-        Ok(Self(asked?))
+        Ok(Self(principal?))
     }
 }
 
-/// Which appointment of whose: the path's id, of the tenant of the one who asks.
+/// Room of the appointment in the path, of the caller's tenant.
 pub(super) struct Of(pub(super) RoomId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Of {
@@ -193,7 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
                 "id: is not percent-encoded UTF-8; encode it with encodeURIComponent",
             )
         };
-        // The router leaves a % that begins no escape as it is, which would make two names of one.
+        // The router keeps a % that starts no escape, so that two different paths would name one appointment.
         if !is_percent_encoded(parts.uri.path()) {
             return Err(malformed().into());
         }
@@ -208,7 +61,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Of {
     }
 }
 
-/// What stands after the question mark.
+/// Parameters of the query.
 pub(super) struct Params(HashMap<String, String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Params {
@@ -216,7 +69,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let malformed = || Refusal::new(Code::Malformed, "The query is not percent-encoded UTF-8");
-        // The reader of queries leaves what is neither as it is, or puts something else there.
+        // The query parser keeps invalid escapes and replaces invalid UTF-8, where an error is expected.
         let query = parts.uri.query().unwrap_or_default();
         if !is_percent_encoded(query) || percent_decode_str(query).decode_utf8().is_err() {
             return Err(malformed().into());
@@ -226,8 +79,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
         let mut params = HashMap::new();
         for (name, value) in pairs {
             if params.contains_key(&name) {
-                // Of two, whoever stands in front may have taken the other.
-                return Err(Refusal::invalid(&name, "is there twice").into());
+                // Of two values, a proxy in front may have checked the other one.
+                return Err(Refusal::invalid(&name, "is given twice").into());
             }
             params.insert(name, value);
         }
@@ -236,7 +89,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// A whole number, where it is there.
+    /// Whole number, if given.
     pub(super) fn number(&self, name: &str, least: i64, most: i64) -> Result<Option<i64>, Refusal> {
         let Some(text) = self.0.get(name) else {
             return Ok(None);
@@ -250,7 +103,7 @@ impl Params {
         }
     }
 
-    /// An appointment's id, where it is there.
+    /// Id of an appointment, if given.
     pub(super) fn id(&self, name: &str) -> Result<Option<AppointmentId>, Refusal> {
         self.0
             .get(name)
@@ -268,10 +121,12 @@ fn is_percent_encoded(text: &str) -> bool {
         .all(|after| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// A JSON body. An empty one without a type is `{}`, which is what a `DELETE` without a body is.
+/// JSON body. An empty one without a content type counts as `{}`, so that a `DELETE` may have no body.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Clone + Send + Sync + 'static> FromRequest<S>
+    for JsonBody<T>
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
@@ -281,10 +136,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// A JSON body that may also come as `text/plain`, which is what `sendBeacon` sends of a string.
+/// JSON body that may also be sent as `text/plain`, which is how `sendBeacon` sends a string.
 pub(super) struct BeaconBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Clone + Send + Sync + 'static> FromRequest<S>
+    for BeaconBody<T>
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
@@ -296,8 +153,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for BeaconBody<T> {
     }
 }
 
-async fn read<T: DeserializeOwned>(
-    request: Request,
+async fn read<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    mut request: Request,
     json: bool,
     untyped: bool,
 ) -> Result<T, ApiError> {
@@ -326,23 +183,15 @@ async fn read<T: DeserializeOwned>(
         )
         .into());
     }
-    let bytes = whole(request.into_body()).await?;
-    if bytes.is_empty() {
-        return Ok(from_slice(b"{}")?);
-    }
-    if untyped {
+    // Parsed before only if identities are trusted and rates are limited.
+    let parsed = match request.extensions_mut().remove::<ParsedBody<T>>() {
+        Some(parsed) => parsed,
+        None => ParsedBody::parse(&collect_rest_body(request.into_body()).await?),
+    };
+    if untyped && !parsed.empty {
         return Err(unsupported().into());
     }
-    Ok(from_slice(&bytes)?)
-}
-
-fn too_large() -> Refusal {
-    let most = super::MAX_BODY / 1024;
-    Refusal::new(Code::TooLarge, format!("The body is over {most} KiB"))
-}
-
-fn unreadable() -> Refusal {
-    Refusal::new(Code::Malformed, "The body could not be read to its end")
+    Ok(parsed.outcome?)
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {
@@ -357,7 +206,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     )
 }
 
-/// Whether the charset, where one is named, is UTF-8.
+/// Whether the charset is UTF-8, or not given.
 fn is_utf8(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return true;
@@ -371,4 +220,93 @@ fn is_utf8(headers: &HeaderMap) -> bool {
 
 fn is_json(kind: &str) -> bool {
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::{Body, to_bytes};
+    use axum::handler::Handler;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::post;
+    use axum::{Extension, Router};
+    use serde::Deserialize;
+    use tower_service::Service;
+
+    use super::*;
+    use crate::auth::Auth;
+    use crate::domain::ids::{TenantId, UserId};
+    use crate::limits::{LimitConfig, Limits, Proxies, Rate, RateLimitKey};
+    use crate::middleware::{Identification, identify};
+    use crate::protocol::{AcquireBody, NamesCaller};
+
+    static PARSED: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(Clone, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Counted {
+        #[serde(deserialize_with = "count")]
+        user_id: UserId,
+    }
+
+    fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<UserId, D::Error> {
+        PARSED.fetch_add(1, Ordering::Relaxed);
+        UserId::deserialize(from)
+    }
+
+    impl NamesCaller for Counted {
+        fn caller(&self) -> Option<&UserId> {
+            Some(&self.user_id)
+        }
+    }
+
+    /// Answer of a handler behind `identify`, where identities are trusted and rates are limited.
+    async fn answer<B: NamesCaller, T: 'static>(
+        handler: impl Handler<T, ()>,
+        body: &str,
+    ) -> String {
+        let limits = Limits::new(LimitConfig {
+            rate: Some(Rate {
+                per_second: NonZeroU32::MIN,
+                burst: NonZeroU32::MIN,
+            }),
+            sockets: 1,
+            sockets_each: 1,
+            connections_each: 1,
+            proxies: Proxies::default(),
+        });
+        let auth = Auth::Trusted;
+        let state = Arc::new(Identification { auth, limits });
+        let route = post(handler).layer(from_fn_with_state(state, identify::<B>));
+        let mut router = Router::new().route("/", route);
+        let request = Request::post("/")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap();
+        let response = router.call(request).await.unwrap();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_trusted_body_is_parsed_once() {
+        let handler = async |JsonBody(body): JsonBody<Counted>| body.user_id.to_string();
+        let user = answer::<Counted, _>(handler, r#"{"userId":"ann"}"#).await;
+        assert_eq!((user.as_str(), PARSED.load(Ordering::Relaxed)), ("ann", 1));
+    }
+
+    #[tokio::test]
+    async fn an_invalid_body_counts_against_whom_it_names() {
+        let handler = async |Extension(key): Extension<RateLimitKey>| format!("{key:?}");
+        let ann = RateLimitKey::user(&TenantId::default(), &UserId::new("ann").unwrap());
+        for body in [r#"{"userId":"ann"}"#, r#"{"userId":"ann","transfer":1}"#] {
+            let key = answer::<AcquireBody, _>(handler, body).await;
+            assert_eq!(key, format!("{ann:?}"), "{body}");
+        }
+        let key = answer::<AcquireBody, _>(handler, "{").await;
+        assert!(key.starts_with("Address("), "{key}");
+    }
 }

@@ -8,14 +8,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Web;
-use super::answer::ApiError;
 use super::input::{BeaconBody, JsonBody, Of, Who};
 use super::parameters::AppointmentPath;
 use super::responses::{
     AdminRefusal, AnyRefusal, BodyRefusal, HolderRefusal, IdentityMismatch, NotLocked, StaleToken,
     UrlRefusal,
 };
+use super::web::Web;
+use crate::middleware::ApiError;
 use crate::protocol::{
     AcquireBody, Answer, ForceReleaseBody, LockAnswer, PositionBody, ReleaseBody, StatusAnswer,
     TakeOverBody, VerifyBody,

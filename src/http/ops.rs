@@ -1,4 +1,5 @@
-//! The management interface: metrics and probes, on a port of their own.
+//! Management interface: metrics and probes, on a port of their own. Each answer reports the state of this replica
+//! only; [`Health`] decides whether it is ready.
 
 use std::sync::Arc;
 
@@ -13,14 +14,14 @@ use serde_json::json;
 
 use crate::health::{Health, Status};
 
-/// What probes and scrapes look at.
+/// State of the handlers.
 #[derive(Clone)]
 pub struct Ops {
-    /// Whether this replica wants traffic.
+    /// Readiness of this replica.
     pub health: Health,
-    /// Renders the process's metrics, where they are kept.
+    /// Recorder of the process's metrics, if they are enabled.
     pub metrics: Option<PrometheusHandle>,
-    /// Sets what is only known by looking, before metrics are rendered.
+    /// Sets the gauges that are read on demand, before metrics are rendered.
     pub set_gauges: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -46,7 +47,7 @@ async fn metrics(State(ops): State<Ops>) -> Response {
     (text, metrics.render()).into_response()
 }
 
-/// Whether a load balancer should send traffic here, and why where not.
+/// Readiness: whether a load balancer should send traffic here, and the reason if not.
 async fn readyz(State(ops): State<Ops>) -> (StatusCode, Json<serde_json::Value>) {
     match ops.health.status() {
         (Status::Ok, _) => (StatusCode::OK, Json(json!({ "status": Status::Ok }))),

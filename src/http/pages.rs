@@ -1,7 +1,7 @@
-//! The pages, from the binary: the demo at `/` and the API's documentation at `/api/docs`.
+//! Pages, embedded in the binary: the demo at `/` and the API reference at `/api/docs`.
 //!
-//! They are built from `web/` by npm before the binary is, compressed there once and for all: serving one costs a
-//! look-up, whatever a client accepts. Without that build there is a line that says how.
+//! npm builds and compresses them from `web/` before the binary is built. In a binary without them, their routes answer
+//! with instructions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -15,9 +15,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use rust_embed::RustEmbed;
 
-use super::answer::ApiError;
-use super::document;
+use super::document::JSON;
 use super::files::{self, File};
+use crate::middleware::ApiError;
 use crate::protocol::{Code, Refusal};
 
 #[derive(RustEmbed)]
@@ -25,16 +25,16 @@ use crate::protocol::{Code, Refusal};
 #[allow_missing = true]
 struct Dist;
 
-/// A page's own scripts and nothing else. Its libraries set styles in place.
+/// Content security policy of a page: scripts of this service only. The libraries of pages set inline styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// The demo also looks for its other replicas on this machine.
+/// Content security policy of the demo, which also connects to other replicas on this machine.
 const DEMO_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; font-src 'self'; connect-src 'self' http://127.0.0.1:* http://localhost:*; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Every file of the pages, by its name.
+/// All files of the pages, by name.
 fn all() -> &'static HashMap<String, File> {
     static ALL: OnceLock<HashMap<String, File>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -72,7 +72,7 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
-/// The pages' routes; the demo only where it is wanted.
+/// Routes of the pages, with or without the demo.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> {
     let home = if demo {
         get(|headers: HeaderMap| async move { page(&headers, "index.html") })
@@ -93,11 +93,11 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(demo: bool) -> Router<S> 
         )
 }
 
-/// The route of the OpenAPI document.
-pub(super) fn openapi<S: Clone + Send + Sync + 'static>(trusted: bool) -> Router<S> {
-    let text = Bytes::from(document::of(trusted));
+/// Route of the OpenAPI document.
+pub(super) fn openapi<S: Clone + Send + Sync + 'static>(document: String) -> Router<S> {
+    let text = Bytes::from(document);
     let gzipped = files::gzip(&text);
-    let document = Arc::new(File::new(super::JSON, text).with("gzip", gzipped));
+    let document = Arc::new(File::new(JSON, text).with("gzip", gzipped));
     let answer = move |headers: HeaderMap| {
         let document = document.clone();
         async move { document.answer(&headers) }

@@ -11,7 +11,7 @@ use axum::response::Response;
 use socketioxide::service::SocketIoService;
 use tower_service::Service;
 
-use crate::http;
+use crate::middleware::refuse;
 use crate::protocol::{Code, Refusal};
 
 /// Handle to the library's Engine.IO sessions. Cheap to clone.
@@ -33,7 +33,7 @@ impl Service<Request> for NotFound {
 
     fn call(&mut self, _: Request) -> Self::Future {
         let refusal = Refusal::new(Code::NotFound, "There is no such route");
-        ready(Ok(http::refuse(refusal)))
+        ready(Ok(refuse(refusal)))
     }
 }
 

@@ -19,10 +19,10 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    CONNECTION, CONTENT_TYPE, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
@@ -37,9 +37,10 @@ use super::context::{MAX_MESSAGE, SocketContext};
 use super::engine::Engine;
 use super::frames::Frames;
 use super::payload::Payload;
-use crate::auth::Auth;
-use crate::http;
 use crate::limits::{FrameBudget, Verdict};
+use crate::middleware::{
+    DEADLINE, MAX_BODY, check_origin, client_address, collect, late_body, refuse,
+};
 use crate::protocol::{Code, Refusal};
 use crate::server::{ConnectionHandle, count_closed};
 
@@ -56,6 +57,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum length of an Engine.IO session id, in bytes; actual ones are shorter.
 const MAX_SID: usize = 64;
+/// Message for a POST over its maximum size.
+const TOO_LARGE: &str =
+    "The payload is too large: at most 64 KiB, and 16 KiB before the session has joined";
 
 /// Address of an Engine.IO session's client.
 #[derive(Debug, Clone, Copy)]
@@ -84,28 +88,19 @@ impl Drop for PendingPoll<'_> {
     }
 }
 
-/// Handles requests for Socket.IO, and checks the origin of other requests.
+/// Handles requests for Socket.IO, and passes on all others.
 pub async fn middleware(
     State(transport): State<Transport>,
     request: Request,
     next: Next,
 ) -> Response {
-    let context = &transport.context;
     let path = request.uri().path();
     let ours = path
         .strip_prefix("/socket.io")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     if ours {
         let answered = transport.answer(request).await;
-        return answered.unwrap_or_else(http::refuse);
-    }
-    // In trusted mode the body names the user, so any page that a user visits could act for them.
-    let writes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    if writes
-        && matches!(context.auth, Auth::Trusted)
-        && let Err(refusal) = check_origin(context, request.headers())
-    {
-        return http::refuse(refusal);
+        return answered.unwrap_or_else(refuse);
     }
     next.run(request).await
 }
@@ -139,9 +134,9 @@ impl Transport {
 
     async fn answer(&self, mut request: Request) -> Result<Response, Refusal> {
         let context = &self.context;
-        check_origin(context, request.headers())?;
+        check_origin(&context.origins, request.headers())?;
         let query = Query::of(request.uri());
-        let address = http::client_of(request.headers(), request.extensions(), &context.limits);
+        let address = client_address(request.headers(), request.extensions(), &context.limits);
         if query.sid.is_none() {
             // A new client would be disconnected again soon; after this answer it tries another replica.
             if context.closing.load(Ordering::Relaxed) {
@@ -315,12 +310,12 @@ impl Transport {
         };
         let max_body = match budget {
             Some(_) => MAX_MESSAGE,
-            None => http::MAX_BODY,
+            None => MAX_BODY,
         };
-        let body = timeout(http::DEADLINE, http::collect(body, max_body))
+        let body = timeout(DEADLINE, collect(body, max_body))
             .await
-            .map_err(|_| http::late_body())?
-            .map_err(http::unread_body)?;
+            .map_err(|_| late_body())?
+            .map_err(|fault| fault.refusal(TOO_LARGE))?;
         let payload = Payload::of(&body);
         let max_packets = match budget {
             Some(_) => MAX_PACKETS,
@@ -410,24 +405,4 @@ fn copy(uri: &Uri) -> Uri {
     let text = format!("/socket.io/?{}", query.join("&"));
     // Parts of a valid URI are valid.
     text.parse().unwrap_or_default()
-}
-
-/// Checks the origin of the requesting page. Browsers send it; other clients send none, and are allowed.
-fn check_origin(context: &SocketContext, headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut origins = headers.get_all(ORIGIN).iter();
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let allowed = match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => origin
-            .to_str()
-            .is_ok_and(|origin| context.origins.allow(origin, host)),
-        (Some(_), Some(_)) => false,
-    };
-    if allowed {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::OriginNotAllowed,
-        "This page's origin is not allowed; CORS_ALLOWED_ORIGINS lists the allowed ones",
-    ))
 }

@@ -147,7 +147,7 @@ async fn the_leases_in_force_are_listed_by_appointment_for_the_own_tenant() {
         .await;
     assert_eq!(
         (twice.status, twice.message()),
-        (422, "limit: is there twice")
+        (422, "limit: is given twice")
     );
     for query in ["after=%FF", "after=%ZZ", "after=a%2", "%C3=1"] {
         let bad = red

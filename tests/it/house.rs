@@ -27,6 +27,7 @@ const LAYERS: [&str; 24] = [
     "audit",
     "server",
     "health",
+    "middleware",
     "http",
     "socket",
     "app",

@@ -1,4 +1,6 @@
-//! The one place where a refusal becomes an HTTP response.
+//! Refusals as HTTP responses, in one place. Owns the headers that go with a code; the code itself decides the status.
+//!
+//! The cause of a failure travels in the response's extensions to `request_log`, the only place that logs it.
 
 use std::any::Any;
 
@@ -11,13 +13,13 @@ use crate::locks::LockError;
 use crate::protocol::{Answer, Code, InvalidInput, Refusal};
 use crate::store::StoreError;
 
-/// What is behind a failure, for the log; it rides on the response to the one place that logs.
+/// Cause of a failure, for the log. Clients do not see it.
 #[derive(Debug, Clone)]
 pub(super) struct Cause(pub(super) String);
 
-/// A request that was not granted.
+/// Error of a handler or of a middleware.
 #[derive(Debug)]
-pub(super) struct ApiError {
+pub struct ApiError {
     refusal: Refusal,
     cause: Option<Cause>,
 }
@@ -56,8 +58,8 @@ impl From<LockError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> axum::response::Response {
         let code = self.refusal.code;
-        let said = || Cause(self.refusal.message.clone());
-        let cause = self.cause.unwrap_or_else(said);
+        let message = || Cause(self.refusal.message.clone());
+        let cause = self.cause.unwrap_or_else(message);
         let status =
             StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(Answer::from(self.refusal))).into_response();
@@ -76,17 +78,22 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A panic in a handler: a bug of ours, answered in the envelope like everything else.
-pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<axum::body::Body> {
-    let what = panic
+/// A refusal as a response, for code that returns no `Result`.
+pub fn refuse(refusal: Refusal) -> axum::response::Response {
+    ApiError::from(refusal).into_response()
+}
+
+/// Response to a request whose handler panicked, in the envelope of every other answer.
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<axum::body::Body> {
+    let message = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without words");
+        .unwrap_or("a panic without a message");
     let refusal = Refusal::new(Code::Internal, "Something went wrong here; it was logged");
     ApiError {
         refusal,
-        cause: Some(Cause(what.to_owned())),
+        cause: Some(Cause(message.to_owned())),
     }
     .into_response()
 }

@@ -1,10 +1,12 @@
-//! How long a request may take, whatever the database does, its body's arrival included. Owns whose fault it is
-//! when the time is up: a body that was still awaited is the client's (408), all else is ours (503).
+//! Deadline of a request, the arrival of its body included. Owns who is at fault when it passes: a request whose body
+//! has not arrived is answered with 408, any other with 503. The work behind it is dropped, except for a transition of a
+//! lock, which runs detached in `locks`.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
@@ -12,12 +14,17 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
-use super::DEADLINE;
-use super::answer::ApiError;
+use super::api_error::ApiError;
 use crate::protocol::{Code, Refusal};
 
-/// Lets a request take so long and no longer.
-pub(super) async fn deadline(request: Request, next: Next) -> Result<Response, ApiError> {
+/// Maximum duration of a request.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Refuses a request that takes longer than [`DEADLINE`].
+///
+/// # Errors
+/// `REQUEST_TIMEOUT` or `UNAVAILABLE`.
+pub async fn deadline(request: Request, next: Next) -> Result<Response, ApiError> {
     let awaited = Arc::new(AtomicBool::new(false));
     let request = request.map(|body| {
         Body::new(Arriving {
@@ -36,7 +43,7 @@ pub(super) async fn deadline(request: Request, next: Next) -> Result<Response, A
     })
 }
 
-/// A body that did not come in time.
+/// Refusal of a request whose body did not arrive in time.
 pub fn late_body() -> Refusal {
     Refusal::new(
         Code::RequestTimeout,
@@ -44,7 +51,7 @@ pub fn late_body() -> Refusal {
     )
 }
 
-/// A body, and whether somebody waits for more of it.
+/// Body that records whether a reader waits for more of it.
 struct Arriving {
     body: Body,
     awaited: Arc<AtomicBool>,

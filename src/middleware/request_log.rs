@@ -1,66 +1,58 @@
-//! What is known of each request when it is over. Owns that it is counted, timed and traced here and nowhere else,
-//! also where its client has hung up, and that a failed one is logged, once, with its id and its cause.
+//! Metrics, traces and log lines of requests. Owns that each request is counted, timed and traced once, also if its
+//! client hangs up, and that a failure is logged once, with the request's id and its cause.
+//!
+//! A 500 is an error. A 503 is a warning, of which one per second is logged: during an outage of PostgreSQL every
+//! request ends so.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method};
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::request_id::RequestId;
 use tracing::field::Empty;
 use tracing::{Instrument, error, info_span, warn};
 
-use super::answer::Cause;
-use super::{Web, X_REQUEST_ID};
+use super::api_error::Cause;
 use crate::telemetry::{self, LogThrottle, TRACE};
 
-/// The longest id of a request that is taken, in bytes.
-const LONGEST_ID: usize = 128;
-/// How much of a path is told, in bytes: more than any route of ours has. The rest would fill logs and traces.
-const LONGEST_PATH: usize = 1024;
+/// Maximum length of a path in logs and traces, in bytes: longer than that of any route.
+const MAX_PATH: usize = 1024;
+/// Status label of a request whose client closed the connection before the response, as other servers have it.
+const CLIENT_CLOSED: u16 = 499;
 
-/// A request whose `x-request-id`, if it has one, is fit to be told: short, and visible ASCII. Another one is taken
-/// off, and a new one made.
-pub(super) async fn named(mut request: Request) -> Request {
-    let fit = |id: &HeaderValue| {
-        let bytes = id.as_bytes();
-        (1..=LONGEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    if !request.headers().get(X_REQUEST_ID).is_some_and(fit) {
-        request.headers_mut().remove(X_REQUEST_ID);
-    }
-    request
+/// Log lines about requests answered with 503.
+static UNAVAILABLE: LogThrottle = LogThrottle::new();
+
+/// State of [`request_log`].
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLog {
+    /// Whether the `traceparent` of a caller decides about sampling.
+    pub trust_callers: bool,
 }
 
-/// Lines about requests that were put off.
-static PUT_OFF: LogThrottle = LogThrottle::new();
-
-/// What nobody waits for any more, in the place of a status: as other servers have it.
-const GIVEN_UP: u16 = 499;
-
-/// A request that is being answered. It counts when it ends, also where its client has hung up.
-struct Counted {
+/// Request in progress. It is counted when dropped, which includes a client that hangs up.
+struct InProgress {
     since: Instant,
     method: &'static str,
     route: String,
     status: u16,
 }
 
-impl Counted {
+impl InProgress {
     fn begin(method: &'static str, route: &str) -> Self {
         metrics::gauge!(telemetry::HTTP_IN_FLIGHT).increment(1.0);
         Self {
             since: Instant::now(),
             method,
             route: route.to_owned(),
-            status: GIVEN_UP,
+            status: CLIENT_CLOSED,
         }
     }
 }
 
-impl Drop for Counted {
+impl Drop for InProgress {
     fn drop(&mut self) {
         metrics::gauge!(telemetry::HTTP_IN_FLIGHT).decrement(1.0);
         let (method, route) = (self.method, std::mem::take(&mut self.route));
@@ -72,8 +64,8 @@ impl Drop for Counted {
     }
 }
 
-/// A method as a label: a client may name any.
-fn known(method: &Method) -> &'static str {
+/// Method as a label. Methods are the client's choice, labels are not.
+fn label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -83,16 +75,16 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// The one place where requests are counted, timed and traced, and where a failed one is logged.
-pub(super) async fn request_log(
-    State(web): State<Arc<Web>>,
+/// Counts, times and traces a request, and logs it if it fails.
+pub async fn request_log(
+    State(config): State<RequestLog>,
     request: Request,
     next: Next,
 ) -> Response {
-    let method = known(request.method());
+    let method = label(request.method());
     // A URI is ASCII, so it can be cut anywhere.
     let path = request.uri().path();
-    let path = path[..path.len().min(LONGEST_PATH)].to_owned();
+    let path = path[..path.len().min(MAX_PATH)].to_owned();
     let id = request.extensions().get::<RequestId>().cloned();
     let request_id = id
         .as_ref()
@@ -105,12 +97,12 @@ pub(super) async fn request_log(
         http.request.method = method, http.route = route, url.path = path, request_id,
         http.response.status_code = Empty, otel.status_code = Empty,
     );
-    telemetry::goes_on_from_headers(&span, request.headers(), web.trust_callers);
-    let mut counted = Counted::begin(method, route);
+    telemetry::goes_on_from_headers(&span, request.headers(), config.trust_callers);
+    let mut in_progress = InProgress::begin(method, route);
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
-    counted.status = status;
-    drop(counted);
+    in_progress.status = status;
+    drop(in_progress);
     span.record("http.response.status_code", status);
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
@@ -118,11 +110,10 @@ pub(super) async fn request_log(
         let cause = response
             .extensions()
             .get::<Cause>()
-            .map_or("none given", |cause| cause.0.as_str());
+            .map_or("unknown", |cause| cause.0.as_str());
         if status == 503 {
-            // While PostgreSQL is away every request comes here: one line a second says as much.
-            if let Some(hidden) = PUT_OFF.allow() {
-                warn!(%method, path, status, request_id, cause, hidden, "a request was put off: {method} {path}: {cause}");
+            if let Some(hidden) = UNAVAILABLE.allow() {
+                warn!(%method, path, status, request_id, cause, hidden, "a request was answered with 503: {method} {path}: {cause}");
             }
         } else {
             error!(%method, path, status, request_id, cause, "a request failed: {method} {path}: {cause}");
