@@ -35,10 +35,11 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=none \
 # stays when only our code does.
 COPY Cargo.toml Cargo.lock ./
 COPY load/Cargo.toml load/
+COPY support/Cargo.toml support/
 RUN --mount=type=secret,id=ca \
     if [ -s /run/secrets/ca ]; then export CARGO_HTTP_CAINFO=/run/secrets/ca; fi; \
-    mkdir -p src load/src \
-    && touch src/lib.rs \
+    mkdir -p src load/src support/src \
+    && touch src/lib.rs support/src/lib.rs \
     && echo 'fn main() {}' >src/main.rs \
     && cp src/main.rs load/src/ \
     && cargo build --locked --release --bin apptlock

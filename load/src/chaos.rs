@@ -13,9 +13,6 @@
 
 mod check;
 mod faults;
-#[path = "../../tests/it/support/proxy.rs"]
-#[allow(dead_code)] // the tests use all of it
-mod proxy;
 mod record;
 mod report;
 mod screen;

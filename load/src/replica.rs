@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use apptlock::dev;
+use apptlock_support::process;
 
 use crate::Failure;
 
@@ -46,19 +47,15 @@ pub(crate) struct Replica {
 
 /// Brings the schema of a database up to date.
 pub(crate) fn migrate(binary: &Path, database: &str) -> Result<(), Failure> {
-    let migrated = Command::new(binary)
-        .arg("migrate")
-        .env("DATABASE_URL", database)
-        .stdout(Stdio::null())
-        .status()
-        .map_err(|error| {
-            format!(
-                "{}: {error}; build it with `make release`",
-                binary.display()
-            )
-        })?;
-    if !migrated.success() {
-        return Err("apptlock migrate failed".into());
+    let migrated = process::migrate(binary, database).map_err(|error| {
+        format!(
+            "{}: {error}; build it with `make release`",
+            binary.display()
+        )
+    })?;
+    if !migrated.status.success() {
+        let said = String::from_utf8_lossy(&migrated.stderr).into_owned();
+        return Err(format!("apptlock migrate failed: {said}").into());
     }
     Ok(())
 }
@@ -130,14 +127,7 @@ impl Replica {
             child,
             guard: None,
         };
-        let guard = Command::new("sh")
-            .args(["-c", r#"read -r _; kill -KILL "$1""#, "guard"])
-            .arg(replica.child.id().to_string())
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        replica.guard = Some(guard);
+        replica.guard = Some(process::guard(replica.child.id())?);
         replica.await_start()?;
         Ok(replica)
     }

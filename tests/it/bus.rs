@@ -9,7 +9,7 @@ use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::support::{PATIENCE, Proxy, Socket, Stack, auth, fresh, servers};
+use crate::support::{PATIENCE, Proxy, Socket, Stack, auth, fresh, servers, until};
 
 fn room(name: &str) -> RoomId {
     RoomId {
@@ -58,9 +58,7 @@ async fn redis_carries_each_room_on_its_own_and_reports_every_connection_as_a_ga
     );
     let (wanted, other) = (room(&fresh("wanted")), room(&fresh("other")));
     there.subscribe(&wanted).await;
-    while !here.healthy() {
-        tokio::task::yield_now().await;
-    }
+    until("Redis is there", async || here.healthy()).await;
     here.publish(&other, said("no"));
     for n in 0..1000 {
         here.publish(&wanted, said(n));
@@ -93,9 +91,7 @@ async fn what_was_published_before_the_end_still_goes_out() {
     assert_eq!(next(&mut heard).await, BusEvent::Gap);
     let wanted = room(&fresh("last"));
     there.subscribe(&wanted).await;
-    while !here.healthy() {
-        tokio::task::yield_now().await;
-    }
+    until("Redis is there", async || here.healthy()).await;
     // Nothing is awaited between: all of it is still in the queue when the end comes.
     for n in 0..1000 {
         here.publish(&wanted, said(n));
@@ -119,9 +115,7 @@ async fn many_rooms_are_subscribed_in_batches() {
     for wish in wishes {
         wish.await;
     }
-    while !here.healthy() {
-        tokio::task::yield_now().await;
-    }
+    until("Redis is there", async || here.healthy()).await;
     for room in &rooms {
         here.publish(room, said(room.name()));
     }
@@ -331,10 +325,7 @@ async fn a_message_that_no_replica_signed_is_not_believed() {
         publish(servers().redis.port, &channel, &forged).await;
     }
     let unsigned = "apptlock_bus_received_total{outcome=\"unsigned\"}";
-    let since = Instant::now();
-    while replica.metric(unsigned).await < 2.0 {
-        assert!(since.elapsed() < Duration::from_secs(10), "it is believed");
-    }
+    replica.metric_becomes(unsigned, |now| now >= 2.0).await;
     replica.await_line("a message on Redis is not signed");
     // Nothing was shown, and what comes is.
     replica.release(&id, "ann").await;
@@ -343,10 +334,7 @@ async fn a_message_that_no_replica_signed_is_not_believed() {
     // A sign of life with another one's name is not believed either.
     let alive = format!("apptlock:{{alive}}:{name}");
     publish(servers().redis.port, &alive, "1 somebody").await;
-    let since = Instant::now();
-    while replica.metric(unsigned).await < 3.0 {
-        assert!(since.elapsed() < Duration::from_secs(10), "it is believed");
-    }
+    replica.metric_becomes(unsigned, |now| now >= 3.0).await;
 }
 
 /// The database is restored from a backup while replicas run: what they saw since is no more.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::task::block_in_place;
 
-use crate::support::{Replica, Socket, Stack, auth, fresh};
+use crate::support::{Replica, Socket, Stack, auth, fresh, until};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -201,17 +201,19 @@ async fn leads(stack: &Stack) -> (String, i64) {
 async fn leads_on(stack: &Stack) -> (String, i64) {
     let mut kept = 0;
     let mut was: Option<OffsetDateTime> = None;
-    while kept < 3 {
-        let until: OffsetDateTime =
+    until("the leader asks for its duty again", async || {
+        let ends: OffsetDateTime =
             sqlx::query_scalar("select expires_at from leader_lease, pg_sleep(0.05)")
                 .fetch_one(&stack.pool)
                 .await
                 .unwrap();
-        if was != Some(until) {
+        if was != Some(ends) {
             kept += 1;
-            was = Some(until);
+            was = Some(ends);
         }
-    }
+        kept == 3
+    })
+    .await;
     leads(stack).await
 }
 

@@ -1,10 +1,10 @@
 //! Connections of clients: how many there are, which make room, and what is left for probes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Replica, Socket, Stack, auth, fresh};
+use crate::support::{Replica, Socket, Stack, auth, fresh, until_within};
 
 /// A replica that may open so many files: the soft limit, and the hard one.
 async fn start_within(stack: &Stack, soft: u32, hard: u32, more: (&str, &str)) -> Replica {
@@ -75,16 +75,12 @@ async fn when_every_connection_is_in_use_clients_are_refused_and_readiness_tells
     let id = fresh("full");
     sockets[0].subscribe(&id).await;
     drop(sockets.pop());
-    while replica.metric("apptlock_connections").await > 39.0 {
-        tokio::task::yield_now().await;
-    }
-    let since = Instant::now();
+    replica
+        .metric_becomes("apptlock_connections", |open| open <= 39.0)
+        .await;
     assert_eq!(replica.acquire(&id, "ann").await.status, 201);
-    while probe("/readyz").await != 200 {
-        assert!(
-            since.elapsed() < Duration::from_secs(10),
-            "never ready again"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_within(Duration::from_secs(10), "it is ready again", async || {
+        probe("/readyz").await == 200
+    })
+    .await;
 }

@@ -275,3 +275,118 @@ fn the_tests_that_the_docs_name_are_there() {
     }
     assert!(seen > 30, "only {seen} tests are named");
 }
+
+/// The module of a file: `src/rooms/roster.rs` is `rooms::roster`.
+fn module_of(file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix(src()).unwrap().with_extension("");
+    inside
+        .iter()
+        .map(|part| part.to_str().unwrap().to_owned())
+        .collect()
+}
+
+/// The paths that a tree of `use` names: `a::{b, c::{d, e}}` is `a::b`, `a::c::d` and `a::c::e`.
+fn leaves(tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((prefix, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap();
+        return vec![path.trim().to_owned()];
+    };
+    let body = rest.strip_suffix('}').unwrap_or(rest);
+    let (mut found, mut depth, mut part) = (Vec::new(), 0, String::new());
+    for character in body.chars().chain([',']) {
+        match character {
+            ',' if depth == 0 => {
+                if !part.trim().is_empty() {
+                    found.extend(leaves(&format!("{prefix}{}", part.trim())));
+                }
+                part.clear();
+                continue;
+            }
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        part.push(character);
+    }
+    found
+}
+
+/// The files that a file imports, its tests not included.
+fn imports(module: &[String], text: &str, files: &HashMap<Vec<String>, String>) -> Vec<Vec<String>> {
+    let code: String = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap()
+        .lines()
+        .map(|line| line.split("//").next().unwrap())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices("use ") {
+        let tree = code[at + 4..].split(';').next().unwrap();
+        paths.extend(leaves(tree));
+    }
+    for begins in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(begins) {
+            let end = |c: char| !c.is_alphanumeric() && c != '_' && c != ':';
+            paths.push(code[at..].split(end).next().unwrap().to_owned());
+        }
+    }
+    let mut found = Vec::new();
+    for path in paths {
+        let mut names: Vec<&str> = path.split("::").map(str::trim).collect();
+        let mut base: Vec<String> = match names.first() {
+            Some(&"crate") => Vec::new(),
+            Some(&"super") => module[..module.len() - 1].to_vec(),
+            Some(first) => {
+                let mut child = module.to_vec();
+                child.push((*first).to_owned());
+                if !files.contains_key(&child) {
+                    continue;
+                }
+                names.insert(0, "self");
+                module.to_vec()
+            }
+            None => continue,
+        };
+        names.remove(0);
+        while names.first() == Some(&"super") {
+            names.remove(0);
+            base.pop();
+        }
+        base.extend(names.into_iter().map(str::to_owned));
+        while !base.is_empty() && !files.contains_key(&base) {
+            base.pop();
+        }
+        if !base.is_empty() && base != module {
+            found.push(base);
+        }
+    }
+    found
+}
+
+#[test]
+fn no_two_files_import_each_other() {
+    let files: HashMap<Vec<String>, String> = sources(&src())
+        .into_iter()
+        .map(|file| (module_of(&file), fs::read_to_string(&file).unwrap()))
+        .collect();
+    let graph: HashMap<&Vec<String>, Vec<Vec<String>>> = files
+        .iter()
+        .map(|(module, text)| (module, imports(module, text, &files)))
+        .collect();
+    let edges: usize = graph.values().map(Vec::len).sum();
+    assert!(edges > 300, "only {edges} imports were seen");
+    let mut mutual: Vec<String> = Vec::new();
+    for (module, imported) in &graph {
+        for other in imported {
+            if *module < other && graph[other].contains(module) {
+                mutual.push(format!("{} <-> {}", module.join("::"), other.join("::")));
+            }
+        }
+    }
+    mutual.sort();
+    mutual.dedup();
+    assert!(mutual.is_empty(), "{mutual:#?}");
+}

@@ -327,15 +327,7 @@ async fn sigterm_finishes_requests_tells_sockets_gives_up_leadership_and_exits_z
         let request = request.json(&json!({ "userId": "ann" }));
         tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
     };
-    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* release%' and datname = current_database()";
-    while sqlx::query_scalar::<_, i64>(waiting)
-        .fetch_one(&stack.pool)
-        .await
-        .unwrap()
-        == 0
-    {
-        tokio::task::yield_now().await;
-    }
+    stack.until_waiting(1, "/* release").await;
 
     replica.signal("TERM");
     replica.await_line("stopping");
@@ -420,16 +412,8 @@ async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
         .execute(&mut *held)
         .await
         .unwrap();
-    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* release%' and datname = current_database()";
     let asked = async {
-        while sqlx::query_scalar::<_, i64>(waiting)
-            .fetch_one(&stack.pool)
-            .await
-            .unwrap()
-            == 0
-        {
-            tokio::task::yield_now().await;
-        }
+        stack.until_waiting(1, "/* release").await;
     };
     // Dropped, and its connection with it, as soon as PostgreSQL has the statement.
     tokio::select! {
@@ -465,16 +449,8 @@ async fn a_stop_waits_for_a_request_that_only_looks() {
         .execute(&mut *held)
         .await
         .unwrap();
-    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '/* status%' and datname = current_database()";
     let stopping = async {
-        while sqlx::query_scalar::<_, i64>(waiting)
-            .fetch_one(&stack.pool)
-            .await
-            .unwrap()
-            == 0
-        {
-            tokio::task::yield_now().await;
-        }
+        stack.until_waiting(1, "/* status").await;
         replica.signal("TERM");
         replica.await_line("stopping");
         // Whatever the stop does not wait for is over long before this.

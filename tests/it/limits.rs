@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::tokens::{SECRET, token};
-use crate::support::{Replica, Socket, Stack, auth, fresh, person};
+use crate::support::{Replica, Socket, Stack, auth, fresh, person, until};
 
 const LIMITED: [(&str, &str); 4] = [
     ("AUTH_MODE", "jwt"),
@@ -60,7 +60,10 @@ async fn a_limit_costs_nobody_a_lock() {
             .status,
         201
     );
-    while ann.status_of(&id).await.status != 429 {}
+    until("a request is refused", async || {
+        ann.status_of(&id).await.status == 429
+    })
+    .await;
     let at = json!({ "position": { "x": 1, "y": 1 } });
     assert_eq!(
         ann.ask("POST", &id, "update-position", &at).await.status,
@@ -166,9 +169,9 @@ async fn sockets_are_capped_by_identity_and_by_replica() {
         (1.0, 1.0)
     );
     first.close().await;
-    while replica.metric("apptlock_sockets").await > 3.0 {
-        tokio::task::yield_now().await;
-    }
+    replica
+        .metric_becomes("apptlock_sockets", |open| open <= 3.0)
+        .await;
     Socket::connect(replica, auth("eve")).await;
 }
 
@@ -415,13 +418,9 @@ async fn who_leaves_while_connecting_leaves_nothing_behind() {
         socket.try_send(Message::text(join.clone())).await;
         drop(socket);
     }
-    let since = Instant::now();
-    while replica.metric("apptlock_sockets").await > 0.0 {
-        assert!(
-            since.elapsed() < Duration::from_secs(10),
-            "places are taken by nobody"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // Else places are taken by nobody.
+    replica
+        .metric_becomes("apptlock_sockets", |open| open == 0.0)
+        .await;
     Socket::connect(replica, json!({ "token": token("quick") })).await;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Replica, Socket, Stack, auth, fresh};
+use crate::support::{PATIENCE, Replica, Socket, Stack, auth, fresh, until};
 
 /// All that a replica shows.
 pub(crate) async fn text(replica: &Replica) -> String {
@@ -189,17 +189,17 @@ async fn leases_in_force_and_their_ends_are_counted_by_the_leader() {
     becomes(leader, "apptlock_leader ", 1.0).await;
     assert!(series(leader, "apptlock_leader_term ").await >= 1.0);
     let kept = fresh("kept");
-    let since = Instant::now();
-    while series(leader, "apptlock_leases ").await != 1.0 {
+    until("the leader counts the lease", async || {
         here.acquire(&kept, "ann").await;
-        assert!(since.elapsed() < PATIENCE, "nobody counts");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        series(leader, "apptlock_leases ").await == 1.0
+    })
+    .await;
     let swept = "apptlock_expiries_total{by=\"sweep\"}";
     let late = "apptlock_expiry_lateness_seconds_count ";
-    while series(leader, swept).await < 1.0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("a lease is swept", async || {
+        series(leader, swept).await >= 1.0
+    })
+    .await;
     assert_eq!(series(leader, swept).await, series(leader, late).await);
     let batches = series(leader, "apptlock_sweep_batch_leases_sum ").await;
     assert_eq!(batches, series(leader, swept).await);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use tokio::task::block_in_place;
 
-use crate::support::{Backend, Haproxy, Socket, Stack, auth, fresh, person};
+use crate::support::{Backend, Haproxy, Socket, Stack, auth, fresh, migrate, person};
 
 const SOCKETS: usize = 500;
 const APPOINTMENTS: usize = 50;
@@ -386,13 +386,7 @@ async fn the_release_before_still_notes_what_it_could_not_publish() {
     let notes = sqlx::query_scalar::<_, String>(NOTES).bind("newer");
     let known = notes.fetch_one(&mut older).await.unwrap();
 
-    let migrated = tokio::process::Command::new(env!("CARGO_BIN_EXE_apptlock"))
-        .arg("migrate")
-        .env("DATABASE_URL", &stack.database)
-        .status()
-        .await
-        .unwrap();
-    assert!(migrated.success());
+    migrate(&stack.database);
     stack.add_with(&[]).await;
     let id = fresh("unpublished");
     stack.replicas[0].acquire(&id, "ann").await;

@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, Executor, PgConnection};
 
-use crate::support::{Stack, fresh, servers};
+use crate::support::{Proxy, Stack, fresh, migrate, servers};
 
 async fn run(connection: &mut PgConnection, sql: &str) {
     let sql = sqlx::AssertSqlSafe(sql.to_owned());
@@ -48,16 +48,7 @@ fn as_role(name: &str, role: &str) -> String {
 #[tokio::test]
 async fn it_finds_the_real_table_whoever_calls_and_whatever_lies_in_the_way() {
     let (name, mut admin) = owned().await;
-    let migrated = std::process::Command::new(env!("CARGO_BIN_EXE_apptlock"))
-        .arg("migrate")
-        .env("DATABASE_URL", as_role(&name, "owner"))
-        .output()
-        .unwrap();
-    assert!(
-        migrated.status.success(),
-        "{}",
-        String::from_utf8_lossy(&migrated.stderr)
-    );
+    migrate(&as_role(&name, "owner"));
     let mut owner = PgConnection::connect(&as_role(&name, "owner"))
         .await
         .unwrap();
@@ -145,16 +136,7 @@ async fn a_migration_keeps_who_may_call_it() {
         ),
     )
     .await;
-    let migrated = std::process::Command::new(env!("CARGO_BIN_EXE_apptlock"))
-        .arg("migrate")
-        .env("DATABASE_URL", &stack.database)
-        .output()
-        .unwrap();
-    assert!(
-        migrated.status.success(),
-        "{}",
-        String::from_utf8_lossy(&migrated.stderr)
-    );
+    migrate(&stack.database);
     let public: bool = sqlx::query_scalar(
         "select exists(select from aclexplode((select proacl from pg_proc
         where proname = 'apptlock_assert_lease')) where grantee = 0)",
@@ -172,7 +154,7 @@ async fn a_migration_keeps_who_may_call_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_waits_for_postgresql_and_says_why_once() {
     let server = (std::net::Ipv4Addr::LOCALHOST, servers().postgres.port);
-    let proxy = crate::support::Proxy::start(server).await.unwrap();
+    let proxy = Proxy::start(server).await.unwrap();
     proxy.cut();
     let stack = Stack::empty(&[]).await;
     let port = format!(":{}/", servers().postgres.port);
@@ -180,7 +162,7 @@ async fn migrate_waits_for_postgresql_and_says_why_once() {
         .database
         .replace(&port, &format!(":{}/", proxy.port()));
     assert_ne!(url, stack.database);
-    let migrate = |limit: &str| {
+    let within = |limit: &str| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_apptlock"));
         command
             .arg("migrate")
@@ -191,9 +173,9 @@ async fn migrate_waits_for_postgresql_and_says_why_once() {
             .stderr(std::process::Stdio::piped());
         command
     };
-    let gave_up = migrate("1s").output().await.unwrap();
+    let gave_up = within("1s").output().await.unwrap();
     assert_eq!(gave_up.status.code(), Some(1));
-    let mut waiting = migrate("1m").spawn().unwrap();
+    let mut waiting = within("1m").spawn().unwrap();
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
     let mut said = BufReader::new(waiting.stderr.take().unwrap());
     let mut line = String::new();
@@ -210,7 +192,7 @@ async fn migrate_waits_for_postgresql_and_says_why_once() {
     // What waiting does not change is told at once.
     let wrong = url.replace("postgres://", "postgres://nobody-");
     let since = std::time::Instant::now();
-    let refused = migrate("1m")
+    let refused = within("1m")
         .env("DATABASE_URL", wrong)
         .output()
         .await

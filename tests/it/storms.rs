@@ -223,16 +223,7 @@ async fn a_statement_that_waited_decides_on_the_row_as_it_is_then() {
         .unwrap();
         let asked = replica.ask(method, &id, action, &body);
         let granted = async {
-            let waiting = "select count(*) from pg_stat_activity
-                where wait_event_type = 'Lock' and datname = current_database()";
-            while sqlx::query_scalar::<_, i64>(waiting)
-                .fetch_one(&stack.pool)
-                .await
-                .unwrap()
-                == 0
-            {
-                tokio::task::yield_now().await;
-            }
+            stack.until_waiting(1, "").await;
             other.commit().await.unwrap();
         };
         let (reply, ()) = tokio::join!(asked, granted);
@@ -282,16 +273,7 @@ async fn a_statement_that_waited_past_the_deadline_finds_the_lease_run_out() {
         .zip(&ids)
         .map(|((method, action, body, _), id)| replica.ask(method, id, action, body));
     let run_out = async {
-        let waiting = "select count(*) from pg_stat_activity
-            where wait_event_type = 'Lock' and datname = current_database()";
-        while sqlx::query_scalar::<_, i64>(waiting)
-            .fetch_one(&stack.pool)
-            .await
-            .unwrap()
-            < 5
-        {
-            tokio::task::yield_now().await;
-        }
+        stack.until_waiting(5, "").await;
         sqlx::query(
             "select pg_sleep(extract(epoch from max(expires_at) - clock_timestamp()) + 0.01)
              from appointment_lock",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use apptlock::dev;
 
-use crate::support::{Socket, Stack, auth, fresh};
+use crate::support::{Socket, Stack, auth, fresh, until};
 
 /// An authority, and a certificate of 127.0.0.1 that it has signed.
 struct Authority {
@@ -94,18 +94,14 @@ async fn postgresql_is_reached_by_tls_with_the_certificate_checked() {
         .execute(&stack.pool)
         .await
         .unwrap();
-    let since = Instant::now();
-    while sqlx::query_scalar::<_, String>("show ssl")
-        .fetch_one(&stack.pool)
-        .await
-        .unwrap()
-        != "on"
-    {
-        assert!(
-            since.elapsed() < Duration::from_secs(10),
-            "PostgreSQL has no TLS"
-        );
-    }
+    until("PostgreSQL has TLS", async || {
+        let ssl: String = sqlx::query_scalar("show ssl")
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap();
+        ssl == "on"
+    })
+    .await;
     let by = |authority: &Authority| {
         format!(
             "{}?sslmode=verify-full&sslrootcert={}",

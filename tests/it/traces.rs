@@ -220,9 +220,9 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     assert_eq!(replica.acquire(&id, "ann").await.status, 201);
     replica.await_line("the trace collector does not accept spans");
     // The request, what it did, and its statement.
-    while replica.metric("apptlock_spans_lost_total").await < 3.0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    replica
+        .metric_becomes("apptlock_spans_lost_total", |lost| lost >= 3.0)
+        .await;
     assert_eq!(replica.acquire(&id, "ann").await.status, 200);
     let collector = Collector::over_http(&address).await;
     let caller = Caller::new();

@@ -13,7 +13,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 # Some of what apptlock cannot do without; and what only tests it.
 INSIDE = {"tokio", "axum", "sqlx", "fred", "socketioxide", "rustls", "socket.io-client", "swagger-ui-dist"}
-OUTSIDE = {"insta", "proptest", "reqwest", "apptlock-load"}
+OUTSIDE = {"insta", "proptest", "reqwest", "apptlock-load", "apptlock-support"}
 
 
 def main() -> None:

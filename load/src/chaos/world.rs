@@ -8,9 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use apptlock::dev::{self, Server};
+use apptlock_support::{Proxy, process};
 
-use super::proxy::Proxy;
 use crate::Failure;
+use crate::replica::migrate;
 
 /// How many replicas.
 pub(crate) const REPLICAS: usize = 3;
@@ -31,15 +32,7 @@ impl World {
         let under = Path::new(".run");
         let postgres = dev::postgres(under)?;
         let redis = dev::redis(under)?.ok_or("redis-server was not found: install it")?;
-        let migrated = Command::new(binary)
-            .arg("migrate")
-            .env("DATABASE_URL", &postgres.url)
-            .stdout(Stdio::null())
-            .status()
-            .map_err(|error| format!("{}: {error}; build it first", binary.display()))?;
-        if !migrated.success() {
-            return Err("apptlock migrate failed".into());
-        }
+        migrate(binary, &postgres.url)?;
         let mut replicas = Vec::new();
         for number in 0..REPLICAS {
             let to = |port: u16| ([127, 0, 0, 1], port);
@@ -123,15 +116,9 @@ impl Replica {
             // that died.
             .process_group(0)
             .spawn()?;
-        let guard = Command::new("sh")
-            .args(["-c", r#"read -r _; kill -KILL "$1""#, "guard"])
-            .arg(child.id().to_string())
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let pid = child.id();
         self.child = Some(child);
-        self.guard = Some(guard);
+        self.guard = Some(process::guard(pid)?);
         let since = Instant::now();
         while std::net::TcpStream::connect(&self.address).is_err() {
             if let Some(how) = self.ended()? {
@@ -168,13 +155,7 @@ impl Replica {
     /// A signal by name.
     pub(crate) fn signal(&self, name: &str) -> Result<(), Failure> {
         if let Some(child) = &self.child {
-            let sent = Command::new("sh")
-                .args(["-c", "kill \"$@\"", "sh"])
-                .args([format!("-{name}"), child.id().to_string()])
-                .status()?;
-            if !sent.success() {
-                return Err(format!("kill -{name} failed").into());
-            }
+            process::signal(child.id(), name)?;
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{before, is_ready};
-use crate::support::{Socket, Stack, auth, fresh, servers};
+use super::{becomes, before};
+use crate::support::{Socket, Stack, auth, fresh, servers, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_paused_past_its_lease_does_nothing_stale() {
@@ -33,9 +33,7 @@ async fn a_leader_that_was_paused_past_its_lease_does_nothing_stale() {
     }
     paused.signal("CONT");
     paused.await_line("another replica sweeps");
-    while running(&stack).await > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("no lease is left", async || running(&stack).await == 0).await;
     assert_eq!(
         term + 1,
         self::term(&stack).await,
@@ -79,9 +77,7 @@ async fn a_leader_that_is_cut_off_from_postgresql_is_replaced_and_comes_back_as_
     assert_eq!(stack.leader().await, 1);
     stack.replicas[0].await_line("no longer sweeps");
     proxy.pass();
-    while !is_ready(&stack.replicas[0]).await {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    becomes(&stack.replicas[0], "ok").await;
     assert_eq!(stack.replicas[0].metric("apptlock_leader").await, 0.0);
     assert_eq!(stack.leader().await, 1);
 }

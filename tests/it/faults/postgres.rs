@@ -126,9 +126,9 @@ async fn a_short_absence_of_postgresql_takes_no_replica_out_of_the_balancer() {
     becomes(replica, "ok").await;
     server.kill().unwrap();
     let gone = Instant::now();
-    while replica.metric("apptlock_database_up").await > 0.0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    replica
+        .metric_becomes("apptlock_database_up", |up| up == 0.0)
+        .await;
     assert!(is_ready(replica).await, "after {:?}", gone.elapsed());
     assert_eq!(replica.metric("apptlock_ready").await, 1.0);
     becomes(replica, "unavailable").await;
@@ -142,9 +142,9 @@ async fn a_short_absence_of_postgresql_takes_no_replica_out_of_the_balancer() {
     assert_eq!(replica.metric("apptlock_ready").await, 0.0);
     server.start_again().unwrap();
     becomes(replica, "ok").await;
-    while replica.metric("apptlock_database_up").await < 1.0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    replica
+        .metric_becomes("apptlock_database_up", |up| up == 1.0)
+        .await;
 }
 
 /// Connections that are dead and never say so: as when a firewall forgets them.

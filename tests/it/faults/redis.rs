@@ -242,17 +242,7 @@ async fn what_a_replica_did_before_its_end_is_seen_though_it_could_not_tell() {
         let mut there = Socket::connect(&stack.replicas[1], auth("ben")).await;
         there.subscribe(&id).await;
         // The comparisons that follow a start are over: nothing else is looked for by chance.
-        let mut passes = -1.0;
-        while passes
-            < stack.replicas[1]
-                .metric("apptlock_reconcile_passes_total")
-                .await
-        {
-            passes = stack.replicas[1]
-                .metric("apptlock_reconcile_passes_total")
-                .await;
-            tokio::time::sleep(Duration::from_millis(1200)).await;
-        }
+        stack.replicas[1].compares_no_more().await;
         // Nothing tells that nothing gets out.
         proxy.stall();
         let leaving = &stack.replicas[0];

@@ -1,9 +1,11 @@
 //! REST, as a client speaks it.
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
 use serde_json::Value;
 
-use super::Replica;
+use super::{PATIENCE, PAUSE, Replica};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -179,18 +181,42 @@ impl Replica {
             .sum()
     }
 
-    /// A replica that has just started compares its rooms with PostgreSQL. Where that finds a change before the bus
-    /// has brought it, it is shown all the same, but is no part of its trace.
+    /// Waits until a metric, summed over its labels, is as `wanted`. After [`PATIENCE`] the test fails.
+    pub async fn metric_becomes(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        self.metric_becomes_within(PATIENCE, name, wanted).await;
+    }
+
+    /// The same with a limit of the test's own.
+    pub async fn metric_becomes_within(
+        &self,
+        limit: Duration,
+        name: &str,
+        wanted: impl Fn(f64) -> bool,
+    ) {
+        let since = Instant::now();
+        loop {
+            let now = self.metric(name).await;
+            if wanted(now) {
+                return;
+            }
+            assert!(since.elapsed() < limit, "{name} is {now} after {limit:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until a replica that has just started has compared its rooms with PostgreSQL. A change that such a
+    /// comparison finds before the bus brings it is shown all the same, but is no part of its trace.
     pub async fn compares_no_more(&self) {
-        let mut passes = -1.0;
+        let (mut passes, since) = (-1.0, Instant::now());
         loop {
             let now = self.metric("apptlock_reconcile_passes_total").await;
             if now == passes {
                 return;
             }
+            assert!(since.elapsed() < PATIENCE, "it still compares: pass {now}");
             passes = now;
             // Twice as long as between two looks at what others could not publish.
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }

@@ -6,27 +6,42 @@ mod http;
 mod nginx;
 mod pgbouncer;
 mod prometheus;
-mod proxy;
 pub mod rooms;
 mod socket;
 mod stack;
 pub mod tokens;
 
+pub use apptlock_support::Proxy;
 pub use collector::{Collector, Span};
 pub use haproxy::{Backend, Haproxy};
 pub use http::Reply;
 pub use nginx::{Balancer, Kind};
 pub use pgbouncer::{POOL_SIZE, PgBouncer};
 pub use prometheus::Prometheus;
-pub use proxy::Proxy;
 pub use socket::Socket;
-pub use stack::{Replica, Stack, servers};
+pub use stack::{Replica, Stack, migrate, servers};
 
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The pause between two looks at something that must happen.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Waits until `done` holds. After [`PATIENCE`] the test fails with `what`.
+pub async fn until(what: &str, done: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, done).await;
+}
+
+/// Waits until `done` holds. After `limit` the test fails with `what`.
+pub async fn until_within(limit: Duration, what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let since = Instant::now();
+    while !done().await {
+        assert!(since.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
 
 /// An id that no other test uses: all share one Redis.
 pub fn fresh(name: &str) -> String {

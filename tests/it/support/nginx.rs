@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::stack::Lines;
 use super::{Backend, PATIENCE};
 use apptlock::dev;
+use apptlock_support::process;
 
 /// Which one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,10 +82,7 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         // SIGTERM first: nginx's master takes its workers with it.
-        let pid = self.child.id().to_string();
-        let _ = Command::new("sh")
-            .args(["-c", "kill \"$@\"", "sh", "-TERM", &pid])
-            .status();
+        let _ = process::signal(self.child.id(), "TERM");
         let since = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < PATIENCE {
             std::thread::yield_now();

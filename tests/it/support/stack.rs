@@ -6,10 +6,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use apptlock_support::process;
 use serde_json::Value;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
-use super::PATIENCE;
+use super::{PATIENCE, until};
 use apptlock::config::{Database, Pooler, Secret};
 use apptlock::dev;
 use apptlock::store::Store;
@@ -31,6 +32,16 @@ pub fn servers() -> &'static Servers {
                 .expect("the tests need redis-server: run them with `make test`"),
         }
     })
+}
+
+/// Brings the schema of a database up to date.
+pub fn migrate(database: &str) {
+    let migrated = process::migrate(env!("CARGO_BIN_EXE_apptlock"), database).unwrap();
+    assert!(
+        migrated.status.success(),
+        "{}",
+        String::from_utf8_lossy(&migrated.stderr)
+    );
 }
 
 /// Replicas over one database.
@@ -72,16 +83,7 @@ impl Stack {
             .await
             .unwrap();
         let database = root.replace("/postgres", &format!("/{name}"));
-        let migrated = Command::new(env!("CARGO_BIN_EXE_apptlock"))
-            .arg("migrate")
-            .env("DATABASE_URL", &database)
-            .output()
-            .unwrap();
-        assert!(
-            migrated.status.success(),
-            "{}",
-            String::from_utf8_lossy(&migrated.stderr)
-        );
+        migrate(&database);
         let pool = sqlx::postgres::PgPoolOptions::new()
             .max_connections(3)
             .connect(&database)
@@ -153,6 +155,22 @@ impl Stack {
             pooler: Pooler::None,
         };
         Store::new(&database).unwrap()
+    }
+
+    /// Waits until so many statements that begin like that wait for a lock of PostgreSQL; any statement begins like "".
+    pub async fn until_waiting(&self, count: i64, begins: &str) {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+            and starts_with(query, $1) and datname = current_database()";
+        let what = format!("{count} statements {begins:?} wait for a lock");
+        until(&what, async || {
+            let now: i64 = sqlx::query_scalar(waiting)
+                .bind(begins)
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
+            now >= count
+        })
+        .await;
     }
 
     /// The index of the replica that sweeps, once one does.
@@ -319,13 +337,7 @@ impl Replica {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        // The shell's own: the program is missing in slim containers.
-        let sent = Command::new("sh")
-            .args(["-c", "kill \"$@\"", "sh"])
-            .args([&format!("-{name}"), &self.pid().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        process::signal(self.pid(), name).unwrap();
     }
 
     /// Waits for the end, within `limit`.
@@ -334,10 +346,7 @@ impl Replica {
         let pid = self.pid();
         std::thread::spawn(move || {
             if ended.recv_timeout(limit).is_err() {
-                let _ = Command::new("sh")
-                    .args(["-c", "kill \"$@\"", "sh"])
-                    .args(["-KILL", &pid.to_string()])
-                    .status();
+                let _ = process::signal(pid, "KILL");
             }
         });
         let status = self.child.wait().unwrap();

@@ -1,6 +1,5 @@
 //! A TCP proxy in this process, between a replica and a server, that can be told to fail: it stalls like a
-//! black hole, cuts like a network that is gone, or delays. Shared: the load generator includes this file
-//! too, so it needs nothing but std, tokio and socket2.
+//! black hole, cuts like a network that is gone, or delays.
 //!
 //! ```text
 //!             pass      stall      cut       delay          strand
@@ -24,9 +23,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// The most bytes in one piece.
+/// Bytes in one piece, at most.
 const CHUNK: usize = 16 * 1024;
-/// The most pieces that are on their way in one direction while they are delayed.
+/// Pieces on their way in one direction while they are delayed, at most.
 const QUEUE: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,7 @@ enum Mode {
     Delay(Duration),
 }
 
-/// What all connections obey.
+/// Orders that all connections obey.
 #[derive(Debug, Clone, Copy)]
 struct Orders {
     mode: Mode,
@@ -48,7 +47,7 @@ struct Orders {
 }
 
 impl Orders {
-    /// Whether bytes flow over a connection that began then.
+    /// True when bytes flow over a connection that began at `since`.
     fn flow(&self, since: Instant) -> bool {
         self.mode != Mode::Stall && self.stranded.is_none_or(|then| since > then)
     }
@@ -81,7 +80,7 @@ impl Proxy {
         })
     }
 
-    /// Where it listens.
+    /// The port on 127.0.0.1 on which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -101,7 +100,7 @@ impl Proxy {
         self.order(Mode::Cut);
     }
 
-    /// Everything flows, later by that.
+    /// Everything flows, later by `by`.
     pub fn delay(&self, by: Duration) {
         self.order(Mode::Delay(by));
     }
@@ -189,7 +188,7 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, mut obey: watch::Rec
     }
 }
 
-/// So that the other end learns of the end as a failure and not as a good-bye.
+/// Makes the end of a connection a reset, so that the other end sees a failure and not a good-bye.
 fn reset_when_dropped(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -257,7 +256,7 @@ mod tests {
         address
     }
 
-    /// Sends a word and waits for its echo; `None` where nothing comes for a while.
+    /// Sends a word and waits for its echo; `None` if nothing comes for a while.
     async fn say(stream: &mut TcpStream) -> Option<io::Result<()>> {
         let exchange = async {
             stream.write_all(b"word").await?;
