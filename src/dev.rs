@@ -5,6 +5,7 @@
 //! same data at the same address, and [`Server::pause`] is a machine that hangs. Supervision is in `supervisor`,
 //! programs and data directories in `paths`.
 
+mod error;
 mod paths;
 mod supervisor;
 
@@ -15,36 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub use error::DevError;
+use error::START;
 pub use paths::find;
 use paths::{home, lower};
 use supervisor::Recipe;
-
-/// Maximum time from a server's start to its first answer.
-const START: Duration = Duration::from_secs(30);
-
-/// Reasons for a server not to start.
-#[derive(Debug, thiserror::Error)]
-pub enum DevError {
-    /// A program that is not installed.
-    #[error("{program} was not found: {fix}")]
-    Missing {
-        /// Its name.
-        program: &'static str,
-        /// How to get it.
-        fix: &'static str,
-    },
-    /// An installed program that did not start.
-    #[error("{what} did not start: {why}")]
-    Failed {
-        /// The step that failed.
-        what: &'static str,
-        /// Its last message.
-        why: String,
-    },
-    /// The operating system refused.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
 
 /// A server under a supervisor; dropping it stops the server and removes its data.
 #[derive(Debug)]

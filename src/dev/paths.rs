@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{DevError, START};
+use super::error::{DevError, START};
 
 /// A program on the PATH or in a distribution's directory for PostgreSQL; the newest of several.
 #[must_use]

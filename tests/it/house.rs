@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::Stack;
 
 /// From the ground up: a module imports only from those before it.
-const LAYERS: [&str; 24] = [
+const LAYERS: [&str; 25] = [
     "domain",
     "secret",
     "sync",
@@ -313,7 +313,11 @@ fn leaves(tree: &str) -> Vec<String> {
 }
 
 /// The files that a file imports, its tests not included.
-fn imports(module: &[String], text: &str, files: &HashMap<Vec<String>, String>) -> Vec<Vec<String>> {
+fn imports(
+    module: &[String],
+    text: &str,
+    files: &HashMap<Vec<String>, String>,
+) -> Vec<Vec<String>> {
     let code: String = text
         .split("#[cfg(test)]\nmod tests")
         .next()
