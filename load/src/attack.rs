@@ -44,7 +44,7 @@ const BASELINE_SECONDS: u64 = 5;
 /// Files that have to be free for connections.
 const FILES: u64 = keepalive::MOST as u64 + 1000;
 
-/// How long, which, and what is borne.
+/// Length, choice of attacks, and the limits that fail a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Seconds of each attack; "leave" takes 25 at least, since it looks at what is open 15 s later.
@@ -68,15 +68,15 @@ pub(crate) struct Options {
     /// MiB of memory that the replica may take.
     #[arg(long, default_value_t = 400)]
     rss: u64,
-    /// Where to write the figures as JSON.
+    /// File for the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// What attackers are let loose on.
+/// The target of an attack.
 struct Target {
     address: SocketAddr,
-    /// Of an attacker who may log in.
+    /// The token of an attacker who may log in.
     token: String,
     /// Header and claims of a token that nobody signed.
     unsigned: String,
@@ -107,7 +107,7 @@ const COUNTED: Asked = Asked {
     kernel: false,
 };
 
-/// What all have in common.
+/// Defaults of every attack.
 const PLAIN: Attack = Attack {
     name: "calm",
     begin: |_, until| {
@@ -177,7 +177,7 @@ const ATTACKS: [Attack; 6] = [
     },
 ];
 
-/// One run; true where nothing was breached.
+/// One run; true if nothing was breached.
 pub(crate) async fn run(mut options: Options) -> Result<bool, Failure> {
     let attacked = async {
         let ground = Ground::lay(&options)?;
@@ -212,14 +212,14 @@ pub(crate) async fn run(mut options: Options) -> Result<bool, Failure> {
     Ok(report::print(&rows, &options))
 }
 
-/// What replicas need, and tokens for both kinds of key.
+/// Servers that the replicas need, and tokens for both kinds of key.
 struct Ground {
     binary: PathBuf,
     forgers: u16,
     redis: Server,
     postgres: Server,
     keys: Keys,
-    /// By whether they are signed with the pair: the users', and the attacker's.
+    /// The users' tokens and the attacker's: first those signed with the secret, then those signed with the pair.
     tokens: [[String; USERS + 2]; 2],
 }
 
@@ -325,7 +325,7 @@ impl Ground {
     }
 }
 
-/// How many files this process may have open (proc(5): limits).
+/// Maximum open files of this process (proc(5): limits).
 fn files() -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits

@@ -46,23 +46,23 @@ const LOCK_TTL: Duration = Duration::from_secs(2);
 const HOT: usize = 12;
 /// Appointments whose holders often forget.
 const FORGETFUL: usize = 2;
-/// After everything is healed, replicas and watchers are back by then.
+/// Time limit for replicas and watchers to be back after the last fault.
 const HEALED: Duration = Duration::from_secs(20);
 
-/// How long, how much, and what is asked of the run itself.
+/// Length, load, and demands on the run itself.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Seconds of storm.
     #[arg(long, env = "CHAOS_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// What faults and workers do follows from this number; the moments at which they do it do not
+    /// Seed of the actions of faults and workers, but not of their moments
     /// [default: a random one].
     #[arg(long)]
     seed: Option<u64>,
     /// The binary under test.
     #[arg(long, default_value = "target/release/apptlock")]
     binary: PathBuf,
-    /// How many workers contend.
+    /// Workers that contend.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=1000))]
     workers: u16,
     /// Fewer contended grants fail the run.
@@ -76,7 +76,7 @@ pub(crate) struct Options {
     outages: usize,
 }
 
-/// One run; true where every promise was kept.
+/// One run; true if every promise was kept.
 pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let screen = Screen::new();
@@ -212,7 +212,7 @@ async fn ready(world: &World) -> Vec<String> {
     late
 }
 
-/// What a replica's log says of a panic.
+/// Log lines of the replicas about panics.
 fn panics(world: &World) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for replica in &world.replicas {

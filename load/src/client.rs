@@ -1,5 +1,5 @@
 //! A plain HTTP/1.1 client on a kept-alive connection: as little as it takes, so that the machine's time goes
-//! to the server. Whoever asks decides what an answer means; a connection that failed once is not used again.
+//! to the server. The caller judges an answer; a connection that failed once is not used again.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server has closed it, or said something that nobody asked for.
+    /// True if the server has closed it, or sent something that nobody asked for.
     pub(crate) fn is_over(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -125,7 +125,7 @@ impl Connection {
     }
 }
 
-/// Reads one request to its end, and returns how long its body was; `None` where there is none any more.
+/// Reads one request to its end, and returns how long its body was; `None` if there is none any more.
 pub(crate) async fn swallow(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,

@@ -8,7 +8,7 @@
 //!
 //! `overhead` compares two stacks in one run: one that nobody watches, and one with metrics and traces.
 //!
-//! `chaos` is not about figures but about promises: see its own file. It ends with 1 where one was broken.
+//! `chaos` is not about figures but about promises: see its own file. It ends with 1 if one was broken.
 //!
 //! `attack` does what an unfriendly client would, while two friendly ones say how they fare.
 
@@ -50,7 +50,7 @@ enum What {
         #[arg(long, default_value = "target/release/apptlock")]
         binary: PathBuf,
     },
-    /// What metrics and traces cost, under a load of cursors.
+    /// The cost of metrics and traces, under a load of cursors.
     Overhead(overhead::Options),
     /// Kill, pause and cut PostgreSQL, Redis and three replicas while workers contend, then check every record.
     Chaos(chaos::Options),
@@ -58,7 +58,7 @@ enum What {
     Attack(attack::Options),
 }
 
-/// What ends a run early.
+/// An error that ends a run early.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {

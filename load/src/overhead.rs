@@ -1,4 +1,4 @@
-//! What it costs to be watched: two stacks of two replicas, of which one keeps no metrics and no traces, while
+//! The cost of observability: two stacks of two replicas, of which one keeps no metrics and no traces, while
 //! the other is scraped and sends a share of its traces to a collector. Both have as many sockets, in as many
 //! rooms, and the load goes to one and to the other in turns (A B B A), so that whatever else the machine does
 //! hits both alike. The figure is server CPU per cursor, of one against the other.
@@ -26,10 +26,10 @@ use crate::replica::{Replica, cpu, memory};
 
 /// Requests a second, beside the cursors.
 const REQUESTS: u64 = 20;
-/// Between two scrapes, as Prometheus is often set.
+/// Interval between two scrapes, as Prometheus is often set.
 const SCRAPE: Duration = Duration::from_secs(15);
 
-/// What is compared, and for how long.
+/// Load of the comparison, and its length.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Sockets of each stack.
@@ -50,7 +50,7 @@ pub(crate) struct Options {
     /// Seconds of each turn.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// The most that it may cost, in per cent; more than that ends with 1.
+    /// Maximum cost, in per cent; more ends with 1.
     #[arg(long, default_value_t = 5.0)]
     most: f64,
     /// The binary under test.
@@ -66,13 +66,13 @@ struct Stack {
     heard: Arc<AtomicU64>,
 }
 
-/// Which stack has the load now; none at first.
+/// The stack that has the load now; none at first.
 type Turn = watch::Receiver<Option<usize>>;
 
-/// Where a task says why it ended.
+/// The channel on which a task reports why it ended.
 type Ended = mpsc::Sender<Failure>;
 
-/// Runs it. False where it costs too much.
+/// Runs it. False if it costs too much.
 pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
     let (ended, mut faults) = mpsc::channel(1);
     tokio::select! {

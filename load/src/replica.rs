@@ -12,14 +12,14 @@ use apptlock_support::process;
 
 use crate::Failure;
 
-/// What some replicas have used so far.
+/// CPU time of some replicas so far.
 pub(crate) fn cpu(replicas: &[Replica]) -> Result<Duration, Failure> {
     replicas
         .iter()
         .try_fold(Duration::ZERO, |sum, replica| Ok(sum + replica.cpu()?))
 }
 
-/// What some replicas have in memory.
+/// Memory of some replicas.
 pub(crate) fn memory(replicas: &[Replica]) -> Result<u64, Failure> {
     replicas
         .iter()
@@ -36,9 +36,9 @@ pub(crate) fn memory_of(pid: u32) -> Result<u64, Failure> {
 
 /// `apptlock serve` as a process.
 pub(crate) struct Replica {
-    /// Where it listens.
+    /// Address of the public port.
     pub(crate) address: String,
-    /// Where its metrics are.
+    /// Address of the management port.
     pub(crate) management: String,
     child: Child,
     /// Ends the replica when this process is gone.

@@ -1,4 +1,4 @@
-//! What PostgreSQL alone does: pgbench with the same two statements, literals in the place of parameters.
+//! PostgreSQL alone as the yardstick: pgbench with the same two statements, literals in the place of parameters.
 
 use std::fs;
 use std::process::Command;

@@ -334,7 +334,11 @@ fn imports(
     for begins in ["crate::", "super::"] {
         for (at, _) in code.match_indices(begins) {
             let end = |c: char| !c.is_alphanumeric() && c != '_' && c != ':';
-            paths.push(code[at..].split(end).next().unwrap().to_owned());
+            let path = code[at..].split(end).next().unwrap();
+            // A group of a `use`, whose leaves are there already.
+            if !path.ends_with("::") {
+                paths.push(path.to_owned());
+            }
         }
     }
     let mut found = Vec::new();

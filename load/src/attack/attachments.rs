@@ -16,18 +16,18 @@ use super::wire::{self, BINARY, Pace, TEXT, WebSocket};
 /// Connections with large attachments, and with empty ones.
 const LARGE: usize = 180;
 const EMPTY: usize = 8;
-/// Of all together, in a second.
+/// Reconnects per second, of all connections together.
 const RECONNECTS: u32 = 50;
-/// The largest attachment that is tried, and the one that is sent where that is refused.
+/// The largest attachment that is tried, and the one that is sent if that is refused.
 const HUGE: usize = 9_900_000;
 const MIDDLE: usize = 60 * 1024;
-/// What one event's attachments come to, at most: parsers stop at 10 MB.
+/// Maximum bytes of one event's attachments: parsers stop at 10 MB.
 const TOTAL: usize = 9_900_000;
 /// Attachments that one event announces, and the text that it has.
 const ANNOUNCED: usize = 10_000;
 const LENGTH: usize = 60_000;
 
-/// Until it is dropped.
+/// Attacks until it is dropped.
 pub(crate) async fn run(target: Arc<Target>, _until: Instant) -> Vec<String> {
     let pace = Arc::new(Pace::per_second(RECONNECTS));
     let size = if takes_huge(&target).await.unwrap_or(false) {
@@ -67,7 +67,7 @@ fn say_why(target: &Target, kind: &str, ended: io::Result<()>) {
     target.tally.saw(format!("{kind}: {why}"));
 }
 
-/// Whether a frame of that size is taken: the connection is still there a second later.
+/// True if the server takes a frame of that size: the connection is still there a second later.
 async fn takes_huge(target: &Target) -> io::Result<bool> {
     let mut socket = WebSocket::open(target.address, &target.tally).await?;
     socket.send(&announce(2, "")).await?;

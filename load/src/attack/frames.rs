@@ -12,19 +12,19 @@ use tokio::time::{Instant, sleep};
 use super::Target;
 use super::wire::{self, Pace, Polling, TEXT, WebSocket};
 
-/// What each WebSocket sends: one kind alone, since the server may end the connection at the first of some kinds and
-/// bear others for ever.
+/// Frames of each WebSocket: one kind alone, since the server may end the connection at the first of some kinds and
+/// accept others for ever.
 const SOCKETS: [&[&[u8]]; 4] = [&[b"40/x,"], &[b"40/x,"], &[b"43123[]"], &[b"2", b""]];
 /// Sessions by polling.
 const POLLERS: usize = 2;
-/// Of all together, in a second.
+/// Reconnects per second, of all connections together.
 const RECONNECTS: u32 = 20;
 /// Frames that are written at once.
 const BATCH: usize = 1000;
 /// Packets of one body: 65,399 bytes.
 const PACKETS: usize = 10_900;
 
-/// Until it is dropped.
+/// Attacks until it is dropped.
 pub(crate) async fn run(target: Arc<Target>, _until: Instant) -> Vec<String> {
     let pace = Arc::new(Pace::per_second(RECONNECTS));
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,5 +1,5 @@
-//! What can be seen of a replica from outside: whether it says that it is ready, how much memory it and the kernel take
-//! for it, and what it has counted. A figure that cannot be had is zero, or fails the probe; it never ends a run.
+//! A replica seen from outside: its readiness, its memory and the kernel's for it, and its counters. A figure that
+//! cannot be had is zero, or fails the probe; it never ends a run.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -13,16 +13,16 @@ use crate::Failure;
 use crate::client::{Connection, request};
 use crate::replica::memory_of;
 
-/// Between two questions whether it is ready, and how long an answer may take.
+/// Interval between two readiness probes, and the time limit of each.
 const PROBE: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a replica may take until it is ready.
+/// Maximum time until a replica is ready.
 const START: Duration = Duration::from_secs(20);
-/// Between two looks at memory.
+/// Interval between two looks at memory.
 const SAMPLE: Duration = Duration::from_millis(100);
-/// A log as long as this is cut.
+/// Length at which a log is cut.
 const LONG_LOG: u64 = 128 * 1024 * 1024;
-/// Of the kernel's memory of TCP.
+/// Bytes in a page of the kernel's memory.
 const PAGE: u64 = 4096;
 /// Counters of which one must rise while an attack is tried.
 const COUNTERS: [&str; 4] = [
@@ -36,18 +36,18 @@ const COUNTERS: [&str; 4] = [
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     pub(crate) asked: u64,
-    /// Anything but 200.
+    /// Answers other than 200, and probes without one.
     pub(crate) failed: u64,
 }
 
 /// The most memory that was seen, in bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Peak {
-    /// Of the replica.
+    /// Memory of the replica.
     pub(crate) resident: u64,
-    /// Of TCP, for the whole machine.
+    /// Memory of TCP, for the whole machine.
     pub(crate) kernel: u64,
-    /// Not memory, but what its log came to before it was cut.
+    /// Bytes that were cut from its log; no memory.
     pub(crate) log: u64,
 }
 
@@ -121,7 +121,7 @@ fn cut(log: &Path) -> std::io::Result<u64> {
     Ok(length)
 }
 
-/// What TCP has in the kernel's memory now, in bytes, of the whole machine (proc(5): sockstat).
+/// The kernel's memory for TCP now, in bytes, of the whole machine (proc(5): sockstat).
 pub(crate) fn kernel() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
@@ -133,7 +133,7 @@ pub(crate) fn kernel() -> u64 {
         * PAGE
 }
 
-/// What a replica has counted so far against those who misbehave.
+/// A replica's counters of misbehaviour so far.
 pub(crate) async fn counted(management: &str) -> Result<BTreeMap<String, u64>, Failure> {
     let ask = request("GET", "/metrics", "");
     let mut connection = Connection::open(management).await?;
@@ -155,7 +155,7 @@ pub(crate) async fn counted(management: &str) -> Result<BTreeMap<String, u64>, F
     Ok(counted)
 }
 
-/// Which rose, and by how much.
+/// Counters that rose, and by how much.
 pub(crate) fn risen(
     before: &BTreeMap<String, u64>,
     after: BTreeMap<String, u64>,

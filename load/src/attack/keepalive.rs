@@ -16,10 +16,10 @@ use super::wire::{self, Pace};
 pub(crate) const MOST: usize = 3000;
 /// Connections a second, at most.
 const OPENED: u32 = 1000;
-/// Between two requests of a connection: before it is idle for too long.
+/// Interval between two requests of a connection: shorter than the server's idle limit.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Until then.
+/// Attacks until the given moment.
 pub(crate) async fn run(target: Arc<Target>, until: Instant) -> Vec<String> {
     let pace = Arc::new(Pace::per_second(OPENED));
     let served = Arc::new(AtomicUsize::new(0));

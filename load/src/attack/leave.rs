@@ -12,23 +12,23 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Target;
 use super::wire::{self, PATIENCE, Pace, Polling, TEXT, WebSocket};
 
-/// How many try at the same time: fewer than the sockets that the replica lets in.
+/// Workers that join at the same time: fewer than the sockets that the replica accepts.
 const WORKERS: usize = 16;
 /// Joins a second, of which the server lets an address try two hundred.
 const JOINS: u32 = 90;
 /// Connections that are wanted: as many as the replica has places.
 const WANTED: usize = 1050;
-/// Who has left this long ago should have no connection.
+/// Time after which a socket that left should have no connection.
 const LONG_AGO: Duration = Duration::from_secs(15);
-/// More connections than this that are still open then are a breach.
+/// Connections that may still be open by then; more are a breach.
 const LINGERING: usize = 20;
-/// A poll is answered by then, with a ping where with nothing else.
+/// Time limit of a poll, which is answered with a ping if with nothing else.
 const POLL: Duration = Duration::from_secs(40);
 
 /// Connections that were left and are still open.
 #[derive(Default)]
 struct Left {
-    /// When each was left; `None` once it is closed. Locked for single entries and for counts.
+    /// The moment at which each was left; `None` once it is closed. Locked for single entries and for counts.
     since: Mutex<Vec<Option<Instant>>>,
     held: AtomicUsize,
 }
@@ -63,7 +63,7 @@ impl Left {
     }
 }
 
-/// Until then.
+/// Attacks until the given moment.
 pub(crate) async fn run(target: Arc<Target>, until: Instant) -> Vec<String> {
     let left = Arc::new(Left::default());
     let pace = Arc::new(Pace::per_second(JOINS));

@@ -13,12 +13,12 @@ use super::wire::{self, Pace};
 /// Connections that ask and read, and how often each asks: 400 requests a second, twice what an address may.
 const READERS: usize = 20;
 const EVERY: Duration = Duration::from_millis(50);
-/// They come this much later than those who do not read, whom they would keep from being served at all.
+/// Head start of the connections that do not read, which otherwise would not be served at all.
 const LATER: Duration = Duration::from_secs(2);
 /// Connections that ask and do not read, and how many requests are in their first breath.
 const DEAF: usize = 300;
 const AT_ONCE: usize = 10;
-/// Between two further requests of such a connection: until this one is refused, it is open.
+/// Interval between two further requests of such a connection: until one is refused, it is open.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The page as it costs most to make, and as it is longest.
@@ -30,7 +30,7 @@ fn ask(packed: bool) -> Vec<u8> {
     )
 }
 
-/// Until it is dropped.
+/// Attacks until it is dropped.
 pub(crate) async fn run(target: Arc<Target>, _until: Instant) -> Vec<String> {
     let pace = Arc::new(Pace::per_second(150));
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,4 +1,4 @@
-//! What a run comes to: a row for each attack, what stands behind it, and the verdict. Owns what is a breach.
+//! The report of a run: a row for each attack, the figures behind it, and the verdict. Owns the rules of a breach.
 
 use std::io::{IsTerminal, stdout};
 use std::time::Duration;
@@ -9,32 +9,32 @@ use super::Options;
 use super::witness::Measured;
 
 const MIB: u64 = 1024 * 1024;
-/// What a replica may write to its log during an attack.
+/// Maximum log of a replica during an attack, in bytes.
 const LOG: u64 = MIB;
-/// What it may let the kernel hold for it, where that is asked.
+/// Maximum kernel memory for it, in bytes, for attacks that limit it.
 const KERNEL: u64 = 100 * MIB;
-/// Of errors and answers, so many kinds are printed.
+/// Maximum kinds of errors and of answers that are printed.
 const SHOWN: usize = 6;
 
 /// One attack, or the calm before.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) volume: String,
-    /// What the attackers saw.
+    /// Answers and ends of connections that the attackers saw.
     pub(crate) seen: Vec<(String, u64)>,
     pub(crate) took: Duration,
     pub(crate) measured: Measured,
     pub(crate) cpu: Duration,
-    /// More than before, in bytes.
+    /// Growth of the kernel's memory since before the attack, in bytes.
     pub(crate) kernel: u64,
     pub(crate) log: u64,
     pub(crate) counted: Vec<(String, u64)>,
-    /// Of the attack itself.
+    /// Findings of the attack itself.
     pub(crate) own: Vec<String>,
     pub(crate) asked: Asked,
 }
 
-/// What is asked of a row besides the common limits.
+/// Demands on a row besides the common limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Asked {
     /// A counter must rise.
@@ -49,7 +49,7 @@ impl Row {
         at(&self.measured.requests, 0.99)
     }
 
-    /// What it breaches.
+    /// Limits that it breaches.
     fn breaches(&self, options: &Options) -> Vec<String> {
         let mut breaches = Vec::new();
         let mut breach = |broken: bool, what: String| {
@@ -89,7 +89,7 @@ impl Row {
         self.measured.errors.values().sum()
     }
 
-    /// Of one core.
+    /// CPU as a share of one core.
     fn share(&self) -> f64 {
         self.cpu.as_secs_f64() / self.took.as_secs_f64()
     }
@@ -120,7 +120,7 @@ impl Row {
     }
 }
 
-/// Prints all rows; true where nothing was breached.
+/// Prints all rows; true if nothing was breached.
 pub(crate) fn print(rows: &[Row], options: &Options) -> bool {
     let heads = [
         "attack",
@@ -214,7 +214,7 @@ pub(crate) fn print(rows: &[Row], options: &Options) -> bool {
     kept
 }
 
-/// All of it, for machines.
+/// The whole report as JSON.
 pub(crate) fn json(rows: &[Row], options: &Options) -> Value {
     json!({
         "limits": { "p99Ms": options.p99, "rssMib": options.rss },

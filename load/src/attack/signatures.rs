@@ -16,10 +16,10 @@ use crate::client::Connection;
 const REQUESTS_OF_TWO: u32 = 75;
 /// Connections a second that are opened again, at most.
 const RECONNECTS: u32 = 500;
-/// How long an answer may take.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Until it is dropped.
+/// Attacks until it is dropped.
 pub(crate) async fn run(target: Arc<Target>, _until: Instant) -> Vec<String> {
     let requests = Arc::new(Pace::per_second(
         u32::from(target.forgers) * REQUESTS_OF_TWO / 2,

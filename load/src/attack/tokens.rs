@@ -1,4 +1,4 @@
-//! Tokens, valid and forged. Owns a pair of P-384 keys that OpenSSL makes for one run. Where OpenSSL is missing or
+//! Tokens, valid and forged. Owns a pair of P-384 keys that OpenSSL makes for one run. If OpenSSL is missing or
 //! fails, the run ends with an error before anything is attacked.
 
 use std::io::Write;
@@ -18,7 +18,7 @@ const NUMBER: usize = 48;
 /// A pair of keys; dropping it removes them.
 pub(crate) struct Keys {
     private: PathBuf,
-    /// In PEM.
+    /// The public key, in PEM.
     pub(crate) public: String,
 }
 
@@ -43,7 +43,7 @@ impl Keys {
         })
     }
 
-    /// That user's token, signed with the private key.
+    /// A user's token, signed with the private key.
     pub(crate) fn es384(&self, user: &str) -> Result<String, Failure> {
         let signed = unsigned("ES384", user)?;
         let path = self.private.to_string_lossy();
@@ -60,7 +60,7 @@ impl Drop for Keys {
     }
 }
 
-/// That user's token, signed with the common secret.
+/// A user's token, signed with the common secret.
 pub(crate) fn hs256(user: &str) -> Result<String, Failure> {
     let signed = unsigned("HS256", user)?;
     let hmac = ["dgst", "-sha256", "-hmac", SECRET, "-binary"];

@@ -1,6 +1,6 @@
-//! What attackers speak with: TCP from an address of their own, WebSocket frames made by hand, sessions of Engine.IO
-//! opened either way, a pace that bounds them, and a tally of what they did. Whatever fails here is how the server
-//! defends itself: the caller counts it and goes on.
+//! The attackers' clients: TCP from an address of their own, WebSocket frames made by hand, sessions of Engine.IO
+//! opened either way, a pace that bounds them, and a tally of their actions. A failure here is the server's defence:
+//! the caller counts it and goes on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::Connection;
 
-/// Where attackers come from.
+/// The attackers' address.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
-/// How long an attacker waits for what opens a connection.
+/// Time limit of each step that opens a connection.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opcodes of frames (RFC 6455, 5.2).
@@ -82,7 +82,7 @@ impl WebSocket {
         Ok(socket)
     }
 
-    /// The same, and joins the namespace `/`.
+    /// Opens a session, and joins the namespace `/`.
     pub(crate) async fn join(address: SocketAddr, token: &str, tally: &Tally) -> io::Result<Self> {
         let mut socket = Self::open(address, tally).await?;
         let connect = format!(r#"40{{"token":"{token}"}}"#);
@@ -129,7 +129,7 @@ impl WebSocket {
         self.stream.write_all(frames).await
     }
 
-    /// The next frame's payload; an error where the server says goodbye. May be dropped while it waits.
+    /// The next frame's payload; an error if the server closes. May be dropped while it waits.
     pub(crate) async fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let [first, second, rest @ ..] = &self.buffer[..] {
@@ -197,7 +197,7 @@ impl Polling {
         }
     }
 
-    /// What the server has to say; it may take long.
+    /// The answer to a poll; it may take long.
     pub(crate) async fn poll(&mut self) -> io::Result<String> {
         let ask = get(&self.path, "");
         match self.connection.ask(&ask).await? {
@@ -225,7 +225,7 @@ impl Polling {
         }
     }
 
-    /// The same session on a further connection.
+    /// The same session, on one more connection.
     pub(crate) async fn beside(&self, address: SocketAddr, tally: &Tally) -> io::Result<Self> {
         Ok(Self {
             connection: Connection::over(dial(address, tally).await?),
@@ -234,10 +234,10 @@ impl Polling {
     }
 }
 
-/// So many turns a second, and no more, for all who share it.
+/// A rate limit in turns per second, common to all who share it.
 pub(crate) struct Pace {
     gap: Duration,
-    /// When the next turn is. Locked only to take one.
+    /// The moment of the next turn. Locked only to take one.
     next: Mutex<Instant>,
 }
 
@@ -263,8 +263,8 @@ impl Pace {
     }
 }
 
-/// What attackers did, and what became of it. What was written counts, also where the server ends the connection before
-/// it has read all.
+/// The attackers' actions and their results. All that was written counts, even if the server ends the connection before
+/// it has read it.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) connections: AtomicU64,
@@ -294,7 +294,7 @@ impl Tally {
         *seen.entry(what).or_default() += 1;
     }
 
-    /// In one line: what was done.
+    /// The actions, in one line.
     pub(crate) fn volume(&self) -> String {
         let of = |count: &AtomicU64, what: &str| match count.load(Ordering::Relaxed) {
             0 => String::new(),
@@ -309,7 +309,7 @@ impl Tally {
         volume.trim_end_matches(", ").to_owned()
     }
 
-    /// What attackers saw, the commonest first.
+    /// Answers and ends of connections, the most frequent first.
     pub(crate) fn seen(&self) -> Vec<(String, u64)> {
         let seen = self
             .seen

@@ -1,5 +1,5 @@
 //! The well-behaved users, who say how the replica serves them: two who take, ask for, move and give back a lock of
-//! their own, a socket that hears of both, and a newcomer where that is asked. They have a thread of their own, so that
+//! their own, a socket that hears of both, and a newcomer if that is asked. They have a thread of their own, so that
 //! what attackers do in this process does not count as the server's delay. What fails for them is a finding, never an
 //! end of the run.
 
@@ -20,27 +20,27 @@ use super::gauge::{self, Peak, Ready};
 use crate::Failure;
 use crate::client::Connection;
 
-/// What takes longer is an error, and counts as this long.
+/// Time limit of a request: a longer one is an error, and counts as this long.
 const LONGEST: Duration = Duration::from_secs(10);
 /// A newcomer gives up after this long.
 const FIRST_IMPRESSION: Duration = Duration::from_secs(3);
-/// Between two requests of one user.
+/// Interval between two requests of one user.
 const TICK: Duration = Duration::from_millis(200);
 /// Users with a lock.
 pub(crate) const USERS: usize = 2;
 
-/// How the users come.
+/// Connections of the users: kept, or new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Habit {
     /// Each on a connection that it keeps.
     Stay,
     /// With a newcomer beside them once a second.
     Newcomer,
-    /// The same, and every second request of each is on a new connection.
+    /// Like the one before, with every second request of each user on a new connection.
     Anew,
 }
 
-/// Whom they ask, and who they are.
+/// The replica that the users ask, and their tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
     pub(crate) address: String,
@@ -51,14 +51,14 @@ pub(crate) struct Subject {
     pub(crate) tokens: [String; USERS + 1],
 }
 
-/// All that was measured.
+/// The measurements of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    /// How long requests took.
+    /// Durations of requests.
     pub(crate) requests: Vec<Duration>,
-    /// How long after the answer to an acquire its event came.
+    /// Delays of events, each counted from the answer to its acquire.
     pub(crate) events: Vec<Duration>,
-    /// What failed, and how often.
+    /// Failures, and how often each came.
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) ready: Ready,
     pub(crate) peak: Peak,
@@ -177,7 +177,7 @@ struct User {
     token: String,
     /// Every second request on a new connection.
     restless: bool,
-    /// How long an answer may take.
+    /// Time limit of an answer.
     patience: Duration,
     asked: u64,
     connection: Option<Connection>,
@@ -249,7 +249,7 @@ impl User {
         self
     }
 
-    /// Once a second: a request and a socket, as somebody who has just arrived.
+    /// Comes as a newcomer once a second, with a request and a socket.
     async fn come_anew(mut self, stop: watch::Receiver<bool>) -> Self {
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -273,7 +273,7 @@ impl User {
         }
     }
 
-    /// Status and body; nothing where that was an error, which is counted.
+    /// Status and body; nothing if that was an error, which is counted.
     async fn ask(
         &mut self,
         method: &str,
@@ -325,11 +325,11 @@ impl User {
     }
 }
 
-/// What the socket heard: the users' versions, and when. Locked for single entries.
+/// Events that the socket heard: the users' versions and their times. Locked for single entries.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<[Versions; USERS]>>);
 
-/// Those of one lock, and when each came.
+/// Versions of one lock, and the time of each.
 type Versions = Vec<(i64, Instant)>;
 
 impl Heard {
@@ -341,7 +341,7 @@ impl Heard {
         }
     }
 
-    /// When that version, or one that supersedes it, was heard.
+    /// The moment at which that version, or one that supersedes it, was heard.
     fn of(&self, lock: &Acquired) -> Option<Instant> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut heard = heard[lock.user].iter();

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::record::{At, Evidence, Grant, Session, user};
 
-/// Within this time every subscriber shows what was acknowledged.
+/// Time limit for every subscriber to show an acknowledged change.
 const CONVERGE: Duration = Duration::from_secs(2);
-/// What the measuring itself may cost: both ends of it share two cores with everything that is measured.
+/// Allowance for the measuring itself: both ends of it share two cores with everything that is measured.
 pub(crate) const SLACK: Duration = Duration::from_millis(250);
-/// After an excuse is over, connections are made anew.
+/// Allowance for new connections after an excuse is over.
 const RECOVER: Duration = Duration::from_secs(2);
 
-/// What was found.
+/// Findings of the checker.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     /// Two holders at one time, or a history that says so.
@@ -25,7 +25,7 @@ pub(crate) struct Findings {
     pub(crate) late: Vec<String>,
     /// The longest time from an answer to the last watcher that had to hear of it.
     pub(crate) longest: Duration,
-    /// How many pairs of an answer and a watcher were compared.
+    /// Pairs of an answer and a watcher that were compared.
     pub(crate) compared: usize,
     /// Grants during which somebody else was refused.
     pub(crate) contended: usize,
@@ -78,8 +78,8 @@ fn certain(grant: &Grant, lock_ttl: Duration) -> (At, At) {
     (grant.told, end)
 }
 
-/// What one worker was told of one lease, in one record: a worker that had forgotten it and asked again was told anew,
-/// and may have given back what it was told of first.
+/// Leases, each in one record of its worker: a worker that had forgotten a lease and asked again was told of it anew, and
+/// may have released what it was told of first.
 fn leases(evidence: &Evidence) -> Vec<Grant> {
     let mut leases: HashMap<(usize, i64, usize), Grant> = HashMap::new();
     for grant in &evidence.ledger.grants {
@@ -200,7 +200,7 @@ fn history(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// What was acknowledged is in the tables, under the version that was told.
+/// Checks that every acknowledged change is in the tables, under its version.
 fn kept(evidence: &Evidence, findings: &mut Findings) {
     let mut noted: HashMap<(usize, i64, bool), (i64, &str, &str)> = HashMap::new();
     for entry in &evidence.history {

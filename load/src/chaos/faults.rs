@@ -1,5 +1,5 @@
-//! What goes wrong, and when: one fault at a time, drawn from a shuffled deck, so that a run of any seed has
-//! its share of each. Owns the order of faults and the notes of when each began and was over. Every fault is
+//! Faults and their times: one at a time, drawn from a shuffled deck, so that a run of any seed has its share
+//! of each. Owns the order of faults and the notes of when each began and was over. Every fault is
 //! healed before the next begins, also when the run is stopped in the middle of one.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::world::{REPLICAS, World};
 use crate::Failure;
 
-/// What can go wrong.
+/// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     KillReplica,
@@ -53,11 +53,11 @@ const DECK: [Kind; 17] = [
     Delay,
 ];
 
-/// Something that went wrong.
+/// A fault that happened.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// Which one's, where it was one replica's alone.
+    /// The replica, if the fault was one replica's alone.
     pub(crate) replica: Option<usize>,
     pub(crate) from: At,
     pub(crate) to: At,
@@ -77,7 +77,7 @@ impl Fault {
         !matches!(self.kind, KillReplica | PauseReplica | ResetRedis | Delay)
     }
 
-    /// Whether that replica owes nobody anything meanwhile: it stands still, or knows no truth.
+    /// True if the fault excuses that replica meanwhile: it stands still, or cannot reach PostgreSQL.
     pub(crate) fn excuses(&self, replica: usize) -> bool {
         match self.kind {
             KillPostgres | PausePostgres => true,
@@ -231,8 +231,8 @@ impl Driver {
     }
 }
 
-/// Between which times, in milliseconds. Where everything stands still meanwhile it is short, or a run would
-/// test nothing but standing still.
+/// Shortest and longest duration of a fault, in milliseconds. Faults that stop everything are short: otherwise a run
+/// would test nothing else.
 fn lasts(kind: Kind) -> (u64, u64) {
     match kind {
         KillReplica | KillPostgres | ResetRedis => (0, 0),

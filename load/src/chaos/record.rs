@@ -1,5 +1,5 @@
-//! What was seen, by whom, and when: the evidence that the checker reads. Owns no rule; those who see write
-//! down what they were told and nothing that they conclude. All times are of one monotonic clock, from the
+//! The evidence that the checker reads: observations, each with its observer and its time. Owns no rule;
+//! observers write down what they were told and nothing that they conclude. All times are of one monotonic clock, from the
 //! start of the run.
 
 use std::time::{Duration, Instant};
@@ -28,14 +28,14 @@ pub(crate) struct Grant {
     pub(crate) token: i64,
     pub(crate) version: i64,
     pub(crate) worker: usize,
-    /// 201. Otherwise 200: the worker had it already, for an answer was lost.
+    /// True for an answer of 201. Otherwise it was 200: the worker had the lease already, for an answer was lost.
     pub(crate) new: bool,
-    /// When the answer came.
+    /// The moment of the answer.
     pub(crate) told: At,
-    /// When the request was sent that renewed it last, the acquire itself included: one `LOCK_TTL` from
+    /// The moment at which the last renewal was sent, the acquire itself included: one `LOCK_TTL` from
     /// here it is in force for certain.
     pub(crate) renewed: At,
-    /// When it was first asked to be released.
+    /// The moment of the first request to release it.
     pub(crate) given_up: Option<At>,
 }
 
@@ -57,16 +57,16 @@ pub(crate) struct Told {
     pub(crate) at: At,
 }
 
-/// Somebody was refused because of that lease.
+/// A refusal because of that lease.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refused {
     pub(crate) appointment: usize,
     pub(crate) token: i64,
-    /// When the last such request was sent.
+    /// The moment at which the last such request was sent.
     pub(crate) sent: At,
 }
 
-/// Whether a lease was said to be in force, by verify or by what only its holder may do.
+/// A statement that a lease is in force or not, by verify or by a request that only its holder may make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Verdict {
     pub(crate) appointment: usize,
@@ -74,11 +74,11 @@ pub(crate) struct Verdict {
     pub(crate) sent: At,
     pub(crate) told: At,
     pub(crate) live: bool,
-    /// Until when the lease lasts for certain.
+    /// The moment until which the lease lasts for certain.
     pub(crate) sure_until: At,
 }
 
-/// What one worker writes down, or all of them together.
+/// Records of one worker, or of all of them together.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) grants: Vec<Grant>,
@@ -88,9 +88,9 @@ pub(crate) struct Ledger {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) refusals: usize,
     pub(crate) renewals: usize,
-    /// 503.
+    /// Answers of 503.
     pub(crate) unavailable: usize,
-    /// A broken connection, or no answer in time.
+    /// Requests without an answer: the connection broke, or time was up.
     pub(crate) unanswered: usize,
     /// Answers that nobody may get.
     pub(crate) unexpected: Vec<String>,
@@ -111,7 +111,7 @@ impl Ledger {
     }
 }
 
-/// What a watcher heard of one appointment in one connection.
+/// Versions of one appointment that a watcher heard in one connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Room {
     /// Version and time; the first is the snapshot with which the subscription began. Empty: not subscribed.
@@ -121,10 +121,10 @@ pub(crate) struct Room {
 /// One connection of a watcher.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    /// Whose replica it is.
+    /// The index of its replica.
     pub(crate) replica: usize,
     pub(crate) rooms: Vec<Room>,
-    /// When it ended.
+    /// The moment of its end.
     pub(crate) ended: At,
 }
 
@@ -147,17 +147,17 @@ pub(crate) struct Row {
     pub(crate) token: i64,
 }
 
-/// Everything.
+/// The evidence of a whole run.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     pub(crate) lock_ttl: Duration,
     pub(crate) ledger: Ledger,
     pub(crate) sessions: Vec<Session>,
-    /// In order of appointment and version.
+    /// Entries, in order of appointment and version.
     pub(crate) history: Vec<Entry>,
-    /// By appointment.
+    /// Rows, by appointment.
     pub(crate) rows: Vec<Row>,
-    /// By replica: when it stood still, was gone, or could not reach PostgreSQL.
+    /// Times at which each replica stood still, was gone, or could not reach PostgreSQL.
     pub(crate) excused: Vec<Vec<(At, At)>>,
 }
 

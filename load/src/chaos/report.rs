@@ -1,4 +1,4 @@
-//! What a run comes to: the table, the offending records, and the verdict.
+//! The report of a run: the table, the offending records, and the verdict.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::check::Findings;
 use super::faults::{Fault, Kind};
 use super::record::Ledger;
 
-/// Of each kind of breach, so many records are printed.
+/// Maximum records that are printed of each kind of breach.
 const SHOWN: usize = 10;
 
-/// All that is said at the end.
+/// Everything that the report prints.
 pub(crate) struct Report<'a> {
     pub(crate) seed: u64,
     pub(crate) length: Duration,
@@ -25,7 +25,7 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Prints it; true where every promise was kept.
+    /// Prints it; true if every promise was kept.
     pub(crate) fn print(&self) -> bool {
         let count = |wanted: &dyn Fn(&Fault) -> bool| {
             self.faults.iter().filter(|fault| wanted(fault)).count()

@@ -1,11 +1,11 @@
-//! What people see while it runs: a line for each fault, and a progress line, which on a terminal stays at the
-//! bottom and in a log comes four times a minute.
+//! Output during a run: a line for each fault, and a progress line, which on a terminal stays at the bottom and in
+//! a log comes four times a minute.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Between two progress lines in a log.
+/// Interval between two progress lines in a log.
 const SELDOM: Duration = Duration::from_secs(15);
 
 /// Clones write to the same place.
@@ -38,7 +38,7 @@ impl Screen {
         let _ = stdout().flush();
     }
 
-    /// How far it is.
+    /// Shows the progress.
     pub(crate) fn progress(&self, text: String) {
         let Ok(mut progress) = self.progress.lock() else {
             return;

@@ -1,11 +1,11 @@
-//! What PostgreSQL wrote, read directly and not through the product.
+//! The tables of PostgreSQL, read directly and not through the product.
 
 use sqlx::{Connection, PgConnection};
 
 use super::record::{Entry, Row, appointment};
 use crate::Failure;
 
-/// Connects without a proxy between.
+/// Connects without a proxy in between.
 pub(crate) async fn connect(url: &str) -> Result<PgConnection, Failure> {
     Ok(PgConnection::connect(url).await?)
 }

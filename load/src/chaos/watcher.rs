@@ -19,14 +19,14 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use super::record::{Clock, Room, Session, appointment, id};
 use crate::Failure;
 
-/// Between two tries.
+/// Interval between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How long connecting may take.
+/// Time limit of connecting.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Not subscribed.
+/// Version of an appointment without a subscription.
 const NOTHING: i64 = -1;
 
-/// What a watcher shows now, for others to look at.
+/// Versions that a watcher shows now, for others to look at.
 #[derive(Debug)]
 pub(crate) struct Shown(Vec<AtomicI64>);
 
@@ -35,7 +35,7 @@ impl Shown {
         Self((0..appointments).map(|_| AtomicI64::new(NOTHING)).collect())
     }
 
-    /// By appointment; `None` where it is not subscribed.
+    /// Versions by appointment; `None` if it is not subscribed.
     pub(crate) fn versions(&self) -> Vec<Option<i64>> {
         self.0
             .iter()
@@ -50,7 +50,7 @@ impl Shown {
     }
 }
 
-/// All that one watcher heard.
+/// Everything that one watcher heard.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) sessions: Vec<Session>,

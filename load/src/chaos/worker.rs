@@ -1,6 +1,6 @@
 //! Workers who contend: each acquires, holds for a moment and releases, over and over, at few appointments, so
-//! that several always want the same one. Owns what a client does about a failure: it asks another replica,
-//! and where an answer was lost it asks again.
+//! that several always want the same one. Owns a client's reaction to a failure: it asks another replica, and if
+//! an answer was lost it asks again.
 //!
 //! Each request that ends a lease names its token. So one that was sent, never answered, and is carried out
 //! much later cannot end a lease that its user took meanwhile.
@@ -16,31 +16,31 @@ use tokio::sync::Notify;
 use super::record::{At, Clock, Grant, Ledger, Refused, Release, Told, Verdict, id, user};
 use crate::client::{Connection, request};
 
-/// How long a worker waits for an answer: longer than a replica takes to say that PostgreSQL is away.
+/// Time limit of an answer: longer than a replica takes to report that PostgreSQL is unavailable.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// How long a holder waits for somebody who is on the way, before it wakes another.
+/// Time that a holder waits for a worker who is on the way, before it wakes another.
 const SOON: Duration = Duration::from_millis(5);
-/// Requests on one connection, before another replica is chosen: so work comes back to one that was away.
+/// Requests on one connection, before another replica is chosen: so work comes back to one that was unavailable.
 const LOYALTY: u32 = 400;
 
-/// What all workers share.
+/// State that all workers share.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) clock: Clock,
     pub(crate) addresses: Vec<String>,
-    /// Those that are fought for.
+    /// Appointments that are fought for.
     pub(crate) hot: usize,
-    /// And those where holders often forget, so that leases run out.
+    /// Appointments whose holders often forget to release, so that leases run out.
     pub(crate) forgetful: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) stop: AtomicBool,
     pub(crate) rendezvous: Vec<Rendezvous>,
-    /// For the progress line.
+    /// Grants so far, for the progress line.
     pub(crate) grants: AtomicUsize,
     pub(crate) refusals: AtomicUsize,
 }
 
-/// Where those meet who want one appointment. It makes sure that they do meet, with as few requests as it
+/// The meeting point of workers who want one appointment. It makes sure that they do meet, with as few requests as it
 /// takes: the more of them are needed for one contended grant, the fewer grants there are in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Rendezvous {
@@ -52,7 +52,7 @@ pub(crate) struct Rendezvous {
     met: AtomicI64,
 }
 
-/// As much of an answer as matters here.
+/// The fields of an answer that matter here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Answer {
@@ -148,7 +148,7 @@ impl Worker {
         None
     }
 
-    /// Until somebody gives it back, or for so long as somebody may be who says nothing.
+    /// Waits until the lease is released, or for a while: a holder that forgets it announces nothing.
     async fn wait(&mut self, appointment: usize) {
         let limit = Duration::from_millis(self.random.u64(80..240));
         // Either is a reason to try again.
@@ -262,7 +262,7 @@ impl Worker {
         }
     }
 
-    /// Until somebody was refused for this lease, or for a moment.
+    /// Waits until a worker was refused because of this lease, or for a moment.
     async fn meet(&mut self, grant: &Grant) {
         let limit = Duration::from_millis(self.random.u64(20..40));
         let meeting = &self.plan.rendezvous[grant.appointment];
@@ -380,7 +380,7 @@ impl Worker {
         tokio::time::sleep(pause).await;
     }
 
-    /// One request to some replica; `None` where no answer came, after which another replica is asked.
+    /// One request to some replica; `None` if no answer came, after which another replica is asked.
     async fn ask(
         &mut self,
         method: &str,

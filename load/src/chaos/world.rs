@@ -1,5 +1,5 @@
-//! What the storm is about: PostgreSQL, Redis and three replicas as processes, each replica reaching both
-//! through proxies of its own, so that one alone can be cut off. Owns the processes; dropping it ends them.
+//! The systems under test: PostgreSQL, Redis and three replicas as processes, each replica reaching both through
+//! proxies of its own, so that one alone can be cut off. Owns the processes; dropping it ends them.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -13,12 +13,12 @@ use apptlock_support::{Proxy, process};
 use crate::Failure;
 use crate::replica::migrate;
 
-/// How many replicas.
+/// Number of replicas.
 pub(crate) const REPLICAS: usize = 3;
-/// How long a replica may take to serve.
+/// Maximum time until a replica serves.
 const START: Duration = Duration::from_secs(20);
 
-/// All of it.
+/// All servers and replicas.
 pub(crate) struct World {
     // In this order they end: replicas before what they need.
     pub(crate) replicas: Vec<Replica>,
@@ -134,7 +134,7 @@ impl Replica {
         Ok(())
     }
 
-    /// How it ended, where it did so by itself.
+    /// Exit status, if it ended by itself.
     pub(crate) fn ended(&mut self) -> Result<Option<String>, Failure> {
         match &mut self.child {
             Some(child) => Ok(child.try_wait()?.map(|status| status.to_string())),
@@ -142,7 +142,7 @@ impl Replica {
         }
     }
 
-    /// SIGKILL.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         // The guard first: it knows the replica by a number that may soon be another process's.
         for mut child in [self.guard.take(), self.child.take()].into_iter().flatten() {
@@ -152,7 +152,7 @@ impl Replica {
         Ok(())
     }
 
-    /// A signal by name.
+    /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) -> Result<(), Failure> {
         if let Some(child) = &self.child {
             process::signal(child.id(), name)?;
