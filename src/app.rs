@@ -82,8 +82,8 @@ pub struct App {
 }
 
 impl App {
-    /// Starts a replica. PostgreSQL and Redis need not be reachable yet: `/readyz` tells when PostgreSQL is. Without a
-    /// `REDIS_URL`, replicas of one process exchange messages through `neighbours`.
+    /// Starts a replica. PostgreSQL and Redis need not be reachable yet: `/readyz` reports when PostgreSQL is. Without
+    /// a `REDIS_URL`, replicas of one process exchange messages through `neighbours`.
     ///
     /// # Errors
     /// [`StartError`] if a setting is invalid.

@@ -94,7 +94,7 @@ impl From<StartError> for CliError {
     }
 }
 
-/// Reads the command line; what cannot be read is told to the terminal, and its exit code returned.
+/// Reads the command line. An error is printed, and its exit code returned.
 pub fn read() -> Result<Command, ExitCode> {
     let mut command = Cli::command().after_help(help());
     command = command.mut_subcommand("dev", |dev| {
@@ -134,7 +134,7 @@ fn help() -> String {
     help
 }
 
-/// Tells the terminal in one line what went wrong.
+/// Prints an error in one line.
 pub fn complain(line: &str) {
     let label = if std::io::stderr().is_terminal() {
         "\x1b[1;31merror:\x1b[0m"

@@ -142,7 +142,7 @@ pub struct Config {
     pub telemetry: TelemetryArgs,
     /// The collector of traces, if there is one.
     pub traces: Option<Traces>,
-    /// Whether the demo page is served at `/`.
+    /// True if the demo page is served at `/`.
     pub demo: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Live cursors. Owns the tick: positions are gathered per room, and only the newest one of each user is sent, encoded
+//! Live cursors. Owns the tick: positions are collected per room, and only the newest one of each user is sent, encoded
 //! once for all replicas.
 //!
 //! Layer 3. Cursors never touch PostgreSQL, and nothing waits for them. On failure, or beyond the maximum, a position
@@ -35,7 +35,7 @@ struct Counts {
     sent: Counter,
 }
 
-/// Positions gathered until the next tick.
+/// Positions collected until the next tick.
 pub struct Cursors {
     gathered: Ordered<HashMap<RoomId, HashMap<UserId, Moved>>>,
     /// Held while cursors are sent, so that no cursor is shown after its `cursor-left`.

@@ -17,7 +17,7 @@
 //!   L2  store          PostgreSQL, which decides   bus     Redis, which only carries messages
 //!       rooms          subscriptions; the only path to the sockets
 //!   L3  locks          transitions: commit, then publish
-//!       cursors        gathered per room and tick
+//!       cursors        coalesced per room and tick
 //!   L4  replication    receive, watch, reconcile   leadership, sweeper, audit
 //!       server         TCP connections of clients  health  readiness
 //!   L5  middleware     shared by http and socket: origins, hosts, deadlines, rate limits, request log

@@ -1,7 +1,7 @@
-//! A JWK set fetched over HTTP. Owns the schedule of fetches: at startup, every few minutes after that, and at once
-//! if a token names an unknown key, but at most every ten seconds, so that forged key ids cost nothing. One fetch
-//! runs at a time; meanwhile, and if it fails, the previous keys stay in use for up to a day. A replica is not ready
-//! before its first successful fetch: a rollout with a mistyped URL stops there.
+//! A JWK set fetched over HTTP. Owns the schedule of fetches: at startup, every few minutes after that, and immediately
+//! if a token names an unknown key, but at most every ten seconds, so that forged key ids cost nothing. One fetch runs
+//! at a time; meanwhile, and if it fails, the previous keys stay in use for up to a day. A replica is not ready before
+//! its first successful fetch: a rollout with a mistyped URL stops there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -119,7 +119,7 @@ fn further(address: SocketAddr, n: u16, variable: &'static str) -> Result<Socket
     Ok(SocketAddr::new(address.ip(), port))
 }
 
-/// Tells the terminal what runs where, and what to try first.
+/// Prints the addresses, and what to try first.
 fn welcome(apps: &[App], servers: &Servers, own_redis: bool) {
     let colour = std::io::stdout().is_terminal();
     let bold = |text: &str| {

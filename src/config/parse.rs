@@ -1,6 +1,6 @@
 //! Value parsers of settings, and the one line that an invalid setting stops startup with.
 //!
-//! A parser's error is `fault; fix`. Its setting's variable is put before it where the command line is read.
+//! A parser's error is `fault; fix`. The command line's reader puts the setting's variable before it.
 
 use std::fmt::Display;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ pub enum DevError {
     Missing {
         /// Its name.
         program: &'static str,
-        /// How to get it.
+        /// Advice on installing it.
         fix: &'static str,
     },
     /// An installed program that did not start.

@@ -84,7 +84,7 @@ impl File {
     }
 }
 
-/// Whether the client already has the content with this tag.
+/// True if the client already has the content with this tag.
 pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
@@ -95,7 +95,7 @@ pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
         .any(|known| known == tag || known == "*")
 }
 
-/// Whether `Accept-Encoding` lists the encoding, and not with a weight of zero (RFC 9110, 12.5.3).
+/// True if `Accept-Encoding` lists the encoding with a weight other than zero (RFC 9110, 12.5.3).
 fn accepts(wanted: &str, encoding: &str) -> bool {
     wanted.split(',').any(|part| {
         let mut words = part.split(';').map(str::trim);

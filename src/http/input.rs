@@ -114,7 +114,7 @@ impl Params {
     }
 }
 
-/// Whether each % is followed by two hexadecimal digits.
+/// True if each % is followed by two hexadecimal digits.
 fn is_percent_encoded(text: &str) -> bool {
     text.split('%')
         .skip(1)
@@ -206,7 +206,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     )
 }
 
-/// Whether the charset is UTF-8, or not given.
+/// True if the charset is UTF-8 or not given.
 fn is_utf8(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return true;

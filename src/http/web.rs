@@ -18,10 +18,10 @@ pub struct Web {
     pub auth: Auth,
     /// Rate limits.
     pub limits: Arc<Limits>,
-    /// Whether the `traceparent` of a caller decides about sampling.
+    /// True if the caller's `traceparent` decides about sampling.
     pub trust_callers: bool,
-    /// Whether any pages are served.
+    /// True if pages are served.
     pub pages: bool,
-    /// Whether the demo page is served at `/`.
+    /// True if the demo page is served at `/`.
     pub demo: bool,
 }

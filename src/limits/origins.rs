@@ -18,7 +18,7 @@ impl Default for Origins {
 }
 
 impl Origins {
-    /// Whether pages of that origin are served by this machine.
+    /// True if pages of that origin are served by this machine.
     #[must_use]
     pub fn is_this_machine(origin: &str) -> bool {
         let name = after_scheme(origin).map(|host| match host.rsplit_once(':') {
@@ -28,7 +28,7 @@ impl Origins {
         matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"))
     }
 
-    /// Whether pages of that origin, as a browser names it, may call. `host` is the request's own `Host`.
+    /// True if pages of that origin, as a browser names it, may call. `host` is the request's own `Host`.
     #[must_use]
     pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
         let own = || {
@@ -65,7 +65,7 @@ impl Origins {
     }
 }
 
-/// What follows the scheme of a web origin.
+/// Part of a web origin after its scheme.
 fn after_scheme(origin: &str) -> Option<&str> {
     let secure = origin.strip_prefix("https://");
     secure.or_else(|| origin.strip_prefix("http://"))

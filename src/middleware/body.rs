@@ -71,7 +71,7 @@ pub async fn collect_rest_body(body: Body) -> Result<Bytes, Refusal> {
 /// extractor.
 #[derive(Debug, Clone)]
 pub struct ParsedBody<T> {
-    /// Whether it had no bytes, in which case it stands for `{}`.
+    /// True if it had no bytes, in which case it stands for `{}`.
     pub empty: bool,
     /// Value, or the fault that the extractor answers with.
     pub outcome: Result<T, InvalidInput>,

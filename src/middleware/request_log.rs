@@ -28,7 +28,7 @@ static UNAVAILABLE: LogThrottle = LogThrottle::new();
 /// State of [`request_log`].
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLog {
-    /// Whether the `traceparent` of a caller decides about sampling.
+    /// True if the caller's `traceparent` decides about sampling.
     pub trust_callers: bool,
 }
 

@@ -43,13 +43,13 @@ pub struct DemoRecordAnswer {
     pub success: bool,
     /// For people.
     pub message: String,
-    /// The fields, or null where none were saved yet.
+    /// The fields, or null if none were saved yet.
     pub record: Option<BTreeMap<String, String>>,
     /// The number of saves so far.
     pub revision: i64,
     /// The user who saved last.
     pub saved_by: Option<String>,
-    /// That user's name.
+    /// Name of that user.
     pub saved_by_name: Option<String>,
     /// The time of the last save.
     #[serde(serialize_with = "maybe_time")]

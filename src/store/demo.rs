@@ -52,7 +52,7 @@ on conflict (tenant_id, appointment_id) do update set
     saved_by_name = excluded.saved_by_name, fencing_token = excluded.fencing_token, saved_at = excluded.saved_at
 returning record, revision, saved_by, saved_by_name, saved_at";
 
-/// What `apptlock_assert_lease` raises.
+/// SQLSTATE that `apptlock_assert_lease` raises.
 const NOT_IN_FORCE: &str = "55000";
 
 /// A record's fields, each a text.
@@ -67,13 +67,13 @@ pub struct Saved {
     pub revision: i64,
     /// The user who saved it.
     pub by: String,
-    /// That user's name, as others saw it.
+    /// Name of that user, as others saw it.
     pub by_name: String,
     /// The time of the save.
     pub at: OffsetDateTime,
 }
 
-/// The check said no, in PostgreSQL's words; nothing was saved.
+/// The check failed, with PostgreSQL's message; nothing was saved.
 #[derive(Debug)]
 pub struct LeaseNotInForce(pub String);
 
@@ -98,7 +98,7 @@ impl Store {
         Ok(connection.close().await?)
     }
 
-    /// The record of an appointment; `None` where none was saved yet.
+    /// The record of an appointment; `None` if none was saved yet.
     ///
     /// # Errors
     /// [`StoreError`].

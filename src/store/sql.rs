@@ -30,8 +30,8 @@ pub use reads::{
 pub use transitions::{ACQUIRE, FORCE_RELEASE, RELEASE, RENEW, TAKE_OVER};
 
 /// Settings of a new connection. No statement takes longer: a lock timeout alone would not do, since it counts
-/// each of the two waits of a queue for one row anew; it is there to tell such a wait from a slow server. And a
-/// success is on disk, whatever the server's own setting is.
+/// each of the two waits of a queue for one row separately; it distinguishes such a wait from a slow server.
+/// Success means on disk, whatever the server's own setting is.
 pub const SESSION: &str = "/* session */ set statement_timeout = '2200ms'; set lock_timeout = '2000ms';
 select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 

@@ -1,5 +1,5 @@
-//! What somebody does who wants to take a replica out, or to get past a limit. Each test has the counter that tells
-//! of it, and somebody else who does not notice.
+//! Attacks that try to take a replica down or to get past a limit. Each test checks the counter that reports the
+//! attack, and a bystander who must not notice it.
 //!
 //! Here: what costs an identity or an address. The submodules have the rest, by what is attacked.
 

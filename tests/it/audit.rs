@@ -1,4 +1,4 @@
-//! What admins read: the history, and the leases in force; and that old history is forgotten.
+//! Reads by admins: the history and the leases in force. Deletion of old history.
 
 use serde_json::{Value, json};
 
@@ -195,7 +195,7 @@ async fn the_leader_forgets_old_history_and_keeps_the_counters() {
     assert_eq!((again.status, again.version(), again.token()), (200, 2, 1));
 }
 
-/// What the operators' docs say is to be done after a restore: it is run here as it is written there.
+/// Runs the steps that the operators' docs prescribe after a restore, exactly as written there.
 #[tokio::test]
 async fn after_a_restore_no_token_is_given_out_again_and_rooms_go_on() {
     let mut stack = Stack::start(1, &[]).await;

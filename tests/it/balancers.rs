@@ -257,7 +257,7 @@ async fn a_session_that_polled_is_upgraded(kind: Kind) {
     }
 }
 
-/// What clients saw while a replica stopped.
+/// Results of clients while a replica stopped.
 #[derive(Default)]
 struct Seen {
     subscribed: AtomicUsize,

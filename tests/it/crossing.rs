@@ -1,4 +1,4 @@
-//! What crosses from one replica to the other, and how fast.
+//! Changes and cursors that cross from one replica to the other, and their latency.
 
 use std::time::{Duration, Instant};
 

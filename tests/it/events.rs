@@ -1,4 +1,4 @@
-//! What sockets hear: each event, on each replica, in order, and none of another room.
+//! Events that sockets receive: each one, on each replica, in order, and none of another room.
 
 use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, Proxy, Replica, Socket};
 
-/// What promise 5 allows between a change and its sight, whatever the bus does.
+/// Maximum time between a change and its arrival, whatever the bus does: promise 5.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 fn under() -> PathBuf {
@@ -34,7 +34,7 @@ fn own_redis() -> dev::Server {
     dev::redis(&under()).unwrap().expect("redis-server")
 }
 
-/// What stands between a replica and the server at that port.
+/// Proxy between a replica and the server at that port.
 async fn before(port: u16) -> Proxy {
     Proxy::start((Ipv4Addr::LOCALHOST, port)).await.unwrap()
 }
@@ -65,7 +65,7 @@ async fn is_ready(replica: &Replica) -> bool {
     readiness(replica).await["status"] == "ok"
 }
 
-/// What a replica says of itself to a balancer.
+/// Answer of a replica to a balancer's probe.
 async fn readiness(replica: &Replica) -> Value {
     let probe = replica
         .client

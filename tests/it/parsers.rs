@@ -168,7 +168,7 @@ fn every_payload(value: &Value) -> Result<(), TestCaseError> {
     judge(&from_value::<SubscribePayload>(value.clone()))
 }
 
-/// What came over the bus: whatever is read can be shown to clients and sent on, and says the same there.
+/// Messages from the bus: each one that can be read can be shown to clients and forwarded, with the same content.
 fn envelope(bytes: &[u8], exact: bool) -> Result<(), TestCaseError> {
     let Ok(read) = Envelope::decode(bytes) else {
         return Ok(());

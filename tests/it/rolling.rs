@@ -28,11 +28,11 @@ struct Closing {
     at: Instant,
     told: bool,
     dismissed: bool,
-    /// How long the socket was away, once it is back.
+    /// Time for which the socket was disconnected, once it is back.
     away: Option<Duration>,
 }
 
-/// What the clients saw.
+/// Results of the clients.
 #[derive(Default)]
 struct Seen {
     closings: Mutex<Vec<Closing>>,

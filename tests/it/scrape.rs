@@ -34,7 +34,7 @@ fn check(metrics: &str) {
     assert!(out.status.success() && said.is_empty(), "{said}\n{metrics}");
 }
 
-/// What people and browsers do, for a while: everything that metrics count happens.
+/// Usage by people and browsers, until everything that metrics count has happened.
 async fn use_it(stack: &Stack) {
     let ids: Vec<String> = (0..4).map(|_| fresh("used")).collect();
     let mut sockets = Vec::new();

@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What one lock must be.
+/// Expected state of one lock.
 #[derive(Debug, Default, Clone)]
 struct Model {
     version: i64,

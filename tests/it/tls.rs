@@ -138,7 +138,7 @@ impl Drop for Server {
     }
 }
 
-/// What apptlock needs at Redis, and no more.
+/// Minimal permissions that apptlock needs at Redis.
 const ACL: &str = "--user apptlock on >geheim resetchannels &apptlock:* -@all +hello +auth +ping +quit +client \
     +info +subscribe +unsubscribe +ssubscribe +sunsubscribe +publish +spublish";
 

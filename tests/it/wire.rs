@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Replica, Socket, Stack, auth, fresh};
 
-/// What differs from run to run, by its type.
+/// Replaces values that differ from run to run by their types.
 fn still(value: &Value, id: &str) -> Value {
     match value {
         Value::Object(fields) => fields

@@ -25,7 +25,7 @@ returning term";
 pub const RESIGN: &str = "/* resign */
 update leader_lease set expires_at = clock_timestamp() where name = 'sweeper' and holder = $1 and term = $2";
 
-/// Ends leases that have run out: `$1` leader, `$2` term, `$3` maximum number. A leader of a past term ends none.
+/// Ends leases that have expired: `$1` leader, `$2` term, `$3` maximum number. A leader of a past term ends none.
 pub const SWEEP: &str = concat!(
     "/* sweep */
 with due as materialized (

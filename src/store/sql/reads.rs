@@ -47,8 +47,8 @@ where tenant_id = $1 and user_id is not null and expires_at > clock_timestamp()
 order by appointment_id limit $3"
 );
 
-/// Number of a user's leases in force, counted up to `$3`: `$1` tenant, `$2` user. It looks at every lease in force,
-/// so it is asked seldom.
+/// Number of a user's leases in force, counted up to `$3`: `$1` tenant, `$2` user. It reads every lease in force,
+/// so it is used rarely.
 pub const LEASES_OF: &str = "/* leases_of */
 select count(*) from (
     select from appointment_lock
@@ -59,7 +59,7 @@ select count(*) from (
 pub const COUNT_LEASES: &str = "/* count_leases */
 select count(*) from appointment_lock where user_id is not null and expires_at > clock_timestamp()";
 
-/// Seconds until the next lease runs out; NULL if none is held.
+/// Seconds until the next lease expires; NULL if none is held.
 pub const NEXT_EXPIRY: &str = "/* next_expiry */
 select extract(epoch from min(expires_at) - clock_timestamp())::float8 from appointment_lock where user_id is not null";
 

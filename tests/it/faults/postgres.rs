@@ -1,4 +1,4 @@
-//! PostgreSQL is away or silent: nothing is granted, nobody gets anything but success, conflict or 503, and
+//! PostgreSQL is unavailable or silent: nothing is granted, nobody gets anything but success, conflict or 503, and
 //! everything works again by itself. After a crash nothing that was acknowledged is lost.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::{becomes, before, is_ready, own_postgres, readiness};
 use crate::support::{Reply, Socket, Stack, auth, fresh, servers};
 
-/// What a request may take: the deadline of 5 s, and a slow machine.
+/// Maximum time of a request: the deadline of 5 s, plus slack for a slow machine.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(5500);
 
 fn check(reply: &Reply, took: Duration) {
@@ -27,7 +27,7 @@ fn check(reply: &Reply, took: Duration) {
     assert!(took < ANSWERED_WITHIN, "answered after {took:?}: {reply:?}");
 }
 
-/// Asks ten times a second from many places while PostgreSQL is taken away and given back. Returns how long
+/// Asks ten times a second from many places while PostgreSQL is stopped and started again. Returns how long
 /// the first success took after that.
 async fn survives(stack: &Stack, away: impl Future<Output = ()>, back: impl Future<Output = ()>) {
     let replica = &stack.replicas[0];

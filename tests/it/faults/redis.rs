@@ -1,11 +1,11 @@
-//! Redis is away, silent, or loses what it was given: locks stay right, changes are seen, cursors come back.
+//! Redis is unavailable, silent, or loses messages: locks stay correct, changes arrive, cursors come back.
 
 use std::time::{Duration, Instant};
 
 use super::{SEEN_WITHIN, at, becomes, before, change_is_seen, is_ready, own_redis};
 use crate::support::{Socket, Stack, auth, fresh, servers};
 
-/// How long until the cursor that `from` moves is seen by `to`.
+/// Time until a cursor that `from` moves reaches `to`.
 async fn cursor_crosses(from: &mut Socket, to: &mut Socket, id: &str) -> Duration {
     let since = Instant::now();
     let mut x = 0;

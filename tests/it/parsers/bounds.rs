@@ -6,7 +6,7 @@ use apptlock::protocol::{
     ReleaseBody, SubscribePayload, UserInfoBody, VerifyBody,
 };
 
-/// What was accepted, as far as the contract bounds it.
+/// Accepted input, whose values must be within the bounds of the public interface.
 pub(super) trait Bounded {
     fn bounds(&self) -> Result<(), String>;
 }
@@ -39,7 +39,7 @@ fn person(info: Option<&UserInfoBody>) -> Result<(), String> {
     within(info.email.as_str(), 0, 320)
 }
 
-/// What PostgreSQL gives back as it was given.
+/// Numbers that PostgreSQL returns unchanged.
 fn near(numbers: [f64; 2]) -> Result<(), String> {
     if numbers.iter().all(|number| number.abs() <= 1e15) {
         Ok(())

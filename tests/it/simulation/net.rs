@@ -24,7 +24,7 @@ pub struct NetBus {
     at: usize,
 }
 
-/// What becomes of a message.
+/// Fate of a message.
 #[derive(Debug, Clone, Copy)]
 pub enum Fate {
     Arrives,

@@ -93,7 +93,7 @@ impl Replica {
         }
     }
 
-    /// What the bus brought is shown before anything else happens.
+    /// Shows all messages from the bus before anything else happens.
     pub async fn receive(&self) {
         while self.to.capacity() < self.to.max_capacity() {
             tokio::task::yield_now().await;

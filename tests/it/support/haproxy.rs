@@ -12,7 +12,7 @@ use super::PATIENCE;
 use super::stack::Lines;
 use apptlock::dev;
 
-/// Where a replica is: its public port, and the one with its probes.
+/// Ports of a replica: the public one, and the one with its probes.
 #[derive(Debug, Clone, Copy)]
 pub struct Backend {
     pub public: u16,

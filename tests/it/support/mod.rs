@@ -1,4 +1,4 @@
-//! What tests stand on: servers, replicas, clients.
+//! Servers, replicas and clients for tests.
 
 mod collector;
 mod haproxy;
@@ -24,9 +24,9 @@ pub use stack::{Replica, Stack, migrate, servers};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that must happen.
+/// Maximum time that a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// The pause between two looks at something that must happen.
+/// Interval between two checks of something that must happen.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Waits until `done` holds. After [`PATIENCE`] the test fails with `what`.

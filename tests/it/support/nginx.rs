@@ -25,7 +25,7 @@ pub enum Kind {
 pub struct Balancer {
     /// The one address of all replicas.
     pub url: String,
-    /// What `x-replica` calls them, in the order in which they were given.
+    /// Their names in `x-replica`, in the order in which they were given.
     pub names: Vec<String>,
     home: PathBuf,
     child: Child,

@@ -14,7 +14,7 @@ use super::servers;
 use super::stack::Lines;
 use apptlock::dev;
 
-/// How many connections to PostgreSQL the clients of one database share.
+/// Number of connections to PostgreSQL that the clients of one database share.
 pub const POOL_SIZE: usize = 4;
 
 /// PgBouncer, stopped when dropped. Whatever its clients need beyond its defaults they must do without.
@@ -87,7 +87,7 @@ max_client_conn = 200
         url
     }
 
-    /// What any other client of this pooler would use: connections without anything that it refuses.
+    /// Connections as any other client of this pooler would use them, without options that it refuses.
     pub async fn client(&self, direct: &str, connections: usize) -> PgPool {
         PgPoolOptions::new()
             .max_connections(u32::try_from(connections).unwrap())

@@ -25,7 +25,7 @@ pub struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     heard: VecDeque<Event>,
     acks: u64,
-    /// Whether the server sent this socket away, which the official client takes for good: it does not come back.
+    /// True if the server disconnected this socket by a packet, after which the official client does not reconnect.
     pub dismissed: bool,
 }
 
@@ -226,7 +226,7 @@ impl Socket {
         self.heard.drain(..).collect()
     }
 
-    /// Whether the connection ends within `limit`.
+    /// True if the connection ends within `limit`.
     pub async fn ends_within(&mut self, limit: Duration) -> bool {
         tokio::time::timeout(limit, async { while self.frame().await.is_some() {} })
             .await

@@ -215,7 +215,7 @@ impl Lines {
         });
     }
 
-    /// What `wanted` makes of the first line that it takes, once such a line is there.
+    /// Result of `wanted` for the first line that it accepts, once there is one.
     pub(super) fn find<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let since = Instant::now();
         let mut seen = self.seen.lock().unwrap();

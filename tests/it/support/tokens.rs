@@ -29,12 +29,12 @@ pub fn token_of(claims: &Value) -> String {
     )
 }
 
-/// That user's token.
+/// Token of that user.
 pub fn token(user: &str) -> String {
     token_of(&claims(user))
 }
 
-/// That admin's token.
+/// Token of that admin.
 pub fn admin_token(user: &str) -> String {
     let mut claims = claims(user);
     claims["roles"] = json!(["admin"]);
