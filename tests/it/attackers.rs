@@ -1,7 +1,7 @@
 //! Attacks that try to take a replica down or to get past a limit. Each test checks the counter that reports the
 //! attack, and a bystander who must not notice it.
 //!
-//! Here: what costs an identity or an address. The submodules have the rest, by what is attacked.
+//! Here: attacks that count against an identity or an address. The submodules have the rest, by target.
 
 mod connections;
 mod packets;
@@ -69,7 +69,7 @@ async fn forged_tokens_cost_their_address_and_not_those_who_are_known() {
         ask(&format!("Bearer {forged}"), "203.0.113.1").await
     };
     assert_eq!(forge(0).await, 401);
-    // While it goes on a token that was never seen may have to wait, and one that was verified never does.
+    // During the attack an unknown token may have to wait; a verified one never does.
     let flood = futures_util::future::join_all((1..150).map(forge));
     let others = async {
         for _ in 0..10 {
@@ -84,12 +84,12 @@ async fn forged_tokens_cost_their_address_and_not_those_who_are_known() {
     };
     tokio::join!(flood, others);
     assert!(counted(replica, "rate_limited_total{kind=\"token\"}").await >= 20.0);
-    // In a handshake too, without a way around by another connection.
+    // In a handshake too; another connection does not bypass it.
     let refused = Socket::refused(replica, json!({ "token": "a.b.c" })).await;
     assert!(refused.starts_with("auth.token: "), "{refused}");
 }
 
-/// Else whoever shares an address with an attacker could not connect.
+/// Otherwise a user who shares an address with an attacker could not connect.
 #[tokio::test]
 async fn tries_to_join_cost_nobody_else_at_the_same_address() {
     let stack = Stack::start(

@@ -1,4 +1,4 @@
-//! The bus between replicas: what is lost there is found again.
+//! The bus between replicas, and recovery of lost messages.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ fn said(what: impl Into<serde_json::Value>) -> Bytes {
     json!({ "said": what.into() }).to_string().into()
 }
 
-/// The next event, but for others' signs of life, which go on whatever else is lost.
+/// The next event, other than heartbeats, which continue whatever else is lost.
 async fn next(events: &mut tokio::sync::mpsc::Receiver<BusEvent>) -> BusEvent {
     let next = async {
         loop {
@@ -92,7 +92,7 @@ async fn what_was_published_before_the_end_still_goes_out() {
     let wanted = room(&fresh("last"));
     there.subscribe(&wanted).await;
     until("Redis is there", async || here.healthy()).await;
-    // Nothing is awaited between: all of it is still in the queue when the end comes.
+    // Nothing is awaited in between: all messages are still in the queue at the stop.
     for n in 0..1000 {
         here.publish(&wanted, said(n));
     }
@@ -128,8 +128,8 @@ async fn many_rooms_are_subscribed_in_batches() {
     }
 }
 
-/// The way to Redis is long: an acknowledgement that went ahead of the room's channel would hide what comes
-/// right after it.
+/// Redis is slow: an acknowledgement sent before the room's channel is subscribed would hide the messages right after
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_is_acknowledged_only_when_redis_has_it() {
     let mut stack = Stack::start(1, &[]).await;
@@ -154,10 +154,10 @@ async fn a_subscription_is_acknowledged_only_when_redis_has_it() {
     }
 }
 
-/// A change that no message told of: written past every replica, as a lost message would leave it.
+/// A change without a message: written directly, bypassing every replica, as if its message was lost.
 #[tokio::test]
 async fn what_the_bus_lost_is_shown_after_the_next_gap() {
-    // One of its own: the connections that are cut below would be other tests' too.
+    // A separate one: the connections that are cut below would be other tests' too.
     let under = std::env::temp_dir().join("apptlock-tests");
     let redis = apptlock::dev::redis(&under).unwrap().expect("redis-server");
     let stack = Stack::start(2, &[("REDIS_URL", redis.url.as_str())]).await;
@@ -174,7 +174,7 @@ async fn what_the_bus_lost_is_shown_after_the_next_gap() {
     .execute(&stack.pool)
     .await
     .unwrap();
-    // Every connection to Redis is cut; each replica comes back by itself, and takes that for a gap.
+    // Every connection to Redis is cut; each replica reconnects automatically, and treats it as a gap.
     let cut = Instant::now();
     kill_redis_clients(redis.port).await;
     let update = socket.expect("lock-update").await;
@@ -253,8 +253,8 @@ async fn with_redis_gone_a_change_made_elsewhere_is_shown_within_two_seconds() {
     assert_eq!(ready.status(), 200, "a replica without Redis stays ready");
 }
 
-/// Pub/sub knows no databases: without names of their own, each would show the other's locks, and not its own,
-/// whose versions are lower.
+/// Pub/sub ignores databases: without distinct names, each would show the other's locks, and not its own, whose
+/// versions are lower.
 #[tokio::test]
 async fn two_installations_on_one_redis_hear_nothing_of_each_other() {
     let (ours, theirs) = (Stack::start(1, &[]).await, Stack::start(1, &[]).await);
@@ -279,7 +279,7 @@ async fn two_installations_on_one_redis_hear_nothing_of_each_other() {
     );
 }
 
-/// Publishes as somebody does who reaches Redis.
+/// Publishes like an attacker who can reach Redis.
 async fn publish(port: u16, channel: &str, message: &str) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port))
@@ -297,7 +297,7 @@ async fn publish(port: u16, channel: &str, message: &str) {
     assert!(heard.starts_with(":1"), "one replica hears it: {heard}");
 }
 
-/// A version that is far ahead would blind the room to all that follows.
+/// A version that is far ahead would hide all later changes from the room.
 #[tokio::test]
 async fn a_message_that_no_replica_signed_is_not_believed() {
     let stack = Stack::start(1, &[]).await;
@@ -327,17 +327,17 @@ async fn a_message_that_no_replica_signed_is_not_believed() {
     let unsigned = "apptlock_bus_received_total{outcome=\"unsigned\"}";
     replica.metric_becomes(unsigned, |now| now >= 2.0).await;
     replica.await_line("a message on Redis is not signed");
-    // Nothing was shown, and what comes is.
+    // Nothing was shown, and later changes are.
     replica.release(&id, "ann").await;
     let update = socket.expect("lock-update").await;
     assert_eq!(update["version"], 2);
-    // A sign of life with another one's name is not believed either.
+    // A heartbeat with another replica's name is not accepted either.
     let alive = format!("apptlock:{{alive}}:{name}");
     publish(servers().redis.port, &alive, "1 somebody").await;
     replica.metric_becomes(unsigned, |now| now >= 3.0).await;
 }
 
-/// The database is restored from a backup while replicas run: what they saw since is no more.
+/// The database is restored from a backup while replicas run: later versions no longer exist.
 #[tokio::test]
 async fn a_room_that_is_ahead_of_postgresql_is_put_back_and_its_sockets_connect_anew() {
     let stack = Stack::start(1, &[]).await;
@@ -391,7 +391,7 @@ async fn a_room_that_is_ahead_of_postgresql_is_put_back_and_its_sockets_connect_
     );
     assert_eq!(replica.metric("apptlock_reconcile_resets_total").await, 2.0);
     replica.await_line("a room was ahead of PostgreSQL");
-    // Whoever comes anew follows from there.
+    // A new subscriber follows from there.
     let mut socket = Socket::connect(replica, auth("ben")).await;
     assert_eq!(socket.subscribe(&kept).await["version"], 1);
     replica.release(&kept, "ann").await;

@@ -39,7 +39,7 @@ async fn sockets_that_subscribe_as_they_connect_are_all_acknowledged() {
     let join = |n: usize| {
         let id = id.clone();
         async move {
-            // The event leaves with the very tick in which the connection is confirmed.
+            // The event is sent in the same tick in which the connection is confirmed.
             let mut socket = Socket::connect(replica, auth(&format!("u{n}"))).await;
             socket.subscribe(&id).await;
             socket

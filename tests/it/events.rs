@@ -281,7 +281,7 @@ async fn an_unsubscribed_socket_hears_nothing_more() {
     let id = fresh("gone");
     let mut leaver = watcher(replica, "leaver", &id).await;
     let mut stays = watcher(replica, "stays", &id).await;
-    // Not awaited between: the server must keep the order of a socket's events.
+    // Not awaited in between: the server must keep the order of a socket's events.
     leaver.emit("unsubscribe", &json!(id)).await;
     leaver.emit("subscribe", &json!(id)).await;
     assert_eq!(leaver.ask("unsubscribe", &json!(id)).await["success"], true);

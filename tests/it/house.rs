@@ -1,4 +1,4 @@
-//! The house's own rules, held by reading the source: layers, SQL, comments.
+//! The project's own rules, checked by reading the source: layers, SQL, comments.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::Stack;
 
-/// From the ground up: a module imports only from those before it.
+/// Layers from the bottom up: a module imports only from those before it.
 const LAYERS: [&str; 25] = [
     "domain",
     "secret",
@@ -248,7 +248,7 @@ async fn every_table_and_column_has_a_comment() {
     assert_eq!(bare, Vec::<String>::new());
 }
 
-/// docs/RELIABILITY.md names the tests of each promise: a test that is renamed or gone must not stay there.
+/// docs/RELIABILITY.md names the tests of each promise: a test that was renamed or removed must not stay there.
 #[test]
 fn the_tests_that_the_docs_name_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! Identities by tokens: who may do what, on every route and event, and what a forged token is worth.
+//! Identities by tokens: permissions on every route and event, and rejection of forged tokens.
 
 mod keys;
 mod sockets;
@@ -57,7 +57,7 @@ fn forged() -> Vec<(&'static str, String)> {
     );
     let good = token("ann");
     let parts: Vec<&str> = good.split('.').collect();
-    // {"alg":"none"}, as the oldest attack of all has it.
+    // {"alg":"none"}, the classic attack.
     let none = format!("eyJhbGciOiJub25lIn0.{}.", parts[1]);
     vec![
         ("no token at all", "x".into()),

@@ -1,5 +1,5 @@
-//! The parsers of every wire shape, at random: whatever comes, nothing panics, what is refused is refused in
-//! one line that a client can read, and what is accepted keeps the contract's bounds.
+//! The parsers of every wire shape, with random input: nothing panics, a rejection is one readable line, and accepted
+//! input is within the contract's bounds.
 
 mod bounds;
 mod strategies;
@@ -41,7 +41,7 @@ const FIELDS: [&str; 22] = [
     "appointmentId",
     "cursors",
     "presence",
-    // What only replicas say.
+    // Only between replicas.
     "from",
     "message",
     "change",
@@ -49,10 +49,10 @@ const FIELDS: [&str; 22] = [
     "frames",
 ];
 
-/// A refusal is never longer than this, whatever was sent.
+/// Maximum length of a rejection, whatever the input.
 const LONGEST_MESSAGE: usize = 1000;
 
-/// The message without what it quotes of the client's own words.
+/// The message without its quotations of the input.
 fn unquoted(message: &str) -> String {
     let mut text = message.to_owned();
     for quote in ['"', '`'] {
@@ -108,12 +108,12 @@ fn judge<T: Bounded + Debug>(outcome: &Result<T, InvalidInput>) -> Result<(), Te
     }
 }
 
-/// A body of REST, which comes as bytes.
+/// A body of REST, which arrives as bytes.
 fn bytes_as<T: DeserializeOwned + Bounded + Debug>(bytes: &[u8]) -> Result<(), TestCaseError> {
     let outcome = from_slice::<T>(bytes);
     judge(&outcome)?;
     let json = serde_json::from_slice::<Value>(bytes);
-    // Of a field that nobody reads only the form counts: a number in it may be larger than any.
+    // An ignored field only has to be well-formed: a number in it may be out of any range.
     let form = std::str::from_utf8(bytes)
         .is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok());
     if let Err(InvalidInput::Malformed(fault)) = &outcome {
@@ -127,7 +127,7 @@ fn bytes_as<T: DeserializeOwned + Bounded + Debug>(bytes: &[u8]) -> Result<(), T
     Ok(())
 }
 
-/// A payload of a socket, which comes as JSON; read as bytes it means the same.
+/// A payload of a socket, which arrives as JSON; read as bytes it has the same meaning.
 fn value_as<T: DeserializeOwned + Bounded + Debug>(value: &Value) -> Result<(), TestCaseError> {
     let outcome = from_value::<Object<T>>(value.clone());
     judge(&outcome)?;
@@ -193,7 +193,7 @@ fn envelope(bytes: &[u8], exact: bool) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Makes one of each kind of name out of a text, and says whether that is what its bounds ask for.
+/// Creates each kind of name from a text, and checks that its bounds decide the result.
 fn names(text: &str) -> Result<(), TestCaseError> {
     let plain = !text.chars().any(char::is_control);
     let lines = !text
@@ -303,8 +303,8 @@ proptest! {
         if networks.is_empty() {
             prop_assert_eq!(client, peer);
         }
-        // What a client forges stands before what the proxies write, and is looked at only where all that
-        // they wrote are proxies too: then it changes nothing but that.
+        // Entries that a client forges come before those of the proxies, and count only if all of the latter are
+        // proxies too.
         let forged = std::iter::once("nonsense").chain(lists.iter().map(String::as_str));
         prop_assert_eq!(proxies.client(peer, forged), client);
     }

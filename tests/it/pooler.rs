@@ -1,4 +1,4 @@
-//! Behind a pooler that gives each transaction whichever connection is free.
+//! Behind a pooler in transaction mode, which gives each transaction any free connection.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{POOL_SIZE, PgBouncer, Socket, Stack, auth, fresh};
 
-/// Two replicas that know PostgreSQL only through the pooler.
+/// Two replicas that reach PostgreSQL only through the pooler.
 async fn behind_a_pooler(settings: &[(&str, &str)]) -> (PgBouncer, Stack) {
     let pooler = PgBouncer::start();
     let mut stack = Stack::empty(settings).await;
@@ -22,7 +22,7 @@ async fn behind_a_pooler(settings: &[(&str, &str)]) -> (PgBouncer, Stack) {
     (pooler, stack)
 }
 
-/// No replica has complained, and no client was refused.
+/// Asserts that no replica has logged a warning, and no client was refused.
 fn nothing_went_wrong(pooler: &PgBouncer, stack: &Stack) {
     for replica in &stack.replicas {
         let log = replica.log();
@@ -163,7 +163,7 @@ async fn nothing_of_a_replica_is_left_to_the_poolers_next_client() {
         }
     });
     join_all(work).await;
-    // Somebody else's transactions, as many at once as there are connections: so all of them are seen.
+    // Other clients' transactions, as many as there are connections, so that all connections are covered.
     let other = pooler.client(&stack.database, POOL_SIZE).await;
     let mut seen = Vec::new();
     let mut open = Vec::new();
@@ -173,7 +173,7 @@ async fn nothing_of_a_replica_is_left_to_the_poolers_next_client() {
             "select pg_backend_pid(), current_setting('statement_timeout'), current_setting('lock_timeout'),
                 (select count(*) from pg_prepared_statements where name <> '')",
         )
-        // Else sqlx gives it a name, whatever the capacity of its cache.
+        // Otherwise sqlx gives it a name, whatever the capacity of its cache.
         .persistent(false)
         .fetch_one(&mut *transaction)
         .await
@@ -199,7 +199,7 @@ async fn a_request_that_waits_in_vain_gives_the_poolers_connection_back() {
     let replica = &stack.replicas[0];
     let id = fresh("stuck");
     assert_eq!(replica.acquire(&id, "ann").await.status, 201);
-    // A back end's save holds the row for longer than anybody waits.
+    // A back end's save holds the row for longer than any timeout.
     let mut save = stack.pool.begin().await.unwrap();
     sqlx::query("select 1 from appointment_lock where appointment_id = $1 for update")
         .bind(&id)
@@ -218,7 +218,7 @@ async fn a_request_that_waits_in_vain_gives_the_poolers_connection_back() {
         201,
         "all connections are free again"
     );
-    // One that is refused by PostgreSQL itself, and nothing else: its transaction is nobody else's.
+    // A statement that PostgreSQL itself rejects: its transaction must not leak to another client.
     assert_eq!(replica.release(&id, "ann").await.status, 503);
     for _ in 0..8 {
         let reply = replica.acquire(&fresh("after"), "ben").await;

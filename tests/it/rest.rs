@@ -274,7 +274,7 @@ async fn a_back_end_verifies_before_it_saves() {
     assert_eq!(verify(granted.token()).await.status, 200);
     assert_eq!(verify(granted.token() + 1).await.code(), "STALE_TOKEN");
 
-    // The same inside the back end's own transaction, which has a search path of its own.
+    // The same inside the back end's own transaction, with a different search path.
     let assert = "select public.apptlock_assert_lease($1, $2)";
     let mut save = stack.pool.begin().await.unwrap();
     sqlx::query("set local search_path = pg_catalog")
@@ -296,7 +296,7 @@ async fn a_back_end_verifies_before_it_saves() {
         "STALE_TOKEN",
         "run out, and not swept: the row is held"
     );
-    // A transaction that began in time is late all the same.
+    // A transaction that began before the expiry is too late nevertheless.
     let late = sqlx::query(assert)
         .bind(&id)
         .bind(granted.token())

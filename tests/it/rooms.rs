@@ -1,4 +1,4 @@
-//! A room whose outbound queue the test itself empties: what comes between two steps, and what does not fit.
+//! A room whose outbound queue the test itself drains: events between two steps, and events that do not fit.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ async fn acquire(store: &Store, room: &RoomId) -> LockState {
     taken.unwrap().state
 }
 
-/// The version that comes out next, as a snapshot or as a change.
+/// The next version from the queue, as a snapshot or as a change.
 fn version(item: Option<OutboundItem>) -> (&'static str, i64) {
     match item {
         Some(OutboundItem::Admit(_, state)) => ("snapshot", state.version),
@@ -50,7 +50,7 @@ fn version(item: Option<OutboundItem>) -> (&'static str, i64) {
     }
 }
 
-/// Within two seconds, where a pass in calm weather is half a minute away.
+/// Within two seconds; without a gap the next pass is half a minute later.
 async fn comes_at_once(outbound: &mut mpsc::Receiver<OutboundItem>, newest: i64) {
     let since = Instant::now();
     let next = timeout(PATIENCE, outbound.recv()).await.expect("forgotten");
@@ -59,7 +59,7 @@ async fn comes_at_once(outbound: &mut mpsc::Receiver<OutboundItem>, newest: i64)
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
-/// Hears those events, and reconciles; until it is dropped.
+/// Receives those events, and reconciles, until it is dropped.
 fn repair(
     rooms: &Arc<Rooms>,
     store: &Store,
@@ -92,7 +92,7 @@ async fn a_snapshot_is_never_older_than_what_the_room_was_shown() {
 
     let join = subscribe(&rooms, &room, "second", |_| ()).await;
     let read = store.status(&room).await.unwrap();
-    // This comes between: whoever is let in after it does not hear it, and nothing would show it later.
+    // This comes in between: a socket admitted after it does not get it, and nothing would show it later.
     let acquired = Change::from(acquire(&store, &room).await);
     assert_eq!(rooms.apply_local(&acquired), Outcome::Shown);
     rooms.admit(read, join).await;
@@ -139,7 +139,7 @@ async fn what_a_gap_swallowed_is_shown_at_once() {
     let join = subscribe(&rooms, &room, "first", |_| ()).await;
     rooms.admit(store.status(&room).await.unwrap(), join).await;
     assert_eq!(version(outbound.recv().await), ("snapshot", 0));
-    // The bus seems well all the time: nothing but the gap tells of it.
+    // The bus seems healthy all the time: only the gap reports it.
     acquire(&store, &room).await;
     events.send(BusEvent::Gap).await.unwrap();
     comes_at_once(&mut outbound, 1).await;
@@ -181,8 +181,8 @@ async fn what_a_gap_swallowed_while_postgresql_was_away_is_shown_when_it_is_back
     comes_at_once(&mut outbound, 1).await;
 }
 
-/// A release to come says something that this one does not know: its room is compared with PostgreSQL at once. And of a
-/// change with an unknown reason the rest is shown as it is.
+/// A newer release sends an unknown message: its room is compared with PostgreSQL immediately. A change with an unknown
+/// reason is shown otherwise unchanged.
 #[tokio::test]
 async fn what_a_future_release_says_is_shown_at_once() {
     let store = Stack::empty(&[]).await.store(4);

@@ -1,4 +1,4 @@
-//! The check that a back end makes part of its own save: `apptlock_assert_lease`, for whatever role calls it.
+//! The check inside a back end's saving transaction: `apptlock_assert_lease`, called by any role.
 
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -115,7 +115,7 @@ async fn it_checks_the_user_where_one_is_named() {
     assert!(fault.message().ends_with("is not held by eve"), "{fault}");
 }
 
-/// Whoever narrowed the right to call it finds it as narrow after the migration.
+/// An operator's restriction of the right to call it survives the migration.
 #[tokio::test]
 async fn a_migration_keeps_who_may_call_it() {
     let stack = Stack::empty(&[]).await;
@@ -123,7 +123,7 @@ async fn a_migration_keeps_who_may_call_it() {
     // A name that needs quotes.
     let role = format!("back-end_{}", uuid::Uuid::new_v4().simple());
     run(&mut admin, &format!("create role \"{role}\"")).await;
-    // As the release before left it, and an operator after that.
+    // As the previous release left it, then changed by an operator.
     run(&mut admin, "drop function apptlock_assert_lease(text, bigint, text, text);
         create function apptlock_assert_lease(text, bigint, text default '') returns void language sql as 'select';
         alter table installation drop column bus_key").await;
@@ -150,7 +150,7 @@ async fn a_migration_keeps_who_may_call_it() {
     assert!(may);
 }
 
-/// As an init container `migrate` is often there before PostgreSQL is.
+/// As an init container, `migrate` often starts before PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_waits_for_postgresql_and_says_why_once() {
     let server = (std::net::Ipv4Addr::LOCALHOST, servers().postgres.port);
@@ -189,7 +189,7 @@ async fn migrate_waits_for_postgresql_and_says_why_once() {
     let mut rest = String::new();
     said.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "");
-    // What waiting does not change is told at once.
+    // Errors that waiting does not change are reported immediately.
     let wrong = url.replace("postgres://", "postgres://nobody-");
     let since = std::time::Instant::now();
     let refused = within("1m")

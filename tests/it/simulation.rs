@@ -1,11 +1,11 @@
-//! Random schedules over simulated replicas: every step is an operation, a message that arrives, repeats or is
-//! lost, an outbound queue that is emptied or not, time that runs out. A model of a few lines says what each answer
-//! must be; PostgreSQL is real.
+//! Random schedules over simulated replicas: each step is an operation, a message that is delivered, duplicated or
+//! lost, an outbound queue that is drained or not, or an expiry. A model of a few lines computes the expected answers;
+//! PostgreSQL is real.
 //!
-//! Held after each step: one live lease, versions and tokens only rise, each answer is the model's. Held at the
-//! end: every room converges, and the history tells the same story. A failure prints the shortest schedule that
-//! shows it and the seed, which is kept in `proptest-regressions/` and tried first from then on.
-//! `PROPTEST_CASES` says how many schedules are tried.
+//! Checked after each step: one live lease, versions and tokens only rise, each answer is the model's. Checked at the
+//! end: every room converges, and the history agrees. A failure prints the shortest schedule that reproduces it, and
+//! the seed, which is kept in `proptest-regressions/` and tried first from then on. `PROPTEST_CASES` is the number of
+//! schedules.
 
 mod net;
 mod replica;
@@ -80,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     version: i64,
     token: i64,
-    /// Whose it is, in the row; with `ran_out` it is free all the same.
+    /// Holder in the row; with `ran_out` the lock is free nevertheless.
     holder: Option<usize>,
     ran_out: bool,
     history: usize,
@@ -127,7 +127,7 @@ fn someone(user: usize) -> Person {
 
 impl World {
     async fn new(stack: &Stack, store: &Store) -> Self {
-        // What the schedule before left would be swept by this one.
+        // Otherwise this schedule would sweep the leases of the previous one.
         sqlx::raw_sql("delete from leader_lease; delete from appointment_lock")
             .execute(&stack.pool)
             .await
@@ -309,7 +309,7 @@ impl World {
         }
     }
 
-    /// PostgreSQL and the model agree, on each lock and its history.
+    /// Asserts that PostgreSQL and the model agree on each lock and its history.
     async fn check(&self) {
         for (id, model) in self.rooms.iter().zip(&self.models) {
             let row: Option<(i64, i64, Option<String>)> = sqlx::query_as(

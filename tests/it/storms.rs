@@ -1,4 +1,4 @@
-//! Many at once. The checker trusts only what PostgreSQL wrote and what clients were told.
+//! Many concurrent clients. The checker trusts only PostgreSQL's records and the answers to clients.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn of_two_hundred_users_over_two_replicas_one_wins() {
 }
 
 /// Workers on every replica acquire, renew, release, take over and force at a few appointments, with a TTL
-/// so short that leases also run out under them. Then the history is read.
+/// so short that leases also expire meanwhile. Then the history is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_storm_no_two_leases_overlap_and_counters_only_rise() {
     let stack = Arc::new(Stack::start(2, &[("LOCK_TTL", "1s")]).await);
@@ -75,13 +75,13 @@ async fn in_a_storm_no_two_leases_overlap_and_counters_only_rise() {
                     _ => replica.acquire(id, &user).await,
                 };
                 assert!([200, 201, 404, 409].contains(&reply.status), "{reply:?}");
-                // Whoever forgot a lease and came back renewed it: given up, or three such would keep all others out.
+                // An acquire of a forgotten lease renews it: released, or three such workers would block all others.
                 if reply.status == 200 {
                     replica.release(id, &user).await;
                 }
                 if reply.status == 201 {
                     told.push((id.clone(), reply.token(), user.clone()));
-                    // Now and then a holder forgets, and the lease runs out.
+                    // Sometimes a holder does not release, and the lease expires.
                     if told.len() % 6 != 0 {
                         let done = replica.release(id, &user).await;
                         assert!([200, 403, 404].contains(&done.status), "{done:?}");
@@ -156,7 +156,7 @@ async fn in_a_storm_no_two_leases_overlap_and_counters_only_rise() {
     }
 }
 
-/// The statement that decides, asked directly by many connections: no client, no scheduler between.
+/// The deciding statement, executed directly over many connections, with no client or scheduler in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_acquire_statement_alone_grants_once() {
     use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
@@ -196,8 +196,8 @@ async fn the_acquire_statement_alone_grants_once() {
     }
 }
 
-/// A new grant commits while a statement waits for the row: what it then decides must be on the row as it
-/// is, not as it was when the statement began.
+/// A new grant commits while a statement waits for the row: it must decide on the current row, not on the row as it
+/// was when the statement began.
 #[tokio::test]
 async fn a_statement_that_waited_decides_on_the_row_as_it_is_then() {
     let stack = Stack::start(1, &[]).await;
@@ -232,12 +232,12 @@ async fn a_statement_that_waited_decides_on_the_row_as_it_is_then() {
     }
 }
 
-/// The lease runs out while statements wait for its row: they decide by the clock as it is when they have it,
-/// not as it was when they were asked.
+/// The lease expires while statements wait for its row: they decide by the clock at the time they have locked the
+/// row, not at the time of the request.
 #[tokio::test]
 async fn a_statement_that_waited_past_the_deadline_finds_the_lease_run_out() {
     let mut stack = Stack::empty(&[("LOCK_TTL", "1s")]).await;
-    // Nobody sweeps: whoever ends the lease is one of those who waited.
+    // No sweeper runs: one of the waiting statements ends the lease.
     sqlx::query(
         "insert into leader_lease values ('sweeper', 'asleep', 99, clock_timestamp() + interval '1 hour')",
     )

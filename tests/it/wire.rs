@@ -1,5 +1,5 @@
-//! Every wire shape, as a picture that a change must repaint on purpose: `cargo insta review`, or run the
-//! tests with INSTA_UPDATE=always and read the diff.
+//! Snapshots of every wire shape, which a change must update on purpose: `cargo insta review`, or run the tests with
+//! INSTA_UPDATE=always and read the diff.
 
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ async fn provoke(replica: &Replica, id: &str) {
 #[test]
 fn what_replicas_tell_each_other() {
     use apptlock::protocol::{Envelope, Message};
-    // As another replica of this release sends it: a later one must still read these.
+    // As a replica of this release sends them: later releases must still read these.
     for bytes in [
         &br#"{"from":"r1","message":{"change":{"state":{"room":{"tenant":"","appointment":"a"},"version":3,"reason":"acquired","lease":{"user_id":"ann","user_info":{"name":"Ann","email":""},"session_id":null,"granted_at":"2026-01-02T03:04:05.123456Z","expires_at":"2026-01-02T03:09:05.123456Z","fencing_token":2},"now":"2026-01-02T03:04:05.123456Z"},"admin":null}}}"#[..],
         br#"{"from":"r1","message":{"cursors":{"room":{"tenant":"","appointment":"a"},"frames":[{"user_id":"ann","update":{"appointmentId":"a","userId":"ann"}}]}}}"#,

@@ -1,4 +1,4 @@
-//! Clients that are slow or dead delay nobody, and are let go; one that only paused ends at the newest state.
+//! Slow or dead clients delay nobody and are disconnected; a client that only paused ends at the newest state.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{PATIENCE, Replica, Socket, Stack, auth, fresh};
 
-/// A connection that takes only a little at a time, so that what is sent to it piles up soon.
+/// A connection with small buffers, so that its queue fills up soon.
 fn narrow(replica: &Replica) -> TcpStream {
     let address: SocketAddr = replica.url.trim_start_matches("http://").parse().unwrap();
     let socket = Raw::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -20,7 +20,7 @@ fn narrow(replica: &Replica) -> TcpStream {
     TcpStream::from_std(socket.into()).unwrap()
 }
 
-/// The person with the longest name there may be, so that events are large.
+/// A person with a name of the maximum length, so that events are large.
 fn large(user: &str) -> Value {
     json!({ "userId": user, "userInfo": { "name": "N".repeat(200), "email": "e".repeat(320) } })
 }
@@ -130,7 +130,7 @@ async fn a_client_that_stops_reading_is_dropped_within_a_minute_and_delays_nobod
     drop(dead);
 }
 
-/// The other end vanished without a word: nothing is answered, not even a ping.
+/// The client vanished silently: it answers nothing, not even a ping.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_open_connection_dies_within_a_minute() {
     let stack = Stack::start(1, &[]).await;

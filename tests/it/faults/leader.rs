@@ -26,7 +26,7 @@ async fn a_leader_that_was_paused_past_its_lease_does_nothing_stale() {
     );
     assert_eq!(term + 1, self::term(&stack).await, "another term began");
 
-    // It wakes in the middle of whatever it was doing, and believes for a moment.
+    // It resumes in the middle of its work, and for a moment still believes that it leads.
     let ids: Vec<String> = (0..20).map(|_| fresh("stale")).collect();
     for id in &ids {
         other.acquire(id, "ann").await;
@@ -89,7 +89,7 @@ async fn term(stack: &Stack) -> i64 {
         .unwrap()
 }
 
-/// Leases that are in the rows, run out or not.
+/// Leases in the rows, expired or not.
 async fn running(stack: &Stack) -> i64 {
     sqlx::query_scalar("select count(*) from appointment_lock where user_id is not null")
         .fetch_one(&stack.pool)

@@ -1,5 +1,5 @@
-//! PostgreSQL is unavailable or silent: nothing is granted, nobody gets anything but success, conflict or 503, and
-//! everything works again by itself. After a crash nothing that was acknowledged is lost.
+//! PostgreSQL is unavailable or silent: nothing is granted, every answer is success, conflict or 503, and
+//! everything recovers automatically. After a crash no acknowledged change is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +27,8 @@ fn check(reply: &Reply, took: Duration) {
     assert!(took < ANSWERED_WITHIN, "answered after {took:?}: {reply:?}");
 }
 
-/// Asks ten times a second from many places while PostgreSQL is stopped and started again. Returns how long
-/// the first success took after that.
+/// Sends requests ten times a second from many clients while PostgreSQL is stopped and started again. Returns the
+/// time from then to the first success.
 async fn survives(stack: &Stack, away: impl Future<Output = ()>, back: impl Future<Output = ()>) {
     let replica = &stack.replicas[0];
     let id = fresh("survives");
@@ -90,7 +90,7 @@ async fn survives(stack: &Stack, away: impl Future<Output = ()>, back: impl Futu
         .await;
     assert_eq!(kept.status, 200, "the lease outlived the outage: {kept:?}");
     becomes(replica, "ok").await;
-    // The sweeper's duty, too, is somebody's again.
+    // There is a leader again, too.
     stack.leader().await;
 }
 
@@ -116,7 +116,7 @@ async fn postgresql_silent_for_ten_seconds_is_nothing_but_503_and_then_success()
     survives(&stack, async { proxy.stall() }, async { proxy.pass() }).await;
 }
 
-/// All replicas would leave the balancer at once, and clients get its error in the place of ours.
+/// Otherwise all replicas would leave the balancer together, and clients would get its error instead of ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_absence_of_postgresql_takes_no_replica_out_of_the_balancer() {
     let mut server = own_postgres();
@@ -147,7 +147,7 @@ async fn a_short_absence_of_postgresql_takes_no_replica_out_of_the_balancer() {
         .await;
 }
 
-/// Connections that are dead and never say so: as when a firewall forgets them.
+/// Connections that die silently, such as when a firewall drops their state.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_postgresql_that_fell_silent_for_good_are_replaced() {
     let mut stack = Stack::empty(&[]).await;
@@ -164,7 +164,7 @@ async fn connections_to_postgresql_that_fell_silent_for_good_are_replaced() {
     }
     proxy.strand();
     let since = Instant::now();
-    // All at once, so that each connection there is has a statement that is never answered.
+    // Concurrently, so that every connection has a statement that is never answered.
     let mut left = ids;
     while !left.is_empty() {
         let asks = left.into_iter().map(async |id| {
@@ -195,7 +195,7 @@ async fn connections_to_postgresql_that_fell_silent_for_good_are_replaced() {
 async fn a_crash_of_postgresql_loses_no_acknowledged_lock() {
     let mut server = own_postgres();
     let mut stack = Stack::empty_on(&server.url, &[]).await;
-    // What the server is set to does not matter: an acknowledged grant is on its disk.
+    // Whatever the server's setting is, an acknowledged grant is on its disk.
     let name = stack.database.rsplit('/').next().unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "alter database {name} set synchronous_commit = off"
@@ -275,7 +275,7 @@ async fn what_the_holder_does_while_postgresql_is_silent_counts_afterwards() {
     proxy.stall();
     let moved = super::at(&id, 7);
     assert_eq!(ann.ask("cursor-position", &moved).await["success"], true);
-    // Longer than a statement may take: the first attempt is over.
+    // Longer than the timeout of a statement: the first attempt is over.
     tokio::time::sleep(Duration::from_secs(4)).await;
     proxy.pass();
     while ann.expect("lock-update").await["reason"] != "renewed" {}
@@ -292,7 +292,7 @@ async fn what_the_holder_does_while_postgresql_is_silent_counts_afterwards() {
     );
 }
 
-/// Whoever got a 503 went away, and PostgreSQL does it all the same when it goes on: nobody publishes that.
+/// The client that got a 503 has left, and PostgreSQL executes its statement later: no replica publishes that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postgresql_carries_out_after_a_503_is_shown_soon() {
     let mut server = own_postgres();
@@ -309,7 +309,7 @@ async fn what_postgresql_carries_out_after_a_503_is_shown_soon() {
         }
         watchers.push(socket);
     }
-    // All connections are there, so that the statements get out.
+    // All connections are open, so that the statements are sent.
     let warm = (0..8).map(|n| async move { here.acquire(&format!("warm-{n}"), "ann").await });
     futures_util::future::join_all(warm).await;
     server.pause().unwrap();
@@ -349,7 +349,7 @@ async fn what_postgresql_carries_out_after_a_503_is_shown_soon() {
     );
 }
 
-/// A back end saves for a long time, and many ask for that very lease: all other appointments go on.
+/// A back end saves for a long time, and many request that lease: all other appointments are unaffected.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures time: make test-rust runs it alone"]
 async fn a_row_that_is_held_takes_no_connections_from_others() {
@@ -366,7 +366,7 @@ async fn a_row_that_is_held_takes_no_connections_from_others() {
         .unwrap();
     let position = |user: &str| json!({ "userId": user, "position": { "x": 1, "y": 1 } });
     let (of_ann, of_eve) = (position("ann"), position("eve"));
-    // Who does not hold it is refused at once, and waits for nobody.
+    // Requests of others than the holder are rejected immediately, without waiting.
     let strangers = (0..20).map(|_| replica.ask("POST", &id, "update-position", &of_eve));
     for reply in futures_util::future::join_all(strangers).await {
         assert_eq!(
@@ -405,8 +405,8 @@ async fn a_row_that_is_held_takes_no_connections_from_others() {
     assert_eq!(after.status, 200);
 }
 
-/// Every statement takes a tenth of a second: PostgreSQL is well, and a thousand subscriptions are answered all the
-/// same, since one statement reads for all that wait.
+/// Every statement takes a tenth of a second: PostgreSQL is healthy, and a thousand subscriptions are answered in
+/// time, since one statement reads for all that wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_subscriptions_waits_for_its_turn_at_a_slow_postgresql() {
     let mut stack = Stack::empty(&[]).await;

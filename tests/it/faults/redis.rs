@@ -93,7 +93,7 @@ async fn with_redis_silent_changes_are_seen_and_cursors_come_back() {
     with_redis_away(away, &url, Duration::from_secs(8)).await;
 }
 
-/// The others' links are well: nothing but the replica that is cut off can tell that its changes are not heard.
+/// The links of the others work: only the replica that is cut off can know that its changes are not received.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures time: make test-rust runs it alone"]
 async fn what_a_replica_does_that_alone_is_cut_off_from_redis_is_seen_by_the_others() {
@@ -181,7 +181,7 @@ async fn connections_to_redis_that_are_reset_again_and_again_hide_no_change() {
     println!("20 resets: seen within {worst:?}");
 }
 
-/// Connections that are dead and never say so: as when a firewall forgets them.
+/// Connections that die silently, such as when a firewall drops their state.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures time: make test-rust runs it alone"]
 async fn connections_to_redis_that_fell_silent_for_good_are_replaced() {
@@ -228,7 +228,7 @@ async fn a_cursor_leaves_the_screens_when_its_replica_is_killed() {
     );
 }
 
-/// It alone knows that it could not tell: a stop says so, and where it can say nothing the others notice that it
+/// It alone knows that it could not publish: a stop notes it, and without a note the others notice that the replica
 /// is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_replica_did_before_its_end_is_seen_though_it_could_not_tell() {
@@ -241,9 +241,9 @@ async fn what_a_replica_did_before_its_end_is_seen_though_it_could_not_tell() {
         let id = fresh("end");
         let mut there = Socket::connect(&stack.replicas[1], auth("ben")).await;
         there.subscribe(&id).await;
-        // The comparisons that follow a start are over: nothing else is looked for by chance.
+        // The comparisons that follow a start are over, so that none finds the change by chance.
         stack.replicas[1].compares_no_more().await;
-        // Nothing tells that nothing gets out.
+        // No error reports that nothing is published.
         proxy.stall();
         let leaving = &stack.replicas[0];
         let reply = leaving.acquire(&id, "ann").await;

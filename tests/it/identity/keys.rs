@@ -1,4 +1,4 @@
-//! Keys: public ones, sets that change while replicas run, and those that nobody should use.
+//! Keys: public ones, sets that change while replicas run, and unsafe ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::support::tokens::{claims, key_pair, signed, token};
 use crate::support::{Replica, Stack, until_within};
 
-/// A JWK set that changes, and how often it was fetched.
+/// A JWK set that changes, and the number of its fetches.
 struct Provider {
     url: String,
     set: Arc<std::sync::Mutex<Value>>,
@@ -42,7 +42,7 @@ impl Provider {
         Self { url, set, fetches }
     }
 
-    /// A new Ed25519 key under that name, beside or in the place of the others.
+    /// Adds a new Ed25519 key with that id, or replaces the others by it.
     fn rotate(&self, name: &str) -> (EncodingKey, Header) {
         let (private, _) = key_pair(&["ED25519"]);
         let key = EncodingKey::from_ed_pem(private.as_bytes()).unwrap();
@@ -95,7 +95,7 @@ async fn the_algorithm_is_the_keys_and_never_the_tokens() {
             200,
             "{kind:?}"
         );
-        // Signed with what everybody knows: the public key, as if it were a secret.
+        // Signed with a value that everybody knows: the public key, used as a shared secret.
         for secret in [public.clone(), public.trim_end().to_owned()] {
             let confused = signed(
                 &Header::new(Algorithm::HS256),

@@ -1,4 +1,4 @@
-//! The identity of a socket: whose it is, and until when.
+//! The identity of a socket, and its expiry.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ async fn sockets_need_a_token_and_speak_for_its_user_alone() {
 async fn a_socket_lives_as_long_as_its_token_unless_a_fresh_one_comes() {
     let stack = Stack::start(1, &BY_SECRET).await;
     let replica = &stack.replicas[0];
-    // Five seconds of leeway come on top.
+    // Plus five seconds of leeway.
     let short = |user: &str| {
         let mut claims = claims(user);
         claims["exp"] = json!(in_seconds(-3));

@@ -1,4 +1,4 @@
-//! The contract's bounds of what parsers accept.
+//! The contract's bounds of accepted input.
 
 use apptlock::domain::ids::{SessionId, UserId};
 use apptlock::protocol::{

@@ -1,4 +1,4 @@
-//! Input at random: good samples, what is nearly good, and any text, JSON, network or address.
+//! Random input: valid samples, nearly valid ones, and any text, JSON, network or address.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::FIELDS;
 
-/// Bodies and payloads that are good, and messages of the bus.
+/// Valid bodies and payloads, and messages of the bus.
 pub(super) fn samples() -> Vec<Value> {
     let user_info = json!({ "name": "Ann Ü", "email": "ann@example.com" });
     let room = json!({ "tenant": "red", "appointment": "a-1" });
@@ -139,7 +139,7 @@ fn change(sample: &mut Value, place: &Index, value: Value, key: String, how: u8)
     }
 }
 
-/// A good sample in which one place holds something else, or which has a field more or less.
+/// A valid sample with another value in one place, or with one field more or less.
 pub(super) fn nearly_good() -> BoxedStrategy<Value> {
     (
         select(samples()),
@@ -154,7 +154,7 @@ pub(super) fn nearly_good() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// The bytes of a good sample, with some of them changed.
+/// The bytes of a valid sample, with some of them changed.
 pub(super) fn nearly_json() -> BoxedStrategy<Vec<u8>> {
     let edit = (any::<Index>(), any::<u8>(), 0..4_u8);
     (nearly_good(), vec(edit, 0..4))

@@ -34,7 +34,7 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
     assert_eq!(held("postgres").await + held("queue").await, 12.0);
     assert!(held("postgres").await >= 3.0);
     let log = replica.log();
-    // One line a second says what others hide.
+    // One log line a second reports it; further ones are suppressed.
     let causes = [
         "another transaction holds the appointment's row",
         "others wait for this appointment's row",
@@ -63,7 +63,7 @@ async fn a_saving_transaction_that_takes_its_time_holds_up_its_own_appointment_o
     assert_eq!(replica.release(&id, "ann").await.status, 200);
 }
 
-/// PostgreSQL checks a tuple that it made of the statement's own snapshot, before it looks at the row again.
+/// PostgreSQL checks a tuple made from the statement's own snapshot before it reads the row again.
 #[tokio::test]
 async fn a_move_that_races_the_same_users_acquire_is_answered() {
     let stack = Stack::start(1, &[]).await;
@@ -92,7 +92,7 @@ async fn a_move_that_races_the_same_users_acquire_is_answered() {
     assert_eq!(moved.body["lock"]["userInfo"]["position"]["x"], 1.0);
 }
 
-/// One decision answers a crowd: nobody waits in vain for a lock that another one got meanwhile.
+/// One decision answers a crowd: no request waits in vain for a lock that another one got meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_for_a_row_while_another_gets_the_lock_is_told_at_once() {
     let stack = Stack::start(1, &[]).await;
