@@ -1,4 +1,4 @@
-//! Bad input of every kind: a clear answer of the right class, never a 5xx, and nobody else notices.
+//! Invalid input of every kind: a clear answer of the right class, never a 5xx, and no effect on other clients.
 
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
@@ -438,7 +438,7 @@ async fn a_bad_handshake_is_refused_with_the_field() {
     );
 }
 
-/// A body that comes too slowly is its sender's fault: no 5xx, which would wake somebody up.
+/// A body that arrives too slowly is its sender's fault: no 5xx, which would page the operator.
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_408_and_one_that_need_not_is_no_fault() {
     let stack = Stack::start(1, &[("RATE_LIMIT_PER_SECOND", "20")]).await;

@@ -1,5 +1,5 @@
-//! Two replicas behind each balancer that we ship a configuration for: HAProxy, and nginx. What holds a long-polling
-//! client on its replica, what a WebSocket needs, and what people notice when one replica stops.
+//! Two replicas behind each balancer that we ship a configuration for: HAProxy, and nginx. Sticky sessions for
+//! long-polling clients, WebSocket upgrades, and the effect on users when one replica stops.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::{Backend, Balancer, Kind, PATIENCE, Socket, Stack, auth, fresh, person};
 
-/// Enough that chance alone does not bring all of them to one replica, or each of them always to its own.
+/// Enough clients that they do not all reach one replica, or each always the same one, by chance.
 const CLIENTS: usize = 16;
 
 /// Two replicas and a balancer in front.
@@ -49,7 +49,7 @@ struct Poller {
 }
 
 impl Poller {
-    /// Opens a session and joins the namespace; the status that says no, where one does.
+    /// Opens a session and joins the namespace; returns the status of a rejection.
     async fn connect(url: &str, keeps_cookies: bool, user: &str) -> Result<Self, u16> {
         let mut poller = Self {
             client: reqwest::Client::new(),
@@ -112,7 +112,7 @@ impl Poller {
         self.ask(Some(packet)).await.map(|_| ())
     }
 
-    /// Polls, and answers pings, until these words come.
+    /// Polls, and answers pings, until this text arrives.
     async fn poll_until(&mut self, words: &str) -> Result<String, u16> {
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
@@ -158,8 +158,8 @@ async fn acquire(url: &str, id: &str, user: &str) -> Value {
     body
 }
 
-/// With the cookie every request of a session comes to the replica that knows it, and both replicas have sessions;
-/// without it sessions break, so it is the cookie that does it.
+/// With the cookie every request of a session reaches the replica that knows it, and both replicas have sessions;
+/// without it sessions break, so the cookie is the cause.
 async fn polling_sticks_by_a_cookie(kind: Kind) {
     let (_stack, balancer) = pair(kind, &[]).await;
     let url = &balancer.url;
@@ -212,7 +212,7 @@ async fn websockets_need_no_cookie(kind: Kind) {
     }
 }
 
-/// As the official client does it unless told otherwise: it polls, and changes over with the poll still waiting.
+/// The official client's default: it polls, and upgrades while the poll is still waiting.
 async fn a_session_that_polled_is_upgraded(kind: Kind) {
     let (_stack, balancer) = pair(kind, &[]).await;
     for n in 0..CLIENTS {
@@ -237,7 +237,7 @@ async fn a_session_that_polled_is_upgraded(kind: Kind) {
             let replica = answer.headers()["x-replica"].to_str().unwrap().to_owned();
             (stream, replica)
         };
-        // The poll that waits is ended by a packet that says nothing; only then the client changes over.
+        // The waiting poll is ended by a no-op packet; only then does the client upgrade.
         let (last, (mut stream, replica)) = tokio::join!(poller.poll(), probe);
         assert_eq!(last.unwrap(), "6");
         assert!(poller.replicas.contains(&replica), "{replica}");
@@ -268,12 +268,12 @@ struct Seen {
     done: AtomicBool,
 }
 
-/// The pause before a client tries again.
+/// Pause before a client retries.
 async fn breathe() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
-/// Watches by WebSocket until the lock is released; comes back as often as it takes.
+/// Watches by WebSocket until the lock is released; reconnects as often as necessary.
 async fn watch_by_socket(url: String, id: String, token: i64, seen: Arc<Seen>) {
     let mut visits = 0;
     loop {
@@ -308,7 +308,7 @@ async fn watch_by_socket(url: String, id: String, token: i64, seen: Arc<Seen>) {
     }
 }
 
-/// The same by polling, with the cookie of its first replica as long as the balancer lets it.
+/// The same by polling, with the cookie of its first replica as long as the balancer accepts it.
 async fn watch_by_polling(url: String, id: String, token: i64, seen: Arc<Seen>) {
     let mut poller = Poller::connect(&url, true, "viewer").await.unwrap();
     let mut visits = 0;
@@ -414,7 +414,7 @@ async fn one_replica_stops_and_nothing_is_lost(kind: Kind) {
         .await
         .unwrap();
     assert_eq!(status.code(), Some(0), "{log}");
-    // Some more work while it is gone.
+    // Some more work while the replica is stopped.
     let before = seen.requests.load(Ordering::Relaxed);
     let since = Instant::now();
     while seen.requests.load(Ordering::Relaxed) < before + 100 {
@@ -424,7 +424,7 @@ async fn one_replica_stops_and_nothing_is_lost(kind: Kind) {
     seen.done.store(true, Ordering::Relaxed);
     join_all(workers).await.into_iter().for_each(Result::unwrap);
 
-    // Whoever listens hears this; whoever is on the way back finds it.
+    // Connected clients get this; reconnecting ones find it.
     let what = (Method::POST, id.as_str(), "release-lock");
     let (status, body) = ask(url, what, &json!({ "userId": "ann" })).await.unwrap();
     assert_eq!(status, 200, "{body}");

@@ -1,5 +1,5 @@
-//! Two releases side by side, as during a rolling update: what one does, the sockets of the other see within two
-//! seconds, both ways. `APPTLOCK_BESIDE` is the path of the other release's binary (`make beside REF=…` builds it);
+//! Two releases side by side, as during a rolling update: changes on one reach the sockets of the other within two
+//! seconds, in both directions. `APPTLOCK_BESIDE` is the path of the other release's binary (`make beside REF=…` builds it);
 //! without it both are this one.
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ async fn messages_flow(replica: &Replica) {
     }
 }
 
-/// The next `lock-update`, which says that reason, and how long it took.
+/// Time until the next `lock-update`, which must have that reason.
 async fn seen(socket: &mut Socket, reason: &str, since: Instant) -> Value {
     let update = socket.expect("lock-update").await;
     let took = since.elapsed();
@@ -27,7 +27,7 @@ async fn seen(socket: &mut Socket, reason: &str, since: Instant) -> Value {
     update
 }
 
-/// Everything that a lock can go through, done at `here` and watched at `there`.
+/// Every transition of a lock, made on `here` and watched on `there`.
 async fn all_is_seen(here: &Replica, there: &Replica) {
     let id = fresh("beside");
     let mut near = Socket::connect(here, auth("near")).await;
@@ -79,7 +79,7 @@ async fn each_release_sees_what_the_other_does() {
     messages_flow(now).await;
     all_is_seen(before, now).await;
     all_is_seen(now, before).await;
-    // Nothing of one is a riddle to this release; the other may count what it does not know yet.
+    // This release reads every message; the other may count messages that it does not know yet.
     let unread = r#"apptlock_bus_received_total{outcome="unreadable"}"#;
     assert_eq!(now.metric(unread).await, 0.0);
 }

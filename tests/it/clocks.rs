@@ -1,4 +1,4 @@
-//! Replicas whose own clocks are wrong: nothing that anybody sees depends on them.
+//! Replicas with wrong clocks: nothing visible depends on them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::support::{Replica, Socket, Stack, auth, fresh, until};
 
 const TTL: Duration = Duration::from_secs(3);
 
-/// The wall clock of one process, as this test wants it. Its monotonic clock stays true, as a real machine's does
-/// when somebody sets the time.
+/// The wall clock of one process, set by the test. Its monotonic clock stays correct, like a real machine's when its
+/// time is set.
 struct Clock {
     file: PathBuf,
     preload: [(&'static str, String); 2],
@@ -41,14 +41,14 @@ impl Clock {
         clock
     }
 
-    /// Sets it at once: the library reads the file each time somebody asks for the time.
+    /// Sets it with immediate effect: the library reads the file at each query of the time.
     fn set(&self, offset: &str) {
         let written = self.file.with_extension("new");
         fs::write(&written, offset).unwrap();
         fs::rename(&written, &self.file).unwrap();
     }
 
-    /// One more replica, which goes by this clock. Each statement is in its log, and with it the time.
+    /// One more replica, which uses this clock. It logs each statement, and with it the time.
     async fn start(&self, stack: &mut Stack) {
         let mut settings = vec![
             ("FAKETIME_TIMESTAMP_FILE", self.file.to_str().unwrap()),
@@ -67,7 +67,7 @@ impl Clock {
 impl Drop for Clock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.file);
-        // What the library leaves behind in a process that was killed.
+        // Left behind by the library in a process that was killed.
         let pid = self.pid.load(Ordering::Relaxed);
         for name in ["faketime_shm_", "sem.faketime_sem_"] {
             let _ = fs::remove_file(format!("/dev/shm/{name}{pid}"));
@@ -101,7 +101,7 @@ fn await_clock(replica: &Replica, hours: i64) {
     });
 }
 
-/// PostgreSQL's clock, which is the only one.
+/// PostgreSQL's clock, the only one that counts.
 async fn clock(stack: &Stack) -> OffsetDateTime {
     sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(&stack.pool)
@@ -128,7 +128,7 @@ async fn a_lease_lives_by_postgresqls_clock(stack: &Stack, grants: usize, jump: 
         socket.subscribe(&id).await;
     }
 
-    // Many want it, through both replicas.
+    // Many users request it, through both replicas.
     let before = clock(stack).await;
     let tries = (0..40).map(|n| {
         let (replica, id) = (&stack.replicas[n % 2], &id);
@@ -197,7 +197,7 @@ async fn leads(stack: &Stack) -> (String, i64) {
         .unwrap()
 }
 
-/// The same once the leader has asked for its duty twice more.
+/// The same after the leader has renewed its term twice more.
 async fn leads_on(stack: &Stack) -> (String, i64) {
     let mut kept = 0;
     let mut was: Option<OffsetDateTime> = None;

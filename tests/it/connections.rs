@@ -1,4 +1,4 @@
-//! Connections of clients: how many there are, which make room, and what is left for probes.
+//! Client connections: their limit, closing of idle ones, and files reserved for probes.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Replica, Socket, Stack, auth, fresh, until_within};
 
-/// A replica that may open so many files: the soft limit, and the hard one.
+/// A replica with these limits of open files: soft and hard.
 async fn start_within(stack: &Stack, soft: u32, hard: u32, more: (&str, &str)) -> Replica {
     let settings = [
         ("DATABASE_URL", stack.database.as_str()),
@@ -19,7 +19,7 @@ async fn start_within(stack: &Stack, soft: u32, hard: u32, more: (&str, &str)) -
     tokio::task::spawn_blocking(start).await.unwrap()
 }
 
-/// Many containers begin with a soft limit of 1024 and a hard one that is high.
+/// Many containers start with a soft limit of 1024 and a high hard limit.
 #[tokio::test]
 async fn a_replica_makes_room_for_its_sockets_and_says_where_it_cannot() {
     let stack = Stack::empty(&[]).await;
@@ -34,13 +34,13 @@ async fn a_replica_makes_room_for_its_sockets_and_says_where_it_cannot() {
     }
 }
 
-/// Those that are idle make room, those of sockets do not; probes have places of their own.
+/// Idle connections are closed for new ones, those of sockets are not; probes have their own limit.
 #[tokio::test]
 async fn when_every_connection_is_in_use_clients_are_refused_and_readiness_tells() {
     let stack = Stack::empty(&[]).await;
     let connections = ("DATABASE_MAX_CONNECTIONS", "10");
     let replica = start_within(&stack, 300, 300, connections).await;
-    // 300, less 10 to PostgreSQL and 250 for all else.
+    // 300, minus 10 to PostgreSQL and 250 for everything else.
     let address = replica.url.strip_prefix("http://").unwrap();
     let mut silent = Vec::new();
     for _ in 0..15 {

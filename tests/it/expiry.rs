@@ -1,4 +1,4 @@
-//! Leases that end by themselves, and who ends them.
+//! Leases that expire, and the sweeper or acquire that ends them.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::{Socket, Stack, auth, fresh};
 async fn expiry_is_told_within_a_second_of_the_deadline() {
     let stack = Stack::start(2, &[("LOCK_TTL", "1s")]).await;
     let sweeps = stack.leader().await;
-    // The last one not right after a sweep: who swept in steps of two seconds would be in time for the others.
+    // The last one not right after a sweep: sweeping every two seconds would be in time for the others.
     for (at, pause) in [(sweeps, 0.0), (1 - sweeps, 0.0), (sweeps, 1.1)] {
         let replica = &stack.replicas[at];
         sqlx::query("select pg_sleep($1)")
@@ -46,7 +46,7 @@ async fn expiry_is_told_within_a_second_of_the_deadline() {
     }
 }
 
-/// The history has the deadline of the first lease as its end, however late somebody found it.
+/// The history has the deadline of the first lease as its end, however late it was found.
 async fn assert_ended_at_its_deadline(stack: &Stack, id: &str) {
     let lasted: f64 = sqlx::query_scalar(
         "select extract(epoch from ended.at - began.at)::float8
@@ -65,7 +65,7 @@ async fn a_lease_that_has_run_out_is_free_at_once_swept_or_not() {
     let stack = Stack::start(1, &[("LOCK_TTL", "1s")]).await;
     let replica = &stack.replicas[0];
     let id = fresh("unswept");
-    // Somebody else leads, and does nothing: so nobody sweeps.
+    // Another holder leads, and does nothing: so no replica sweeps.
     sqlx::query(
         "insert into leader_lease values ('sweeper', 'asleep', 99, clock_timestamp() + interval '1 hour')
          on conflict (name) do update set holder = 'asleep', term = 99, expires_at = excluded.expires_at",
@@ -178,7 +178,7 @@ async fn the_holders_cursor_keeps_the_lease_and_is_written_at_most_once_a_tenth(
         last_sent = Instant::now();
         let at = json!({ "appointmentId": id, "position": { "x": moves, "y": 0 } });
         assert_eq!(ann.ask("cursor-position", &at).await["success"], true);
-        // Somebody who does not hold the lease renews nothing.
+        // A user who does not hold the lease renews nothing.
         assert_eq!(ben.ask("cursor-position", &at).await["success"], true);
         moves += 1;
         ann.expect("cursor-update").await;

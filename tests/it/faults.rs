@@ -1,7 +1,7 @@
-//! The promises while something around a replica breaks: Redis, PostgreSQL, a client, the replica itself.
+//! The promises under faults: of Redis, PostgreSQL, a client, or the replica itself.
 //!
-//! Faults are real: servers are killed and stand still, connections are cut, stalled and reset on the way
-//! ([`crate::support::Proxy`]), processes get signals.
+//! Faults are real: servers are killed and paused, connections are cut, stalled and reset by
+//! [`crate::support::Proxy`], processes get signals.
 
 mod clients;
 mod leader;
@@ -39,8 +39,8 @@ async fn before(port: u16) -> Proxy {
     Proxy::start((Ipv4Addr::LOCALHOST, port)).await.unwrap()
 }
 
-/// Changes the lock once on `here`, whatever its state is, and returns the new version and how long `there`
-/// took to see it, counted from the answer.
+/// Changes the lock once on `here`, whatever its state is. Returns the new version, and the time from the answer until
+/// `there` has seen it.
 async fn change_is_seen(here: &Replica, id: &str, there: &mut [&mut Socket]) -> (i64, Duration) {
     let held = here.status_of(id).await.body["locked"] == true;
     let reply = if held {
@@ -79,7 +79,7 @@ async fn readiness(replica: &Replica) -> Value {
     body
 }
 
-/// Once it says that.
+/// Waits until a replica's probe has that status.
 async fn becomes(replica: &Replica, status: &str) {
     let since = Instant::now();
     loop {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{PATIENCE, Replica, Socket, Stack, auth, fresh};
 
-/// Runs a command that must end by itself, and soon.
+/// Runs a command that must end by itself within a time limit.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     Command::new("timeout")
         .args(["--signal=KILL", "15", env!("CARGO_BIN_EXE_apptlock")])
@@ -267,7 +267,7 @@ async fn a_database_without_schema_is_not_ready_and_says_why() {
         201,
         "and everything works, without a restart"
     );
-    // The schema of a newer release is no fault: one can go back.
+    // The schema of a newer release is accepted, so that a rollback works.
     let newer =
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
         values (9999, 'of a newer release', true, '', 0)";
@@ -310,7 +310,7 @@ async fn sigterm_finishes_requests_tells_sockets_gives_up_leadership_and_exits_z
     let mut socket = Socket::connect(&stack.replicas[0], auth("ben")).await;
     socket.subscribe(&id).await;
 
-    // A request that is under way: its row is held by somebody else's transaction.
+    // A request in progress: another client's transaction holds its row.
     stack.replicas[0].acquire(&id, "ann").await;
     let mut held = stack.pool.begin().await.unwrap();
     sqlx::query("select 1 from appointment_lock where appointment_id = $1 for update")
@@ -359,7 +359,7 @@ async fn sigterm_finishes_requests_tells_sockets_gives_up_leadership_and_exits_z
     assert!(free, "leadership was not given up");
 }
 
-/// A pointer's moves are written once in a tenth of the TTL: a stop does not forget those since.
+/// A pointer's moves are written once in a tenth of the TTL: a stop does not lose those since.
 #[tokio::test]
 async fn a_stop_writes_the_last_activity() {
     let mut stack = Stack::start(1, &[("LOCK_TTL", "5m")]).await;
@@ -396,7 +396,7 @@ async fn a_stop_writes_the_last_activity() {
     assert!(longer, "the last activity was not written");
 }
 
-/// A client that hung up waits for nothing, and yet what it asked for is done: it is published before the end.
+/// A disconnected client waits for nothing, but its request is executed: the change is published before the end.
 #[tokio::test]
 async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
     let mut stack = Stack::start(2, &[]).await;
@@ -422,7 +422,7 @@ async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
     }
     replica.signal("TERM");
     replica.await_line("stopping");
-    // Whatever the stop does not wait for is over long before this.
+    // A stop that does not wait ends long before this.
     sqlx::query("select pg_sleep(1)")
         .execute(&mut *held)
         .await
@@ -436,7 +436,7 @@ async fn a_stop_waits_for_what_a_client_that_hung_up_had_asked_for() {
     assert_eq!(status.code(), Some(0), "{}", stack.replicas[0].log());
 }
 
-/// A look is no transition that anything else waits for: nothing but its own connection holds the stop up.
+/// A read is no transition that anything else waits for: only its own connection delays the stop.
 #[tokio::test]
 async fn a_stop_waits_for_a_request_that_only_looks() {
     let mut stack = Stack::start(1, &[]).await;
@@ -453,7 +453,7 @@ async fn a_stop_waits_for_a_request_that_only_looks() {
         stack.until_waiting(1, "/* status").await;
         replica.signal("TERM");
         replica.await_line("stopping");
-        // Whatever the stop does not wait for is over long before this.
+        // A stop that does not wait ends long before this.
         sqlx::query("select pg_sleep(1)")
             .execute(&mut *held)
             .await

@@ -1,4 +1,4 @@
-//! Limits: who floods is answered and slowed down, and nobody else notices.
+//! Limits: a flooding client is answered and slowed down, without effect on others.
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ async fn a_limit_costs_nobody_a_lock() {
     );
 }
 
-/// A look from a client that claims to be somewhere.
+/// A read by a client that forges `X-Forwarded-For`.
 async fn from(replica: &Replica, forwarded: &[&str]) -> u16 {
     let lists: Vec<&[u8]> = forwarded.iter().map(|list| list.as_bytes()).collect();
     from_bytes(replica, &lists).await
@@ -102,7 +102,7 @@ async fn an_address_counts_as_the_trusted_proxies_saw_it() {
         .add_with(&[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")])
         .await;
     let (alone, behind) = (&stack.replicas[0], &stack.replicas[1]);
-    // Nobody is believed: whatever is claimed, it is one client.
+    // No header is trusted: whatever it claims, it is one client.
     let claimed = [
         ["198.51.100.1"],
         ["198.51.100.2"],
@@ -114,14 +114,14 @@ async fn an_address_counts_as_the_trusted_proxies_saw_it() {
         seen.push(from(alone, forwarded).await);
     }
     assert_eq!(seen, [200, 200, 200, 429]);
-    // Behind proxies the last address counts that is none of them, whatever the client wrote before it.
+    // Behind proxies the last address that is not a proxy's counts, whatever the client wrote before it.
     let mut seen = Vec::new();
     for forged in ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"] {
         seen.push(from(behind, &[&format!("{forged}, 203.0.113.7"), "10.1.1.1"]).await);
     }
     assert_eq!(seen, [200, 200, 200, 429]);
     assert_eq!(from(behind, &["203.0.113.8"]).await, 200, "another client");
-    // A byte that is no text makes nothing of what the proxy wrote go away.
+    // A byte that is not text does not discard what the proxy wrote.
     let mut seen = Vec::new();
     for forged in ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"] {
         seen.push(from_bytes(behind, &[forged.as_bytes(), b"\xff, 203.0.113.9"]).await);
@@ -317,7 +317,7 @@ async fn answers_are_not_kept_and_pages_are_not_framed() {
     assert_eq!(page["x-frame-options"], "DENY");
 }
 
-/// One user floods with requests, events, connections and subscriptions; another one works as people do.
+/// One user floods with requests, events, connections and subscriptions; another one works at a human pace.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures time: make test-rust runs it alone"]
 async fn while_one_floods_another_is_served_in_time() {
@@ -337,7 +337,7 @@ async fn while_one_floods_another_is_served_in_time() {
                 let mut refused = 0_u64;
                 let mut socket = None;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    // Some thousand attempts a second in all: a flood, and some of the machine left for people.
+                    // Some thousand attempts a second in all: a flood that leaves part of the machine to others.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     match n % 3 {
                         0 => {
@@ -347,7 +347,7 @@ async fn while_one_floods_another_is_served_in_time() {
                             refused += u64::from(reply.status == 429);
                         }
                         1 => {
-                            // Connections that come, and go, and come; over the budget they are not made.
+                            // Connections opened and closed repeatedly; over the budget they are rejected.
                             refused += 1;
                             let Ok((mut open, _)) = Socket::reach(&replica.url).await else {
                                 continue;
@@ -406,7 +406,7 @@ async fn while_one_floods_another_is_served_in_time() {
     assert!(p99 < Duration::from_millis(100), "{p99:?}");
 }
 
-/// A client that goes away in the very moment in which it joins.
+/// A client that disconnects while it joins.
 #[tokio::test]
 async fn who_leaves_while_connecting_leaves_nothing_behind() {
     let settings = [("AUTH_MODE", "jwt"), ("JWT_SECRET", SECRET)];
@@ -418,7 +418,7 @@ async fn who_leaves_while_connecting_leaves_nothing_behind() {
         socket.try_send(Message::text(join.clone())).await;
         drop(socket);
     }
-    // Else places are taken by nobody.
+    // Otherwise closed sockets would still count against the limit.
     replica
         .metric_becomes("apptlock_sockets", |open| open == 0.0)
         .await;

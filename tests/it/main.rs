@@ -1,7 +1,7 @@
-//! Everything that is promised, against real PostgreSQL and Redis, with replicas as processes of their own.
+//! Integration tests of every promise, against real PostgreSQL and Redis, with replicas as separate processes.
 //!
-//! One binary, because each would be linked anew. `support` starts servers and replicas and speaks REST and
-//! Socket.IO; each other file holds the tests of one matter, named as sentences.
+//! One binary, because each one is linked separately. `support` starts servers and replicas, and has clients for REST
+//! and Socket.IO; each other file has the tests of one subject, named as sentences.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod attackers;

@@ -1,4 +1,4 @@
-//! Metrics: each says what happened.
+//! Metrics: each one reports what happened.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, Replica, Socket, Stack, auth, fresh, until};
 
-/// All that a replica shows.
+/// A replica's metrics page.
 pub(crate) async fn text(replica: &Replica) -> String {
     let url = format!("{}/metrics", replica.management);
     let reply = replica.client.get(url).send().await.unwrap();
@@ -14,7 +14,7 @@ pub(crate) async fn text(replica: &Replica) -> String {
     reply.text().await.unwrap()
 }
 
-/// The value of the one series that begins like that, 0 where there is none.
+/// The value of the one series with that prefix, 0 if there is none.
 async fn series(replica: &Replica, begins: &str) -> f64 {
     let text = text(replica).await;
     let mut found = text.lines().filter(|line| line.starts_with(begins));
@@ -25,7 +25,7 @@ async fn series(replica: &Replica, begins: &str) -> f64 {
     value
 }
 
-/// Once a series is that.
+/// Waits until a series has that value.
 async fn becomes(replica: &Replica, begins: &str, wanted: f64) {
     let since = Instant::now();
     loop {
@@ -41,7 +41,7 @@ async fn becomes(replica: &Replica, begins: &str, wanted: f64) {
     }
 }
 
-/// Once a series is at least that.
+/// Waits until a series has at least that value.
 async fn rises_to(replica: &Replica, begins: &str, wanted: f64) {
     let since = Instant::now();
     loop {
@@ -98,9 +98,9 @@ async fn each_metric_says_what_happened() {
     .await;
     becomes(here, "apptlock_http_requests_in_flight ", 0.0).await;
 
-    // The event of the other replica: shown there once, and how long it took.
+    // The event on the other replica: shown there once, with its lag.
     far.expect("lock-acquired").await;
-    // Replicas also tell each other who is in a room, whenever one asks.
+    // Replicas also exchange their rosters on request.
     rises_to(here, "apptlock_bus_published_total ", published + 1.0).await;
     rises_to(
         there,
@@ -146,7 +146,7 @@ async fn each_metric_says_what_happened() {
     becomes(here, "apptlock_rooms ", 1.0).await;
     becomes(here, "apptlock_bus_subscriptions ", 1.0).await;
 
-    // What was sent between two ticks goes out once.
+    // Positions between two ticks are sent once.
     for x in 0..50 {
         let at = json!({ "appointmentId": id, "position": { "x": x, "y": 0 } });
         near.emit("cursor-position", &at).await;
@@ -228,14 +228,14 @@ async fn leases_in_force_and_their_ends_are_counted_by_the_leader() {
     assert!(series(other, "apptlock_database_connections{state=\"idle\"}").await >= 1.0);
 }
 
-/// A lease that ran out just before somebody else takes it is ended by that one, and counts as that.
+/// A lease that expired just before another user's acquire is ended by it, and counted as such.
 #[tokio::test]
 async fn an_expiry_that_the_next_acquire_finds_is_counted_as_that() {
     let stack = Stack::start(1, &[]).await;
     let replica = &stack.replicas[0];
     let id = fresh("found");
     replica.acquire(&id, "ann").await;
-    // Nobody sweeps now: another holds the duty, and will not use it.
+    // No replica sweeps now: another holder leads, and does nothing.
     for statement in [
         "update leader_lease set holder = 'nobody', term = term + 1, expires_at = clock_timestamp() + interval '1 hour'",
         "update appointment_lock set expires_at = clock_timestamp()",
@@ -264,7 +264,7 @@ async fn metrics_can_be_left_out() {
     );
 }
 
-/// PostgreSQL that lets nobody in, or that cannot be written to, is of as little use as one that is away.
+/// PostgreSQL that rejects connections or is read-only counts as unavailable.
 #[tokio::test]
 async fn a_database_that_refuses_or_only_reads_counts_as_away() {
     let mut stack = Stack::empty(&[]).await;
@@ -300,7 +300,7 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
             .unwrap();
         becomes(replica, "apptlock_database_up ", 0.0).await;
         becomes(replica, "apptlock_ready ", 0.0).await;
-        // Steadily: who asks something else meanwhile changes nothing.
+        // Repeatedly: other requests meanwhile change nothing.
         for _ in 0..20 {
             assert_eq!(series(replica, "apptlock_database_up ").await, 0.0);
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -308,7 +308,7 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
         let url = format!("{}/readyz", replica.management);
         let ready = replica.client.get(url).send().await.unwrap();
         assert_eq!(ready.json::<Value>().await.unwrap()["reason"], reason);
-        // Nobody asks a replica that is not ready, so no request tells why.
+        // A replica that is not ready gets no requests, so none can log the cause.
         let line = replica.await_record("the reason", |line| line["why"] == reason);
         let said = line["message"].as_str().unwrap();
         assert!(said.starts_with("PostgreSQL check failed: "), "{said}");
@@ -324,7 +324,7 @@ async fn a_database_that_refuses_or_only_reads_counts_as_away() {
         becomes(replica, "apptlock_ready ", 1.0).await;
         replica.await_line("PostgreSQL is available again");
     }
-    // What lasts is told once, and a change of it anew.
+    // A lasting failure is logged once, and again if its cause changes.
     let told = replica.log().matches("PostgreSQL check failed").count();
     assert!(told <= 4, "{}", replica.log());
 }
@@ -352,14 +352,14 @@ async fn what_a_client_that_hung_up_had_asked_for_is_counted() {
         1.0,
     )
     .await;
-    // Not before that: an answer could have gone out before the replica saw that nobody waits for it.
+    // Not before that: the answer could have been sent before the replica noticed the disconnect.
     held.commit().await.unwrap();
     let released = "apptlock_lock_operations_total{operation=\"release\",outcome=\"ok\"}";
     becomes(replica, released, 1.0).await;
     becomes(replica, "apptlock_http_requests_in_flight ", 0.0).await;
 }
 
-/// An outage is some lines, not one for everybody who comes.
+/// An outage is a few log lines, not one per request.
 #[tokio::test]
 async fn an_outage_does_not_flood_the_log() {
     let stack = Stack::start(1, &[]).await;

@@ -1,4 +1,4 @@
-//! A rolling restart behind a load balancer, as the people see it who work meanwhile.
+//! A rolling restart behind a load balancer, as seen by users who work meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ const APPOINTMENTS: usize = 50;
 const WORKERS: usize = 10;
 const DELAY: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(3);
-/// Within which a socket is back, and a replica gone.
+/// Maximum time until a socket has reconnected, and until a replica has stopped.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The end of a socket's connection.
@@ -43,7 +43,7 @@ struct Seen {
     done: AtomicBool,
 }
 
-/// Through the balancer: status, body; or why there is none.
+/// Sends a request through the balancer; returns status and body, or the error.
 async fn ask(
     client: &reqwest::Client,
     url: &str,
@@ -100,7 +100,7 @@ async fn work(url: String, id: String, seen: Arc<Seen>) {
     }
 }
 
-/// Connects and subscribes; `None` where the connection ends over it.
+/// Connects and subscribes; `None` if the connection ends meanwhile.
 async fn arrive(url: &str, n: usize, id: &str) -> Option<(Socket, String, Value)> {
     let (mut socket, headers) = Socket::reach(url).await.ok()?;
     let replica = headers["x-replica"].to_str().unwrap().to_owned();
@@ -112,7 +112,7 @@ async fn arrive(url: &str, n: usize, id: &str) -> Option<(Socket, String, Value)
     Some((socket, replica, snapshot))
 }
 
-/// One user who watches an appointment and comes back as the official client does, until the lock is released.
+/// One user who watches an appointment and reconnects as the official client does, until the lock is released.
 async fn watch(url: String, n: usize, id: String, token: i64, seen: Arc<Seen>) {
     let mut gone: Option<usize> = None;
     loop {
@@ -240,7 +240,7 @@ async fn a_rolling_restart_behind_a_balancer_loses_no_request_no_lock_and_no_soc
             "a lock was lost: {body}"
         );
     }
-    // Whoever still listens hears this, and is done; whoever is still away finds it when it comes back.
+    // Connected clients get this and end; disconnected ones find it when they reconnect.
     for (id, _) in &held {
         let what = ("DELETE", id.as_str(), "release-lock");
         let (status, body) = ask(&client, url, what, &json!({ "userId": "ann" }))
@@ -307,7 +307,7 @@ async fn a_rolling_restart_behind_a_balancer_loses_no_request_no_lock_and_no_soc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_polls_is_told_and_does_not_hold_up_a_stop() {
-    // So long that the poll is there when the end comes.
+    // Long enough that a poll is waiting when the stop begins.
     let mut stack = Stack::start(1, &[("DRAIN_DELAY", "1s")]).await;
     let mut replica = stack.replicas.remove(0);
     let (client, root) = (replica.client.clone(), replica.url.clone());
@@ -316,7 +316,7 @@ async fn a_socket_that_polls_is_told_and_does_not_hold_up_a_stop() {
         let answer = client.get(url).send().await.unwrap();
         answer.text().await.unwrap()
     };
-    // The first ping may come before it, with it, or not.
+    // The first ping may arrive before it, with it, or not at all.
     let poll_until = async |url: &str, words: &str| {
         for _ in 0..3 {
             let packets = poll(url).await;
@@ -345,12 +345,12 @@ async fn a_socket_that_polls_is_told_and_does_not_hold_up_a_stop() {
     assert!(!log.contains("took too long"), "{log}");
 }
 
-/// A replica of the release before, which knows the table `unpublished` by its old name, whatever its account.
+/// A replica of the previous release, which uses the old name of the table `unpublished`, with any account.
 #[tokio::test]
 async fn the_release_before_still_notes_what_it_could_not_publish() {
     let mut stack = Stack::empty(&[]).await;
     let role = format!("r{}", uuid::Uuid::new_v4().simple());
-    // As the release before left it, with an account of the replicas that does not own the table.
+    // As the previous release left it, with an account for replicas that does not own the table.
     let before = format!(
         "drop view unannounced;
         alter table unpublished rename to unannounced;
@@ -410,7 +410,7 @@ async fn the_release_before_still_notes_what_it_could_not_publish() {
     assert_eq!(socket.expect("lock-update").await["version"], 2);
     let notes = sqlx::query_scalar::<_, String>(NOTES).bind("newer");
     assert_ne!(notes.fetch_one(&mut older).await.unwrap(), known);
-    // Forgotten through the view too.
+    // Deleted through the view too.
     sqlx::query("update unpublished set at = at - interval '2 hours'")
         .execute(&stack.pool)
         .await

@@ -1,5 +1,5 @@
-//! A real Prometheus over two replicas in use finds everything that the dashboard and the alerts ask for. Where a
-//! metric, a panel or a rule is missing, or has no value, its name is in the failure.
+//! A real Prometheus over two replicas in use finds everything that the dashboard and the alerts query. If a metric, a
+//! panel or a rule is missing, or has no value, its name is in the failure.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::support::{Prometheus, Socket, Stack, auth, fresh};
 use apptlock::dev;
 use apptlock::telemetry::{ALL, JWKS_AGE, Kind};
 
-/// Runs promtool over what a replica shows.
+/// Runs promtool on a replica's metrics.
 fn check(metrics: &str) {
     let program =
         dev::find("promtool").expect("the tests need promtool: run them with `make test`");
@@ -64,7 +64,7 @@ async fn use_it(stack: &Stack) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // One is left to run out.
+    // One is left to expire.
     stack.replicas[0].acquire(&fresh("left"), "ann").await;
 }
 
@@ -115,7 +115,7 @@ fn named(text: &str) -> BTreeSet<String> {
 async fn prometheus_finds_all_that_the_dashboard_and_the_alerts_ask_for() {
     let stack = Stack::start(2, &[("LOCK_TTL", "2s")]).await;
     let prometheus = Prometheus::start(&stack);
-    // Before anything happens there is something to see in most panels already; after this, in all.
+    // Most panels have values before any usage; after it, all do.
     use_it(&stack).await;
     prometheus
         .exceeds("min(count_over_time(up{job=\"apptlock\"}[1m]))", 8.0)
@@ -129,7 +129,7 @@ async fn prometheus_finds_all_that_the_dashboard_and_the_alerts_ask_for() {
     for replica in &stack.replicas {
         let shown = text(replica).await;
         check(&shown);
-        // Without a JWK set there is none that has an age.
+        // Without a JWK set there is no age of one.
         for metric in ALL.iter().filter(|it| it.name != JWKS_AGE) {
             let kind = match metric.kind {
                 Kind::Counter => "counter",

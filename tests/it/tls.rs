@@ -1,5 +1,5 @@
-//! TLS to PostgreSQL and Redis, with real servers and certificates made for the test: whom it trusts, and that
-//! it trusts nobody else.
+//! TLS to PostgreSQL and Redis, with real servers and certificates made for the test: trusted authorities, and
+//! rejection of all others.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Authority {
         self.folder.join(name).to_str().unwrap().to_owned()
     }
 
-    /// Hands the server's key to the user that the server runs as.
+    /// Changes the owner of the server's key to the server's user.
     fn hand_over(&self, like: &Path) {
         use std::os::unix::fs::MetadataExt;
         let owner = std::fs::metadata(like).unwrap();

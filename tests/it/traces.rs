@@ -1,4 +1,4 @@
-//! Traces: one goes from a caller's request through PostgreSQL and Redis to the sockets of another replica.
+//! Traces: one spans a caller's request, PostgreSQL, Redis and the sockets of another replica.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Collector, Proxy, Replica, Socket, Span, Stack, auth, fresh, servers};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-/// Batches go out at once: tests do not like to wait.
+/// Batches are exported immediately, so that tests need not wait.
 fn towards(collector: &Collector) -> [(&'static str, String); 2] {
     [
         (
@@ -19,7 +19,7 @@ fn towards(collector: &Collector) -> [(&'static str, String); 2] {
     ]
 }
 
-/// Callers are trusted, unless something else is said.
+/// Callers are trusted by default.
 async fn traced(count: usize, settings: &[(&str, String)], extra: &[(&str, &str)]) -> Stack {
     let trusting = [("TRACE_TRUST_CALLERS", "true")];
     let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
@@ -31,7 +31,7 @@ async fn traced(count: usize, settings: &[(&str, String)], extra: &[(&str, &str)
     Stack::start(count, &all).await
 }
 
-/// A caller's trace, and the header that says so.
+/// A caller's trace id, and its `traceparent`.
 struct Caller {
     trace: String,
     span: String,
@@ -71,7 +71,7 @@ async fn watcher(replica: &Replica, id: &str) -> Socket {
     socket
 }
 
-/// The whole way: each span has the right parent, kind, replica and attributes, and lies within its time.
+/// The complete trace: each span has the right parent, kind, replica and attributes, and lies within its parent's time.
 async fn goes_all_the_way(collector: &Collector, stack: &Stack) {
     let (here, there) = (&stack.replicas[0], &stack.replicas[1]);
     let id = fresh("traced");
@@ -163,7 +163,7 @@ async fn what_is_not_sampled_and_what_is_a_cursor_goes_nowhere() {
     let at = json!({ "appointmentId": id, "position": { "x": 1, "y": 2 } });
     near.ask("cursor-position", &at).await;
     far.expect("cursor-update").await;
-    // Spans go out in the order of their ends, and this one is kept: what was to come before it has.
+    // Spans are exported in the order of their ends: once this one has arrived, so have all earlier ones.
     assert_eq!(last.acquires(here, &id, "01").await, 200);
     for (name, replica) in [("emit", there), ("acquire", here)] {
         collector
@@ -219,7 +219,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let id = fresh("away");
     assert_eq!(replica.acquire(&id, "ann").await.status, 201);
     replica.await_line("the trace collector does not accept spans");
-    // The request, what it did, and its statement.
+    // The request, its operation, and its statement.
     replica
         .metric_becomes("apptlock_spans_lost_total", |lost| lost >= 3.0)
         .await;
@@ -236,7 +236,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let complaints = replica.log().matches("does not accept spans").count();
     assert_eq!(complaints, 1, "said once");
 
-    // The last spans get out before the process ends.
+    // The last spans are exported before the process ends.
     let last = Caller::new();
     assert_eq!(last.acquires(replica, &id, "01").await, 200);
     replica.signal("TERM");
@@ -250,7 +250,7 @@ async fn a_collector_that_is_away_costs_nothing_but_spans() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_counts_as_that_until_redis_has_taken_it_however_slow_it_is() {
-    // There and back: longer than the pause between two probes.
+    // Round trip: longer than the interval between two probes.
     let slow = Duration::from_millis(200);
     let redis = (Ipv4Addr::LOCALHOST, servers().redis.port);
     let proxy = Proxy::start(redis).await.unwrap();
@@ -270,8 +270,8 @@ async fn what_is_published_counts_as_that_until_redis_has_taken_it_however_slow_
     assert!(took >= slow, "{took:?}");
 }
 
-/// A collector that takes connections and never answers: what does not fit into the queue is counted too, a stop
-/// does not wait for ever, and what the collector is told stays out of the log at every level.
+/// A collector that accepts connections and never answers: spans that do not fit into the queue are counted too, a stop
+/// does not wait forever, and the exported data stays out of the log at every level.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_costs_spans_that_are_counted_and_holds_up_no_stop() {
     let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -293,7 +293,7 @@ async fn a_collector_that_hangs_costs_spans_that_are_counted_and_holds_up_no_sto
     }
     let mut socket = Socket::connect(replica, auth("ann")).await;
     socket.ask("subscribe", &json!({})).await;
-    // Four spans each, of which no more than 16 wait and a batch is on its way.
+    // Four spans each; at most 16 are queued, and a batch is being sent.
     assert!(replica.metric("apptlock_spans_lost_total").await > 60.0);
     let since = std::time::Instant::now();
     replica.signal("TERM");
@@ -311,7 +311,7 @@ async fn a_collector_that_hangs_costs_spans_that_are_counted_and_holds_up_no_sto
     }
 }
 
-/// Else whoever sends a header could have everything traced, at the cost of whoever pays for the collector.
+/// Otherwise any client could have everything traced with a header, at the operator's cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_is_not_trusted_does_not_decide_what_is_traced() {
     let collector = Collector::over_http("127.0.0.1:0").await;
@@ -332,7 +332,7 @@ async fn a_caller_that_is_not_trusted_does_not_decide_what_is_traced() {
     let caller = Caller::new();
     let replica = &sampled.replicas[0];
     assert_eq!(caller.acquires(replica, &fresh("own"), "01").await, 201);
-    // The first span there is of the replica that samples by itself, and it has a trace of its own.
+    // The first span on the replica that samples by itself has a trace of its own.
     let first = collector
         .find("a span of its own", |spans| spans.first().cloned())
         .await;

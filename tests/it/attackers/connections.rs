@@ -1,4 +1,4 @@
-//! Connections: how many one address may keep, which name they ask for, and refusals in a row.
+//! Connections: the limit per address, the `Host` they name, and repeated rejections.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::{JWT, counted, until_counted};
 use crate::support::tokens::token;
 use crate::support::{Replica, Socket, Stack, auth, fresh};
 
-/// A request as bytes, and its answer's status and text.
+/// Sends a request as bytes, and returns the answer's status and text.
 async fn raw(replica: &Replica, request: &str) -> (u16, String) {
     let address = replica.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -35,7 +35,7 @@ async fn silent(stream: &mut TcpStream) -> bool {
     read.is_err()
 }
 
-/// Asks, and keeps the connection.
+/// Sends a request, and keeps the connection.
 async fn ask(stream: &mut TcpStream) -> String {
     let asked = stream
         .write_all(b"GET /nothing HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -59,7 +59,7 @@ async fn idle_connections_of_one_address_make_room_for_its_own_and_cost_nobody_a
     assert!(counted(replica, "connections_closed_total{reason=\"idle\"}").await >= 19.0);
     assert!(!silent(&mut idle[0]).await, "the oldest is closed");
     assert!(silent(&mut idle[29]).await, "the newest is not");
-    // Those in use do not make room: the next one is refused, and told why.
+    // Connections in use are not closed: the next one is rejected, with a reason.
     let mut busy = Vec::new();
     for _ in 0..10 {
         let mut stream = from(replica, "127.0.0.67").await;
@@ -117,13 +117,13 @@ async fn a_name_that_this_service_is_not_called_by_is_refused() {
     }
     let hello = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
     assert_eq!(raw(replica, hello).await.0, 403);
-    // Whoever stands in front may have read the other.
+    // A proxy in front may have read the other one.
     let (status, answer) = raw(replica, &at("127.0.0.1\r\nhost: 127.0.0.1")).await;
     assert_eq!(status, 400, "{answer}");
     assert!(answer.contains("MALFORMED"), "{answer}");
 }
 
-/// A refusal costs time too: whoever goes on in spite of them waits for each, and then loses the connection.
+/// A rejection costs time too: a client that continues waits for each one, and then loses the connection.
 #[tokio::test]
 async fn refusals_in_a_row_are_slowed_down_and_end_the_connection() {
     let stack = Stack::start_limited(1, &JWT).await;

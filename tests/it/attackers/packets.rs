@@ -1,4 +1,4 @@
-//! Frames and packets that are no events: binary ones, nonsense, floods, and texts that are too long.
+//! Frames and packets that are no events: binary ones, garbage, floods, and texts that are too long.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn a_binary_frame_ends_the_connection_before_any_login_and_after_it() {
         counted(replica, "connections_closed_total{reason=\"binary\"}").await,
         2.0
     );
-    // One that is announced ends it too: there are no attachments.
+    // An announced attachment ends the connection too: there are none here.
     let mut socket = Socket::connect(replica, auth("ann")).await;
     let header = format!("4510000-{}", json!(["x", "y".repeat(60_000)]));
     socket.send(header).await;
@@ -51,7 +51,7 @@ async fn packets_that_are_no_events_have_a_price_by_polling_too() {
         assert_eq!(poller.say(&many(packets)).await, 429);
         assert_eq!(poller.poll().await.0, 400, "the session is gone");
     }
-    // A binary packet ends it too, and one that is too large is refused.
+    // A binary packet ends the connection too, and one that is too large is rejected.
     let poller = Poller::joined(replica, &ann).await;
     assert_eq!(poller.say("bAAAA").await, 400);
     assert_eq!(poller.poll().await.0, 400, "the session is gone");
@@ -96,7 +96,7 @@ async fn frames_that_are_no_events_are_slowed_down_and_then_end_the_connection_w
     ann.subscribe(&fresh("a")).await;
 }
 
-/// The frames of a whole list's page at once are no attack.
+/// A burst of frames from a page with a whole list is no attack.
 #[tokio::test]
 async fn a_burst_of_a_thousand_events_is_answered() {
     let stack = Stack::start_limited(1, &JWT).await;
@@ -111,7 +111,7 @@ async fn a_burst_of_a_thousand_events_is_answered() {
     }
 }
 
-/// The refusal of a namespace repeats its name, and waits for a client that reads nothing.
+/// The rejection of a namespace repeats its name, and waits for a client that does not read.
 #[tokio::test]
 async fn a_long_name_of_a_namespace_ends_the_connection() {
     let stack = Stack::start(1, &[]).await;
@@ -123,14 +123,14 @@ async fn a_long_name_of_a_namespace_ends_the_connection() {
     let poller = Poller::open(replica).await;
     let long = format!("40/{},", "A".repeat(10_000));
     assert_eq!(poller.say(&long).await, 429);
-    // A short one is refused as such servers do.
+    // A short name is rejected as usual for such servers.
     let mut socket = Socket::open(replica).await;
     socket.send("40/admin,").await;
     let refused = socket.frame().await.unwrap();
     assert!(refused.starts_with("44/admin,"), "{refused}");
 }
 
-/// Half a message of somebody who has not joined would be kept until it is whole.
+/// An incomplete message of a client that has not joined would be buffered until it is complete.
 #[tokio::test]
 async fn before_joining_a_message_is_short() {
     let stack = Stack::start(1, &[]).await;

@@ -1,4 +1,4 @@
-//! Pages and the OpenAPI document: their budget, and answers that nobody reads.
+//! Pages and the OpenAPI document: their budget, and answers that are not read.
 
 use reqwest::header::ACCEPT_ENCODING;
 use serde_json::Value;
@@ -49,7 +49,7 @@ async fn pages_can_be_switched_off() {
     assert_eq!(get(replica, "/api/openapi.json", &[]).await.status(), 200);
 }
 
-/// Clients that ask for much and read nothing would otherwise fill the system's memory.
+/// Clients that request much and read nothing would otherwise fill the system's memory.
 #[tokio::test]
 async fn what_waits_in_the_system_for_a_client_that_does_not_read_is_bounded() {
     let stack = Stack::start(1, &[]).await;
@@ -61,7 +61,7 @@ async fn what_waits_in_the_system_for_a_client_that_does_not_read_is_bounded() {
     let ask = "GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n";
     deaf.write_all(ask.repeat(10).as_bytes()).await.unwrap();
     let port = deaf.local_addr().unwrap().port();
-    // The kernel's own count of what the other end has not taken: it stays where it is.
+    // The kernel's count of unread bytes: it does not grow.
     let (mut before, mut same) = (0, 0);
     until("what waits stays where it is", async || {
         let now = unread(port);
@@ -77,7 +77,7 @@ async fn what_waits_in_the_system_for_a_client_that_does_not_read_is_bounded() {
     assert!(before < 300 * 1024, "{before} bytes wait");
 }
 
-/// Bytes that the server's end of that client's connection has not got rid of (proc(5): net/tcp, tx_queue).
+/// Bytes in the send queue of the server's end of that connection (proc(5): net/tcp, tx_queue).
 fn unread(port: u16) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let theirs = format!(":{port:04X}");

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::Replica;
 
-/// A session that polls, and what it answers.
+/// A polling session.
 pub(super) struct Poller<'a> {
     replica: &'a Replica,
     pub(super) url: String,

@@ -1,4 +1,4 @@
-//! Sessions that would outlive their end: their user left, their token ran out, or a second upgrade hides a connection.
+//! Sessions that would outlive their end: the user left, the token expired, or a second upgrade hides a connection.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::{Socket, Stack};
 
 type Raw = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>;
 
-/// A WebSocket that a session which began by polling goes on with.
+/// A WebSocket to which a polling session upgrades.
 async fn upgraded(poller: &Poller<'_>) -> Option<Raw> {
     let url = poller.url.replace("http", "ws");
     let url = url.replace("transport=polling", "transport=websocket");
@@ -45,7 +45,7 @@ async fn leaving_the_namespace_ends_the_session_and_its_connection() {
         assert_eq!(poller.say(leaving).await, 200);
         assert_eq!(poller.poll().await.0, 400, "the session is gone");
     }
-    // Whoever says goodbye as clients do is not counted.
+    // A client that disconnects properly is not counted.
     let mut polite = Socket::connect(replica, ann).await;
     polite.send("41").await;
     polite.close().await;
@@ -57,7 +57,7 @@ async fn leaving_the_namespace_ends_the_session_and_its_connection() {
     );
 }
 
-/// By polling a session had no end that its token could bring.
+/// A polling session was not closed when its token expired.
 #[tokio::test]
 async fn a_session_that_polls_ends_with_its_token() {
     let stack = Stack::start(1, &JWT).await;
@@ -71,7 +71,7 @@ async fn a_session_that_polls_ends_with_its_token() {
     }
 }
 
-/// Else the first one would be past all that ends connections: leaving, a token's end, abuse.
+/// Otherwise nothing could close the first one: leaving, expiry of the token, abuse.
 #[tokio::test]
 async fn a_second_upgrade_hides_no_connection() {
     let stack = Stack::start(1, &JWT).await;
@@ -86,7 +86,7 @@ async fn a_second_upgrade_hides_no_connection() {
     while heard(&mut first).await.is_some() {}
     let left = "connections_closed_total{reason=\"left\"}";
     assert_eq!(counted(replica, left).await, 1.0);
-    // What is no name of a session is not kept.
+    // An invalid session id is not stored.
     let url = format!(
         "{}/socket.io/?EIO=4&transport=websocket&sid={}",
         replica.url.replace("http", "ws"),
@@ -95,7 +95,7 @@ async fn a_second_upgrade_hides_no_connection() {
     assert!(tokio_tungstenite::connect_async(url).await.is_err());
 }
 
-/// socketioxide ignores what follows the packet's type.
+/// socketioxide ignores everything after the packet's type.
 #[tokio::test]
 async fn however_a_session_that_polls_leaves_it_ends() {
     let stack = Stack::start(1, &JWT).await;

@@ -1,5 +1,5 @@
-//! A bus that loses, repeats and reorders: messages wait in the net until the schedule says what becomes of
-//! them. No end is told of a loss, as with Redis at its worst.
+//! A bus that loses, duplicates and reorders: messages wait in the net until the schedule decides their fate. No
+//! endpoint is notified of a loss, the worst case of Redis.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ struct Wire {
 #[derive(Clone, Default)]
 pub struct Net(Arc<Mutex<Vec<Wire>>>);
 
-/// One replica's end.
+/// One replica's endpoint.
 pub struct NetBus {
     net: Net,
     at: usize,
@@ -42,7 +42,7 @@ impl Net {
         }
     }
 
-    /// Decides over one message to that end: any of those under way, not the oldest.
+    /// Decides the fate of one message to that endpoint: any one in flight, not the oldest.
     pub fn decide(&self, at: usize, pick: usize, fate: Fate, to: &mpsc::Sender<BusEvent>) {
         let mut wires = self.0.lock().unwrap();
         let under_way = &mut wires[at].under_way;

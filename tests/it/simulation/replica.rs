@@ -1,5 +1,5 @@
 //! A replica of the simulation: the real rooms, locks and replication, over the real store, with a small outbound queue
-//! that is emptied when the schedule says so, and one socket in each room that checks what it hears.
+//! that is drained when the schedule says so, and one socket in each room that checks its events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::net::Net;
 use crate::support::rooms::{announcer, subscribe};
 
-/// Changes that wait for the sockets: few, so that schedules fill it.
+/// Capacity of the outbound queue: small, so that schedules fill it.
 const OUTBOUND_QUEUE: usize = 3;
 pub const TTL: Duration = Duration::from_secs(3600);
 
-/// The versions that the socket in each room was last shown.
+/// Last version shown to the socket in each room.
 type Shown = Arc<Mutex<HashMap<RoomId, i64>>>;
 
 pub struct Replica {
@@ -68,7 +68,7 @@ impl Replica {
         }
     }
 
-    /// A socket subscribes, as `socket` does it: channel, state, admission. Nothing where there is one.
+    /// Subscribes a socket like `socket` does: channel, state, admission. Does nothing if there is one already.
     pub async fn join(&mut self, room: &RoomId) {
         if self.shown.lock().unwrap().contains_key(room) {
             return;
@@ -79,14 +79,14 @@ impl Replica {
         })
         .await;
         let state = self.locks.status(room).await.unwrap();
-        // Admission waits for room in the outbound queue, which the dispatcher makes.
+        // Admission waits for a slot in the outbound queue, which the dispatcher frees.
         self.drain(usize::MAX);
         self.rooms.admit(state, join).await;
         self.drain(usize::MAX);
     }
 
     pub fn leave(&mut self, room: &RoomId) {
-        // What is on its way to the socket is not heard any more.
+        // Events still queued for the socket are not delivered.
         self.drain(usize::MAX);
         if self.shown.lock().unwrap().remove(room).is_some() {
             self.rooms.unsubscribe(room, "socket");
@@ -100,7 +100,7 @@ impl Replica {
         }
     }
 
-    /// The dispatcher's work, for at most so many items. Versions only rise.
+    /// Dispatches at most so many items, and asserts that versions only rise.
     pub fn drain(&mut self, most: usize) {
         for _ in 0..most {
             let Ok(item) = self.outbound.try_recv() else {
@@ -134,7 +134,7 @@ impl Replica {
         }
     }
 
-    /// Reconciles until nothing is behind, and returns what each socket sees then.
+    /// Reconciles until no room is behind, and returns the state that each socket has seen.
     pub async fn settle(&mut self) -> HashMap<RoomId, i64> {
         self.receive().await;
         // Each pass shows at least one room that is behind, however small the outbound queue.

@@ -1,4 +1,4 @@
-//! A collector of traces: takes OTLP over HTTP or gRPC, and keeps the spans for the tests to look at.
+//! A collector of traces: accepts OTLP over HTTP or gRPC, and keeps the spans for inspection.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::PATIENCE;
 
-/// A span, as far as tests look at it.
+/// A span, reduced to what tests inspect.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub name: String,
@@ -31,7 +31,7 @@ pub struct Span {
     pub id: String,
     /// Empty where it has none.
     pub parent: String,
-    /// The replica that it is of.
+    /// Its replica.
     pub replica: String,
     pub service: String,
     pub attributes: HashMap<String, String>,
@@ -46,7 +46,7 @@ struct Kept {
     more: Notify,
 }
 
-/// The collector, gone when dropped.
+/// The collector, stopped when dropped.
 pub struct Collector {
     pub address: SocketAddr,
     kept: Arc<Kept>,
@@ -60,12 +60,12 @@ impl Drop for Collector {
 }
 
 impl Collector {
-    /// One that takes OTLP over HTTP.
+    /// A collector of OTLP over HTTP.
     pub async fn over_http(address: &str) -> Self {
         Self::start(address, false).await
     }
 
-    /// One that takes OTLP over gRPC.
+    /// A collector of OTLP over gRPC.
     pub async fn over_grpc(address: &str) -> Self {
         Self::start(address, true).await
     }
@@ -80,7 +80,7 @@ impl Collector {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (stream, keep) = (TokioIo::new(stream), keep.clone());
                 tokio::spawn(async move {
-                    // How a connection ends is no matter of the test's.
+                    // The test ignores how a connection ends.
                     if grpc {
                         let answer = service_fn(|request| over_grpc(keep.clone(), request));
                         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -102,7 +102,7 @@ impl Collector {
         }
     }
 
-    /// The first thing that `wanted` makes of all spans so far, once there is one.
+    /// First result of `wanted` on all spans so far, once there is one.
     pub async fn find<T>(&self, what: &str, wanted: impl Fn(&[Span]) -> Option<T>) -> T {
         let since = Instant::now();
         loop {

@@ -20,8 +20,8 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// On ports that stay free while nothing listens there: the system gives out those of its own range to any
-    /// connection that goes out, and this one lies below.
+    /// On ports that stay free while nothing listens there: below the range from which the system assigns ports to
+    /// outgoing connections.
     pub fn new() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let offset = u16::try_from(std::process::id() % 5000).unwrap();
@@ -48,9 +48,9 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts one in front of replicas that are ready; they are called `r0`, `r1`, … in this order. A request is
-    /// tried again only where no connection came about, so nothing that a replica may have done is asked twice.
-    /// The header `x-replica` of each answer says whose it is.
+    /// Starts one in front of ready replicas, named `r0`, `r1`, … in this order. A request is retried only if no
+    /// connection was established, so no operation is executed twice. The header `x-replica` of each answer names
+    /// its replica.
     pub fn start(backends: &[Backend]) -> Self {
         let program =
             dev::find("haproxy").expect("the tests need haproxy: run them with `make test`");
@@ -126,12 +126,12 @@ listen replicas
         haproxy
     }
 
-    /// Waits until it has seen this replica go.
+    /// Waits until it has marked this replica as down.
     pub fn await_down(&self, name: &str) {
         self.await_words(&format!("Server replicas/{name} is DOWN"));
     }
 
-    /// Waits until it has seen this replica, which had gone, come back.
+    /// Waits until it has marked this replica as up again.
     pub fn await_up(&self, name: &str) {
         self.await_words(&format!("Server replicas/{name} is UP"));
     }

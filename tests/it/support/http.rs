@@ -1,4 +1,4 @@
-//! REST, as a client speaks it.
+//! REST client.
 
 use std::time::{Duration, Instant};
 
@@ -186,7 +186,7 @@ impl Replica {
         self.metric_becomes_within(PATIENCE, name, wanted).await;
     }
 
-    /// The same with a limit of the test's own.
+    /// The same with an explicit limit.
     pub async fn metric_becomes_within(
         &self,
         limit: Duration,
@@ -204,8 +204,8 @@ impl Replica {
         }
     }
 
-    /// Waits until a replica that has just started has compared its rooms with PostgreSQL. A change that such a
-    /// comparison finds before the bus brings it is shown all the same, but is no part of its trace.
+    /// Waits until a replica that has just started has compared its rooms with PostgreSQL. A change that this
+    /// comparison finds before the bus delivers it is shown too, but is not part of its trace.
     pub async fn compares_no_more(&self) {
         let (mut passes, since) = (-1.0, Instant::now());
         loop {
@@ -215,7 +215,7 @@ impl Replica {
             }
             assert!(since.elapsed() < PATIENCE, "it still compares: pass {now}");
             passes = now;
-            // Twice as long as between two looks at what others could not publish.
+            // Twice the interval between two reads of `unpublished`.
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }

@@ -43,7 +43,7 @@ pub async fn until_within(limit: Duration, what: &str, mut done: impl AsyncFnMut
     }
 }
 
-/// An id that no other test uses: all share one Redis.
+/// A unique id: all tests share one Redis.
 pub fn fresh(name: &str) -> String {
     format!("{name}-{}", uuid::Uuid::new_v4().simple())
 }

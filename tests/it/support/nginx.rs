@@ -1,6 +1,6 @@
 //! A load balancer in front of replicas, as we ship it: nginx with `deploy/nginx.conf`, or HAProxy with
-//! `compose/haproxy.cfg`, as a process of its own. Of the shipped lines only the addresses are changed; a line that is
-//! not found ends the test, so that the two cannot drift.
+//! `compose/haproxy.cfg`, as a process of its own. Only the addresses in the shipped lines are changed; a line that is
+//! not found fails the test, so that the two cannot diverge.
 
 use std::fs;
 use std::net::TcpStream;
@@ -14,14 +14,14 @@ use super::{Backend, PATIENCE};
 use apptlock::dev;
 use apptlock_support::process;
 
-/// Which one.
+/// Kind of balancer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     Haproxy,
     Nginx,
 }
 
-/// A balancer, stopped when dropped. The header `x-replica` of each answer says whose it is.
+/// A balancer, stopped when dropped. The header `x-replica` of each answer names its replica.
 pub struct Balancer {
     /// The one address of all replicas.
     pub url: String,
@@ -33,7 +33,7 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// Starts one in front of replicas that are ready.
+    /// Starts one in front of ready replicas.
     pub fn start(kind: Kind, backends: &[Backend]) -> Self {
         let port = dev::free_port().unwrap();
         let home = std::env::temp_dir().join(format!(
@@ -103,7 +103,7 @@ fn shipped(file: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// With the one line that begins like this replaced.
+/// Replaces the one line that begins like this.
 fn replaced(config: &str, begins: &str, by: &str) -> String {
     let found = config
         .lines()
@@ -156,7 +156,7 @@ fn haproxy(home: &Path, port: u16, backends: &[Backend]) -> (Command, Vec<String
     (command, names)
 }
 
-/// The same, within the frame that a distribution's nginx.conf is otherwise.
+/// The same, embedded in a minimal nginx.conf, which a distribution provides otherwise.
 fn nginx(home: &Path, port: u16, backends: &[Backend]) -> (Command, Vec<String>) {
     let names: Vec<String> = backends
         .iter()

@@ -17,7 +17,7 @@ use apptlock::dev;
 /// Number of connections to PostgreSQL that the clients of one database share.
 pub const POOL_SIZE: usize = 4;
 
-/// PgBouncer, stopped when dropped. Whatever its clients need beyond its defaults they must do without.
+/// PgBouncer with its defaults, stopped when dropped.
 pub struct PgBouncer {
     port: u16,
     home: PathBuf,
@@ -72,7 +72,7 @@ max_client_conn = 200
             child,
             lines,
         };
-        // Said when it listens.
+        // Logged once it listens.
         pooler.lines.find("process up", |line| {
             line.contains("process up").then_some(())
         });
@@ -101,7 +101,7 @@ max_client_conn = 200
         options.extra_float_digits(None)
     }
 
-    /// The pooler's own account of a database: the sum of the columns of `SHOW POOLS` by their prefix, so `cl` for
+    /// The pooler's statistics of a database: the sum of the columns of `SHOW POOLS` by their prefix, so `cl` for
     /// its clients and `sv` for its connections to PostgreSQL.
     pub async fn pool(&self, database: &str) -> HashMap<String, i64> {
         let console = servers().postgres.url.replace("/postgres", "/pgbouncer");

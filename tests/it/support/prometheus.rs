@@ -1,4 +1,4 @@
-//! A real Prometheus, which scrapes the replicas under test and answers what a dashboard asks.
+//! A real Prometheus, which scrapes the replicas under test and evaluates the queries of a dashboard.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -87,7 +87,7 @@ scrape_configs:
         body["data"].clone()
     }
 
-    /// The values that an expression has now, of all its series.
+    /// The current values of an expression, of all its series.
     pub async fn ask(&self, expression: &str) -> Vec<f64> {
         let data = self.get("query", &[("query", expression)]).await;
         let value = |value: &Value| value[1].as_str().unwrap().parse().unwrap();
@@ -101,7 +101,7 @@ scrape_configs:
         }
     }
 
-    /// Once an expression has a value above that.
+    /// Waits until an expression has a value above this.
     pub async fn exceeds(&self, expression: &str, least: f64) {
         let since = Instant::now();
         loop {
@@ -120,7 +120,7 @@ scrape_configs:
         serde_json::from_value(names).unwrap()
     }
 
-    /// Every rule: its name, and how its evaluation went.
+    /// Every rule: its name, and the health of its evaluation.
     pub async fn rules(&self) -> Vec<(String, String)> {
         let groups = self.get("rules", &[]).await["groups"].clone();
         let rules = groups.as_array().unwrap().iter();

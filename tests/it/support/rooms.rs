@@ -9,7 +9,7 @@ use apptlock::domain::lease::LockState;
 use apptlock::rooms::subscription::{Options, Sent, Sink, Subscription};
 use apptlock::rooms::{Event, Join, Rooms};
 
-/// A socket that tells a test of its snapshot and takes every event.
+/// A socket that passes its snapshot to the test and accepts every event.
 struct Told<F>(F);
 
 impl<F: Fn(&LockState) + Send + Sync + 'static> Sink for Told<F> {
@@ -24,12 +24,12 @@ impl<F: Fn(&LockState) + Send + Sync + 'static> Sink for Told<F> {
     fn reconnect(&self) {}
 }
 
-/// A replica's voice on that bus.
+/// A replica's announcer on that bus.
 pub fn announcer(bus: &Arc<dyn Bus>, replica: &str) -> Announcer {
     Announcer::new(bus.clone(), replica)
 }
 
-/// A socket of that name subscribes, and waits for the bus; what it returns is to be admitted.
+/// Subscribes a socket with that id, and waits for the bus; the result is to be admitted.
 pub async fn subscribe(
     rooms: &Rooms,
     room: &RoomId,

@@ -1,5 +1,5 @@
-//! Socket.IO over WebSocket, as much as a client must speak (protocol 5 over Engine.IO 4), written from the
-//! protocol's description. It shows every frame, which the official client hides.
+//! Minimal client of Socket.IO over WebSocket (protocol 5 over Engine.IO 4), written from the protocol's
+//! description. It shows every frame, which the official client hides.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{PATIENCE, Replica};
 
-/// Something heard, with its payload.
+/// A received event, with its payload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     pub name: String,
@@ -37,7 +37,7 @@ impl Socket {
         socket
     }
 
-    /// Joins the namespace with this `auth`; false where the connection ends over it.
+    /// Joins the namespace with this `auth`; false if the connection ends meanwhile.
     pub async fn join(&mut self, auth: &Value) -> bool {
         if !self.try_send(Message::text(format!("40{auth}"))).await {
             return false;
@@ -49,7 +49,7 @@ impl Socket {
         true
     }
 
-    /// Connects, and expects to be refused with this message.
+    /// Connects, and expects a rejection with this message.
     pub async fn refused(replica: &Replica, auth: Value) -> String {
         let mut socket = Self::open(replica).await;
         socket.send(format!("40{auth}")).await;
@@ -92,7 +92,7 @@ impl Socket {
         Ok(socket)
     }
 
-    /// The same over a connection of one's own.
+    /// The same over a given connection.
     pub async fn over(replica: &Replica, stream: TcpStream) -> Self {
         let url = format!(
             "{}/socket.io/?EIO=4&transport=websocket",
@@ -108,12 +108,12 @@ impl Socket {
         self.stream.send(Message::text(frame.into())).await.unwrap();
     }
 
-    /// A raw frame that the other end may refuse to take.
+    /// A raw frame, whose delivery may fail.
     pub async fn try_send(&mut self, message: Message) -> bool {
         self.stream.send(message).await.is_ok()
     }
 
-    /// The next text frame that is not a ping, which must come soon; `None` at the end of the connection.
+    /// The next text frame that is not a ping, within the time limit; `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<String> {
         tokio::time::timeout(PATIENCE, self.frame_at_last())
             .await
@@ -125,7 +125,7 @@ impl Socket {
         loop {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) if text.as_str() == "2" => {
-                    // A server that has hung up meanwhile takes no answer: that is the end.
+                    // The pong may fail because the server has disconnected: that is the end.
                     if self.stream.send(Message::text("3")).await.is_err() {
                         return None;
                     }
@@ -137,12 +137,12 @@ impl Socket {
         }
     }
 
-    /// Emits, and forgets.
+    /// Emits without an acknowledgement.
     pub async fn emit(&mut self, event: &str, data: &Value) {
         self.send(format!("42{}", json!([event, data]))).await;
     }
 
-    /// Emits, and waits for the acknowledgement. What is heard before it is kept.
+    /// Emits, and waits for the acknowledgement. Events before it are kept.
     pub async fn ask(&mut self, event: &str, data: &Value) -> Value {
         self.try_ask(event, data)
             .await
@@ -220,7 +220,7 @@ impl Socket {
         }
     }
 
-    /// The events up to now: a round trip through the server marks the place, since it answers in order.
+    /// The events up to now: a round trip through the server marks the end, since it answers in order.
     pub async fn so_far(&mut self) -> Vec<Event> {
         self.ask("unsubscribe", &json!("nowhere")).await;
         self.heard.drain(..).collect()

@@ -34,7 +34,7 @@ pub fn servers() -> &'static Servers {
     })
 }
 
-/// Brings the schema of a database up to date.
+/// Migrates the schema of a database.
 pub fn migrate(database: &str) {
     let migrated = process::migrate(env!("CARGO_BIN_EXE_apptlock"), database).unwrap();
     assert!(
@@ -53,7 +53,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// `count` replicas that are ready, connected to Redis, with these settings on top.
+    /// `count` replicas that are ready and connected to Redis, with these additional settings.
     pub async fn start(count: usize, settings: &[(&str, &str)]) -> Self {
         let mut stack = Self::empty(settings).await;
         for _ in 0..count {
@@ -62,7 +62,7 @@ impl Stack {
         stack
     }
 
-    /// The same with the rate limits as they are by default.
+    /// The same with the default rate limits.
     pub async fn start_limited(count: usize, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("RATE_LIMIT_PER_SECOND", "")];
         all.extend_from_slice(settings);
@@ -74,7 +74,7 @@ impl Stack {
         Self::empty_on(&servers().postgres.url, settings).await
     }
 
-    /// The same on a PostgreSQL of one's own.
+    /// The same on a separate PostgreSQL.
     pub async fn empty_on(root: &str, settings: &[(&str, &str)]) -> Self {
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
         let mut admin = PgConnection::connect(root).await.unwrap();
@@ -106,7 +106,7 @@ impl Stack {
         self.add_with(&[]).await
     }
 
-    /// One more replica, with settings of its own on top.
+    /// One more replica, with additional settings.
     pub async fn add_with(&mut self, extra: &[(&str, &str)]) -> &Replica {
         let redis = extra
             .iter()
@@ -126,7 +126,7 @@ impl Stack {
         self.add_of(env!("CARGO_BIN_EXE_apptlock"), extra).await
     }
 
-    /// The same of another binary, that of the release before for example.
+    /// The same with another binary, such as the previous release's.
     pub async fn add_of(&mut self, binary: &str, extra: &[(&str, &str)]) -> &Replica {
         let mut settings = vec![
             ("DATABASE_URL".to_owned(), self.database.clone()),
@@ -147,7 +147,7 @@ impl Stack {
         self.replicas.last().unwrap()
     }
 
-    /// A store of our own over the database, to ask it directly.
+    /// A separate store over the database, for direct queries.
     pub fn store(&self, max_connections: u32) -> Store {
         let database = Database {
             url: Secret::new(&self.database),
@@ -157,7 +157,7 @@ impl Stack {
         Store::new(&database).unwrap()
     }
 
-    /// Waits until so many statements that begin like that wait for a lock of PostgreSQL; any statement begins like "".
+    /// Waits until so many statements with that prefix wait for a lock in PostgreSQL; "" means any statement.
     pub async fn until_waiting(&self, count: i64, begins: &str) {
         let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
             and starts_with(query, $1) and datname = current_database()";
@@ -196,7 +196,7 @@ impl Stack {
     }
 }
 
-/// Lines of a process, as they come.
+/// Output lines of a process.
 #[derive(Default)]
 pub(super) struct Lines {
     seen: Mutex<Vec<String>>,
@@ -239,8 +239,8 @@ impl Lines {
     }
 }
 
-/// A client that drops an idle connection before the replica does, which closes those that ask nothing: else a request
-/// could be on its way while its connection ends.
+/// A client that closes idle connections before the replica does: otherwise a request could be in flight while its
+/// connection is closed.
 fn client() -> reqwest::Client {
     let builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2));
     builder.build().unwrap()
@@ -266,14 +266,14 @@ impl Replica {
         )
     }
 
-    /// The same of `apptlock dev`, which serves the demo too.
+    /// The same for `apptlock dev`, which serves the demo too.
     pub fn start_dev(settings: &[(String, String)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_apptlock"));
         command.env("LOG_FORMAT", "json");
         Self::start_as(command, "dev", settings)
     }
 
-    /// The same of one that may open so many files: the soft limit, and the hard one.
+    /// The same with these limits of open files: soft and hard.
     pub fn start_within(soft: u32, hard: u32, settings: &[(String, String)]) -> Self {
         let mut command = Command::new("sh");
         let script = format!("ulimit -S -n {soft}; ulimit -H -n {hard}; exec \"$0\" \"$@\"");
@@ -310,7 +310,7 @@ impl Replica {
         replica
     }
 
-    /// The first log line with these words in its message, once it is there.
+    /// The first log line whose message contains this text, once there is one.
     pub fn await_line(&self, words: &str) -> Value {
         self.await_record(words, |record| {
             record["message"]
@@ -319,7 +319,7 @@ impl Replica {
         })
     }
 
-    /// The first log record that is as wanted, once it is there.
+    /// The first log record that `wanted` accepts, once there is one.
     pub fn await_record(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.lines.find(what, |line| {
             serde_json::from_str::<Value>(line).ok().filter(&wanted)

@@ -6,16 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-/// The secret of stacks that check tokens by one.
+/// The shared secret of stacks that verify tokens with one.
 pub const SECRET: &str = "a secret of at least thirty-two bytes";
 
-/// Seconds since 1970, and so many more.
+/// The current time plus this offset, in seconds since 1970.
 pub fn in_seconds(more: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(now.as_secs()).unwrap() + more
 }
 
-/// The claims of a user whose token lasts.
+/// The claims of a user's token that does not expire during a test.
 pub fn claims(user: &str) -> Value {
     json!({ "sub": user, "name": format!("Name of {user}"), "email": format!("{user}@example.com"), "exp": in_seconds(300) })
 }
