@@ -7,8 +7,8 @@
 //!                                └──▶ PostgreSQL, Redis                           report.rs judges
 //! ```
 //!
-//! Attackers are bounded in number, pace and time, and reach loopback only. What goes wrong with the run itself, such
-//! as a replica that does not start, ends it with an error, which is no verdict.
+//! Attackers are bounded in number, pace and time, and reach loopback only. A failure of the run itself, such as a
+//! replica that does not start, ends it with an error, which is no verdict.
 
 mod attachments;
 mod frames;
@@ -39,7 +39,7 @@ use tokens::{Keys, SECRET};
 use wire::Tally;
 use witness::{Habit, Subject, USERS, Witness};
 
-/// The longest calm before the attacks.
+/// Maximum calm before the attacks.
 const BASELINE_SECONDS: u64 = 5;
 /// Files that have to be free for connections.
 const FILES: u64 = keepalive::MOST as u64 + 1000;
@@ -76,16 +76,16 @@ pub(crate) struct Options {
 /// The target of an attack.
 struct Target {
     address: SocketAddr,
-    /// The token of an attacker who may log in.
+    /// Valid token of an attacker.
     token: String,
-    /// Header and claims of a token that nobody signed.
+    /// Header and claims of an unsigned token.
     unsigned: String,
-    /// Connections over which such tokens come.
+    /// Connections over which such tokens are sent.
     forgers: u16,
     tally: Tally,
 }
 
-/// Attackers at work, and what they have to say at the end. They stop by then, or when dropped.
+/// Running attackers, and their reports at the end. They stop by then, or when dropped.
 type Attackers = Pin<Box<dyn Future<Output = Vec<String>> + Send>>;
 
 /// One of the six.
@@ -93,7 +93,7 @@ struct Attack {
     name: &'static str,
     begin: fn(Arc<Target>, Instant) -> Attackers,
     habit: Habit,
-    /// On top of the replica's defaults.
+    /// Settings beyond the replica's defaults.
     settings: &'static [(&'static str, &'static str)],
     /// Tokens are signed with a key pair.
     pair: bool,
@@ -293,7 +293,7 @@ impl Ground {
         let until = since + Duration::from_secs(seconds);
         let mut attackers = (attack.begin)(target.clone(), until);
         let mut own = tokio::select! {
-            // Those that end by themselves do so at about this time, and have something to say.
+            // Attackers that end by themselves do so at about this time, and have a report.
             biased;
             own = &mut attackers => Some(own),
             () = sleep_until(until) => None,
@@ -316,7 +316,7 @@ impl Ground {
             kernel: measured.peak.kernel.saturating_sub(kernel),
             log: (measured.peak.log + std::fs::metadata(&log)?.len()).saturating_sub(logged),
             measured,
-            // A replica that is gone is a finding of its own.
+            // A dead replica is a separate finding.
             cpu: spent.unwrap_or(cpu).saturating_sub(cpu),
             counted: gauge::risen(&before, after.unwrap_or_default()),
             own,

@@ -1,15 +1,15 @@
 //! `chaos`: everything fails while workers contend, and then every record is checked. Owns the order of a run:
-//! start, storm, heal, check, say.
+//! start, storm, heal, check, report.
 //!
 //! ```text
-//!   workers ──▶ 3 replicas ──▶ proxies ──▶ PostgreSQL, Redis      record.rs: who was told what, and when
+//!   workers ──▶ 3 replicas ──▶ proxies ──▶ PostgreSQL, Redis      record.rs: every answer, with its time
 //!   watchers ──▶     ▲            ▲                ▲
 //!                    └────────────┴────────────────┘
 //!                     faults: killed, paused, cut                 check.rs reads it all afterwards
 //! ```
 //!
-//! The workers, the watchers and the tables are the witnesses; the checker alone judges. What goes wrong with
-//! the run itself, such as a server that does not start again, ends it with an error, which is no verdict.
+//! The workers, the watchers and the tables are the witnesses; the checker alone judges. A failure
+//! of the run itself, such as a server that does not start again, ends it with an error, which is no verdict.
 
 mod check;
 mod faults;
@@ -40,7 +40,7 @@ use watcher::{Heard, Shown};
 use worker::{Plan, Rendezvous, Worker};
 use world::{REPLICAS, World};
 
-/// Short, so that leases run out often.
+/// Short, so that leases expire often.
 const LOCK_TTL: Duration = Duration::from_secs(2);
 /// Appointments that are fought for.
 const HOT: usize = 12;
@@ -123,7 +123,7 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
     tokio::select! {
         () = storm => {}
         _ = tokio::signal::ctrl_c() => screen.line("Stopped early; checking what there is"),
-        // It ends by itself only where something could not be healed.
+        // It ends by itself only if a fault could not be healed.
         failed = &mut driver => {
             failed??;
             return Err("the storm ended by itself".into());
@@ -174,7 +174,7 @@ pub(crate) async fn run(options: Options) -> Result<bool, Failure> {
     Ok(report.print())
 }
 
-/// Says how far it is, until the time is up.
+/// Shows the progress until the time is up.
 async fn progress(plan: &Plan, screen: &Screen, seconds: u64) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     for second in 0..=seconds {
@@ -187,7 +187,7 @@ async fn progress(plan: &Plan, screen: &Screen, seconds: u64) {
     }
 }
 
-/// Waits until each replica is ready; says which is not.
+/// Waits until each replica is ready; the error names one that is not.
 async fn ready(world: &World) -> Vec<String> {
     let probe = request("GET", "/readyz", "");
     let mut late = Vec::new();
@@ -291,7 +291,7 @@ impl Watchers {
     }
 
     async fn stop(self) -> Result<Vec<Heard>, Failure> {
-        // Those that are gone need not be told.
+        // Watchers that have ended need no message.
         let _ = self.stop.send(true);
         let mut heard = Vec::new();
         for task in self.tasks {

@@ -1,5 +1,5 @@
-//! A plain HTTP/1.1 client on a kept-alive connection: as little as it takes, so that the machine's time goes
-//! to the server. The caller judges an answer; a connection that failed once is not used again.
+//! A minimal HTTP/1.1 client on a persistent connection, so that the machine's time goes to the server. The caller
+//! judges an answer; a connection that failed once is not used again.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::Failure;
 
-/// Each connection acquires and releases an appointment of its own until time is up. Returns how long each
-/// cycle took.
+/// Each connection acquires and releases an appointment of its own until time is up. Returns the time of each
+/// cycle.
 pub(crate) async fn drive(
     addresses: &[String],
     connections: usize,
@@ -80,7 +80,7 @@ impl Connection {
         Ok(Self::over(stream))
     }
 
-    /// Goes on with a stream that is connected.
+    /// Uses a stream that is connected.
     pub(crate) fn over(stream: TcpStream) -> Self {
         Self {
             stream,
@@ -88,7 +88,7 @@ impl Connection {
         }
     }
 
-    /// True if the server has closed it, or sent something that nobody asked for.
+    /// True if the server has closed it, or has sent unrequested data.
     pub(crate) fn is_over(&self) -> bool {
         let read = self.stream.try_read(&mut [0]);
         !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

@@ -6,11 +6,11 @@
 //! clients. Everything is on loopback and ends by itself. A replica that answers anything but success ends
 //! the run with an error.
 //!
-//! `overhead` compares two stacks in one run: one that nobody watches, and one with metrics and traces.
+//! `overhead` compares two stacks in one run: one without and one with metrics and traces.
 //!
-//! `chaos` is not about figures but about promises: see its own file. It ends with 1 if one was broken.
+//! `chaos` checks promises instead of measuring: see its own file. It ends with 1 if one was broken.
 //!
-//! `attack` does what an unfriendly client would, while two friendly ones say how they fare.
+//! `attack` acts like hostile clients, while well-behaved ones measure their latency.
 
 mod attack;
 mod chaos;

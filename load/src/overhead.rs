@@ -61,7 +61,7 @@ pub(crate) struct Options {
 /// One of the two stacks.
 struct Stack {
     replicas: Vec<Replica>,
-    /// Positions that its sockets have sent, and events that they have heard.
+    /// Positions that its sockets have sent, and events that they have received.
     sent: Arc<AtomicU64>,
     heard: Arc<AtomicU64>,
 }
@@ -189,7 +189,7 @@ async fn measure(
     length: Duration,
 ) -> Result<f64, Failure> {
     turns.send_replace(Some(n));
-    // Until it flows.
+    // Until the load is steady.
     sleep(Duration::from_millis(300)).await;
     let (before, sent) = (cpu(&stack.replicas)?, stack.sent.load(Ordering::Relaxed));
     sleep(length).await;
@@ -272,7 +272,7 @@ async fn open(address: &str, n: usize, room: &str) -> Result<Socket, Failure> {
     }
 }
 
-/// Hears everything, and points while it is this stack's turn.
+/// Receives everything, and sends positions while it is this stack's turn.
 async fn point(
     mut socket: Socket,
     n: usize,
@@ -305,7 +305,7 @@ async fn point(
     }
 }
 
-/// Takes and releases a lock in turns while it is this stack's turn.
+/// Acquires and releases a lock alternately while it is this stack's turn.
 async fn ask(address: &str, n: usize, rate: u64, turn: Turn) -> Result<(), Failure> {
     let mut connection = Connection::open(address).await?;
     let mut beat = interval(Duration::from_secs(1) / u32::try_from(rate)?);
@@ -351,7 +351,7 @@ async fn scrape(management: String) {
     }
 }
 
-/// Takes all spans, and looks at none.
+/// Accepts all spans, and ignores them.
 async fn collect(listener: TcpListener, bytes: Arc<AtomicU64>) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let bytes = bytes.clone();

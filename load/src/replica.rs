@@ -1,5 +1,5 @@
-//! Replicas as processes, and how much CPU and memory they have used. One that is alone writes its log to a file, and
-//! ends with this process, by whatever signal.
+//! Replicas as processes, and how much CPU and memory they have used. A single one writes its log to a file, and
+//! ends with this process, whatever its signal.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -41,11 +41,11 @@ pub(crate) struct Replica {
     /// Address of the management port.
     pub(crate) management: String,
     child: Child,
-    /// Ends the replica when this process is gone.
+    /// Ends the replica after the end of this process.
     guard: Option<Child>,
 }
 
-/// Brings the schema of a database up to date.
+/// Migrates the schema of a database.
 pub(crate) fn migrate(binary: &Path, database: &str) -> Result<(), Failure> {
     let migrated = process::migrate(binary, database).map_err(|error| {
         format!(
@@ -143,7 +143,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Its number as a process.
+    /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -169,7 +169,7 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        // The guard first: it knows the replica by a number that may soon be another process's.
+        // The guard first: it knows the replica by a process id that may soon be reused.
         if let Some(guard) = &mut self.guard {
             let _ = guard.kill();
             let _ = guard.wait();

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-/// Brings the schema of a database up to date. A failure of the migration is in its output, not an error.
+/// Migrates the schema of a database. A failure of the migration is in its output, not an error.
 pub fn migrate(binary: impl AsRef<Path>, database: &str) -> io::Result<Output> {
     Command::new(binary.as_ref())
         .arg("migrate")
@@ -27,9 +27,9 @@ pub fn signal(pid: u32, name: &str) -> io::Result<()> {
     }
 }
 
-/// Starts a process that kills `pid` when this process is gone, by whatever signal. It has a process group of its own,
-/// so that Ctrl-C in a terminal leaves it alone; end it before the process that it guards, whose number may soon be
-/// another process's.
+/// Starts a process that kills `pid` after the end of this process, whatever its signal. It has a process group of its
+/// own, so that Ctrl-C in a terminal does not reach it; end it before the process that it guards, whose id may soon be
+/// reused.
 pub fn guard(pid: u32) -> io::Result<Child> {
     Command::new("sh")
         .args(["-c", r#"read -r _; kill -KILL "$1""#, "guard"])

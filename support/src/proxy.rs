@@ -1,15 +1,15 @@
-//! A TCP proxy in this process, between a replica and a server, that can be told to fail: it stalls like a
-//! black hole, cuts like a network that is gone, or delays.
+//! A TCP proxy in this process, between a replica and a server, that fails on demand: it stalls like a black hole,
+//! resets like a broken network, or delays.
 //!
 //! ```text
 //!             pass      stall      cut       delay          strand
-//!   old       flows     waits      reset     flows later    waits for good
+//!   old       flows     waits      reset     flows later    waits forever
 //!   new       flows     waits      reset     flows later    as before
 //! ```
 //!
 //! Each connection is a task that holds at most [`CHUNK`] times [`QUEUE`] bytes in each direction, and sleeps
 //! until bytes or a change of mode come. Dropping the proxy ends them all. A failure of either end resets the
-//! other: that is what a test of failures wants to see.
+//! other: as tests of failures expect.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// Bytes in one piece, at most.
+/// Maximum bytes in one piece.
 const CHUNK: usize = 16 * 1024;
-/// Pieces on their way in one direction while they are delayed, at most.
+/// Maximum delayed pieces in one direction.
 const QUEUE: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +36,13 @@ enum Mode {
     Delay(Duration),
 }
 
-/// Orders that all connections obey.
+/// Mode of all connections.
 #[derive(Debug, Clone, Copy)]
 struct Orders {
     mode: Mode,
     /// Connections of an earlier generation are reset.
     generation: u64,
-    /// Connections that were there then stall for good.
+    /// Connections of an earlier generation stall forever.
     stranded: Option<Instant>,
 }
 
@@ -105,12 +105,12 @@ impl Proxy {
         self.order(Mode::Delay(by));
     }
 
-    /// Resets the connections that there are; new ones are as before.
+    /// Resets the existing connections; new ones are unaffected.
     pub fn reset(&self) {
         self.orders.send_modify(|orders| orders.generation += 1);
     }
 
-    /// Nothing flows any more over the connections that there are; new ones are as before.
+    /// Stalls the existing connections forever; new ones are unaffected.
     pub fn strand(&self) {
         self.orders
             .send_modify(|orders| orders.stranded = Some(Instant::now()));
@@ -123,7 +123,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The connections end when they see that nobody gives orders any more.
+        // The connections end when the channel of modes is closed.
         self.listening.abort();
     }
 }
@@ -132,7 +132,7 @@ async fn listen(listener: TcpListener, upstream: SocketAddr, obey: watch::Receiv
     loop {
         match listener.accept().await {
             Ok((client, _)) => drop(tokio::spawn(serve(client, upstream, obey.clone()))),
-            // A client that was gone before it was accepted, or no descriptors left: neither is for good.
+            // A client that disconnected before it was accepted, or no descriptors left: both are temporary.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
@@ -188,7 +188,7 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, mut obey: watch::Rec
     }
 }
 
-/// Makes the end of a connection a reset, so that the other end sees a failure and not a good-bye.
+/// Makes the end of a connection a reset, so that the other end sees a failure instead of an orderly close.
 fn reset_when_dropped(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
@@ -218,7 +218,7 @@ async fn relay(
                 open = n > 0;
                 match flowing(&mut obey, since).await? {
                     Mode::Delay(by) => queue.push_back((Instant::now() + by, buffer[..n].to_vec())),
-                    // What is delayed goes first, though the delay is over.
+                    // Delayed pieces are sent first, although the delay is over.
                     _ if !queue.is_empty() => queue.push_back((Instant::now(), buffer[..n].to_vec())),
                     _ => to.write_all(&buffer[..n]).await?,
                 }

@@ -20,7 +20,7 @@ const START_LIMIT = 10_000;
 export async function startBalancer(kind, replicas, { otherSites = false } = {}) {
   const port = await freePorts(2);
   const home = await mkdtemp(join(tmpdir(), `apptlock-${kind}-`));
-  // A root's nginx works as another user, who has to be let through.
+  // nginx started by root has workers of another user, who needs access.
   await chmod(home, 0o755);
   const certificate = otherSites ? await makeCertificate(home) : null;
   const [args, config] = await { haproxy, nginx }[kind](home, port, replicas, certificate);

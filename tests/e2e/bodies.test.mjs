@@ -1,5 +1,5 @@
-// Bodies that are too large: whoever sends one hears 413, in the envelope of every answer, however it is sent and
-// whether or not a balancer is between. A service that closes on a sender in mid-sentence is not heard by it.
+// Bodies that are too large: the client gets 413, in the envelope of every answer, however it sends the body, with or
+// without a balancer. If the service closed the connection while the client still sends, the answer would be lost.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';

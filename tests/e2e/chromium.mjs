@@ -1,4 +1,4 @@
-// A browser: the Chromium of the system, without a window, with a profile of its own.
+// A browser: the system's Chromium, headless, with a separate profile.
 
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { chromium } from 'playwright-core';
 
 const NAMES = ['chromium', 'chromium-browser', 'google-chrome'];
 const APPLICATIONS = ['Chromium', 'Google Chrome'].map((name) => `/Applications/${name}.app/Contents/MacOS/${name}`);
-// It asks nobody but the tests, and needs neither a sandbox of its own nor a graphics card.
+// It connects only to the tests, and needs neither a sandbox nor a graphics card.
 const FLAGS = [
   '--no-sandbox',
   '--disable-gpu',
@@ -32,7 +32,7 @@ export async function startChromium() {
   const profile = await mkdtemp(join(tmpdir(), 'apptlock-chromium-'));
   const remove = () => rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   try {
-    // Certificates of the tests' own making are good enough.
+    // Accepts the tests' own certificates.
     const options = { executablePath, args: FLAGS, ignoreHTTPSErrors: true };
     const window = await chromium.launchPersistentContext(profile, options);
     window.once('close', remove);

@@ -1,10 +1,10 @@
-// What browsers ask before they let a page of another origin use the service.
+// CORS: preflight requests and answers for pages of other origins.
 
 import assert from 'node:assert/strict';
 import { suite } from './harness.mjs';
 
 const [LISTED, STRANGE] = ['https://app.example.com', 'https://elsewhere.example.com'];
-// A request, the poll that opens a connection, and the question before a request that is not a simple one.
+// A request, the poll that opens a connection, and the preflight of a request that is not a simple one.
 const PATHS = [
   ['GET', '/api/appointments/42/lock-status'],
   ['GET', '/socket.io/?EIO=4&transport=polling'],

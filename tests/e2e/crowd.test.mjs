@@ -1,4 +1,4 @@
-// Many at once, and the end of the service.
+// Many concurrent clients, and the stop of the service.
 
 import assert from 'node:assert/strict';
 import { io } from 'socket.io-client';
@@ -26,7 +26,7 @@ suite(`${CROWD} sockets`, {}, (scenario) => {
         return new Promise((resolve) => {
           socket.on('connect', () => {
             connected += 1;
-            // In the same tick: nothing of the service's has had the time to get ready.
+            // In the same tick: the service has had no time to prepare anything.
             socket.emit('subscribe', rooms[n % rooms.length], (state) => {
               acknowledged += 1;
               resolve(state);

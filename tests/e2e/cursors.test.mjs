@@ -1,4 +1,4 @@
-// Cursors: who sees whose, and when they go.
+// Cursors: their audience, and their removal.
 
 import assert from 'node:assert/strict';
 import { appointment, assertRefused, person, suite, WAYS } from './harness.mjs';
@@ -34,7 +34,7 @@ suite('cursors', {}, (scenario) => {
         assert.deepEqual(update.userInfo, people.anna.userInfo);
         assert.deepEqual(update.position, { x: 10.25, y: -20 });
       }
-      // An echo would have been on its way before these.
+      // An echo would have arrived before these.
       await move(ben, 1);
       await move(carl, 2);
       await anna.next('cursor-update', of(people.ben));
@@ -96,7 +96,7 @@ suite('cursors', {}, (scenario) => {
       for (const other of [ben, carl]) {
         assert.equal((await other.next('cursor-left', of(people.anna))).appointmentId, id);
       }
-      // Without a farewell, as when the network goes: the transport just ends.
+      // Without a disconnect packet, as if the network failed: the transport just ends.
       ben.socket.io.engine.close();
       assert.equal((await carl.next('cursor-left', of(people.ben))).appointmentId, id);
     });

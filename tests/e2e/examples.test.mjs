@@ -1,5 +1,5 @@
-// Every example of the documents follows its lock past the end of its token and of the replica that it is at. The
-// waiting here is for the ends of tokens, which no test can bring forward.
+// Every example of the documents follows its lock past the expiry of its token and the stop of its replica. The tests
+// wait for the expiry of tokens, which no test can advance.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
@@ -98,7 +98,7 @@ for (const example of examples) {
           for (const [n, replica] of serving.replicas.entries()) {
             const other = serving.replicas[1 - n];
             const ending = replica[end]();
-            // Changes while it is away, which it hears of as soon as it is back.
+            // Changes while it is disconnected, which it gets as soon as it is back.
             let newest;
             const gone = ending.then(() => true);
             do newest = await change(other);

@@ -1,5 +1,5 @@
-// Leases that run out. A short time to live is a setting of the whole service, so these have a stack of
-// their own; the waiting here is for deadlines of the service, which no test can bring forward.
+// Leases that expire. A short time to live is a setting of the whole service, so these tests have a separate stack;
+// they wait for deadlines of the service, which no test can advance.
 
 import assert from 'node:assert/strict';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -69,7 +69,7 @@ suite('expiry, with LOCK_TTL=2s', { LOCK_TTL: '2s' }, (scenario) => {
     const watcher = await scene.connect(person('Walter'));
     await watcher.subscribe(id);
     const lock = await scene.acquire(id, anna);
-    // Asks from just before the deadline on, so that one of the requests meets it before any sweep.
+    // Sends requests from just before the deadline on, so that one of them meets it before any sweep.
     await pause(Date.parse(lock.expiresAt) - Date.now() - 50);
     const grant = await within(
       (async () => {

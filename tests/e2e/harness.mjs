@@ -1,6 +1,6 @@
-// What the end-to-end tests are written in: people, their sockets and their requests. It knows the public
-// interface of the service and nothing of its inside. Every wait is for one named thing and has a limit,
-// and what must always hold is checked for every socket of every test, whatever that test is about.
+// Vocabulary of the end-to-end tests: people, their sockets and their requests. Uses only the public interface of the
+// service. Every wait is for one named condition and has a limit, and invariants are checked for every socket of every
+// test.
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -197,7 +197,7 @@ class Client {
     assert.equal(state.locked, state.lock !== null, label);
     assert.ok(Number.isInteger(state.version), label);
     assert.match(state.serverTime, TIME, label);
-    // Not an event of the service, but it has its place among them: versions rise from here.
+    // Not an event of the service, but recorded among them: versions rise from here.
     this.log.push({ event: '(subscribed)', payload: state, at: Date.now() });
     return state;
   }

@@ -1,4 +1,4 @@
-// Input that nobody should send: it is answered, and harms neither its sender nor anybody else.
+// Invalid input: it is answered, and harms neither its sender nor other clients.
 
 import assert from 'node:assert/strict';
 import { appointment, assertRefused, person, show, suite, WAYS } from './harness.mjs';
@@ -21,7 +21,7 @@ const BAD_POSITIONS = [
   ['null', null],
   ['half of one', { x: 1 }],
   ['text', { x: '1', y: '2' }],
-  // What JSON makes of NaN and of the infinities.
+  // JSON encodes NaN and the infinities as null.
   ['not a number', { x: NaN, y: 1 }],
   ['infinite', { x: 1, y: Infinity }],
   ['a list', [1, 2]],
@@ -54,7 +54,7 @@ suite('bad input', {}, (scenario) => {
       }
       assertRefused(await client.ask('subscribe', { appointmentId: id, cursors: 'sideways' }), 'an unknown choice');
 
-      // Where nothing can be answered it is ignored, and so is what the service has never heard of.
+      // Without an acknowledgement it is ignored, and so are unknown events.
       for (const event of ['subscribe', 'unsubscribe', 'cursor-position', 'no-such-event']) {
         client.socket.emit(event);
         client.socket.emit(event, { appointmentId: 7 });
@@ -93,7 +93,7 @@ suite('bad input', {}, (scenario) => {
         const noisy = await scene.connect(person('Nora'), { transports });
         noisy.socket.io.engine.write(noise);
         noisy.socket.io.engine.write(Buffer.from([0, 1, 2, 255]));
-        // Either answer is right for the one who sent it: going on, or the end of this connection.
+        // Either outcome is right for the sender: the connection continues, or ends.
         await noisy.ask('subscribe', id).catch(() => {});
         noisy.socket.disconnect();
       }

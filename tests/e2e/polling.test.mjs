@@ -1,5 +1,4 @@
-// Long-polling as the protocol has it, request by request: what a client's request that is given up means, and
-// what a connection that just closes does not.
+// Long-polling by the protocol, request by request: the effect of an aborted request, and of a closed connection.
 
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
@@ -57,7 +56,7 @@ suite('long-polling', {}, (scenario) => {
     const socket = connect({ port, host: '127.0.0.1' });
     // The request, and right after it the end: the service reads them in this order.
     socket.end(`GET ${session.path} HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
-    // Its pointer goes with the session, long before silence would end it.
+    // Its pointer is removed with the session, long before a timeout would end it.
     await witness.next('cursor-left', ({ userId }) => userId === anna.userId);
     const { status, text } = await session.poll();
     assert.equal(status, 400, text);

@@ -1,6 +1,6 @@
-// Examples of the documents, run as they are printed: each in a process and a folder of its own, where
-// `socket.io-client` is the real client but for the example's address, and where the functions that an example leaves
-// to its reader are ours. Standing for the client, this file also tells what became of the connection.
+// Runs the examples of the documents as printed: each in a separate process and folder, with `socket.io-client` being
+// the real client with another address, and with our own versions of the functions that an example leaves to its
+// reader. In place of the client, this file also reports the state of the connection.
 
 import { fork } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';

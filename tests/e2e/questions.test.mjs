@@ -1,5 +1,5 @@
-// More questions at once than a connection has room for answers: each is answered, or the connection ends and its
-// client knows. None vanishes.
+// More concurrent requests than a connection can queue answers for: each is answered, or the connection ends. None is
+// lost silently.
 
 import assert from 'node:assert/strict';
 import { appointment, person, show, suite, WAYS, within } from './harness.mjs';
@@ -19,7 +19,7 @@ for (const [title, settings] of Object.entries(RATES)) {
     for (const [way, count] of FLOODS) {
       scenario(`${way}: each of ${count} subscriptions is answered, or the connection ends`, async (scene) => {
         const { socket } = await scene.connect(person('Anna'), { transports: WAYS[way] });
-        // More than a socket may follow: the answer to the others is that it may not.
+        // More than the maximum subscriptions of a socket: the others are rejected.
         const rooms = Array.from({ length: 2_000 }, (_, n) => appointment(`room ${n}`));
         const codes = new Map();
         let answered = 0;
@@ -37,11 +37,11 @@ for (const [title, settings] of Object.entries(RATES)) {
         const progress = () => `${count} answers; there were ${answered} ${show([...codes])}`;
         const how = await within(over, progress, LIMIT);
         if (how === 'answered') {
-          // And the connection is as good as before.
+          // And the connection still works.
           assert.equal(socket.connected, true);
           assert.ok(codes.get('success') > 0, show([...codes]));
         }
-        // UNAVAILABLE would not be true: PostgreSQL is well, and they have only to wait for their turn.
+        // UNAVAILABLE would be wrong: PostgreSQL is healthy, and they only have to wait for their turn.
         for (const code of codes.keys()) assert.match(String(code), /^(success|LIMIT_EXCEEDED|RATE_LIMITED)$/);
       });
     }

@@ -1,4 +1,4 @@
-// Many who want the same, on a machine that has no time for them: one gets it, and everybody else is told who.
+// Many acquires of one lock on an overloaded machine: one succeeds, and all others get its holder.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';

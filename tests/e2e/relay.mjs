@@ -1,6 +1,6 @@
-// A balancer that knows nothing of HTTP: each connection goes, byte by byte, to the first replica that takes it. So no
-// two of a client's connections are one behind it, as they may be behind those that keep connections for the next
-// request; and all of them lead to one replica while it is there, cookies or none.
+// A TCP balancer: it forwards each connection to the first replica that accepts it. So it never merges connections of
+// a client, as HTTP balancers with persistent connections may; and all of them reach the same replica while it is up,
+// with or without cookies.
 
 import { createConnection, createServer } from 'node:net';
 import { freePorts } from './service.mjs';
@@ -31,7 +31,7 @@ class Relay {
     this.#keep(service);
     for (const [one, other] of [[client, service], [service, client]]) {
       one.pipe(other);
-      // What ends on one side ends on the other, too.
+      // The end of one side ends the other, too.
       one.once('close', () => other.destroy());
     }
     client.resume();

@@ -1,5 +1,5 @@
-// One process of the service: its start, what it printed, and its end. It knows nothing of how many there are,
-// nor of what they are asked.
+// One process of the service: its start, its output, and its end. Knows neither how many there are nor the requests
+// that they get.
 
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -8,14 +8,13 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as pause } from 'node:timers/promises';
 
-// E2E_BINARY runs the same tests against another build, the optimised one for example.
+// E2E_BINARY runs the same tests against another build, such as the optimised one.
 const BUILT = fileURLToPath(new URL('../../target/debug/apptlock', import.meta.url));
 const BINARY = resolve(process.env.E2E_BINARY ?? BUILT);
 const START_LIMIT = 60_000;
 const STOP_LIMIT = 60_000;
 
-// An interrupted run takes its processes along: they are in process groups of their own, which the terminal
-// does not reach.
+// An interrupted run ends its processes: they are in process groups of their own, which the terminal does not reach.
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
 
 export class Service {
@@ -35,7 +34,7 @@ export class Service {
 
   /** Resolves when it is ready. */
   async start() {
-    // The tests' data is none of a real database's business, whatever the shell has set.
+    // The tests must not use a real database, whatever the shell has set.
     const { DATABASE_URL, REDIS_URL, ...environment } = process.env;
     const env = { ...environment, ...this.settings };
     // A process group of its own, so that one that does not stop can be ended with all its children.
@@ -145,18 +144,18 @@ export class Service {
     try {
       process.kill(-this.#child.pid, 'SIGKILL');
     } catch {
-      // It has just gone by itself.
+      // It has just ended by itself.
     }
   }
 
-  // The last thing this process does, where the tests ended before the service did.
+  // Last action of this process if the tests ended before the service.
   #abandon = () => this.#end();
 }
 
 /** The first of `count` neighbouring ports that are all free. */
 export async function freePorts(count) {
   for (let attempt = 0; attempt < 100; attempt += 1) {
-    // Below the range that systems take outgoing connections' ports from: those would be in the way.
+    // Below the range from which systems assign ports to outgoing connections, to avoid conflicts.
     const first = 18_000 + Math.floor(Math.random() * 12_000);
     const servers = [];
     try {

@@ -1,5 +1,5 @@
 // The service under test, as `apptlock dev` starts it: two replicas in one process, each stack with ports and
-// data of its own. This file owns where they are and their data; it knows nothing of locks or sockets.
+// data of its own. Owns their addresses and their data; knows nothing of locks or sockets.
 
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { rmSync } from 'node:fs';
@@ -10,9 +10,9 @@ import { freePorts, Service } from './service.mjs';
 /** Starts a stack, with these environment variables on top, and resolves when every replica is ready. */
 export async function startStack(settings = {}, { replicas = 2 } = {}) {
   const port = await freePorts(2 * replicas);
-  // The service keeps its throw-away data under the working directory. A folder of its own keeps the
-  // stacks apart, and apart from a `make run` of the same person. PostgreSQL refuses to run as root, so
-  // a root's stack runs it as another user, who has to be let through.
+  // The service keeps its temporary data under the working directory. A separate folder isolates the stacks from
+  // each other and from a `make run`. PostgreSQL refuses to run as root, so a stack of root runs it as another user,
+  // who needs access.
   const folder = await mkdtemp(join(tmpdir(), 'apptlock-e2e-'));
   await chmod(folder, 0o755);
   const stack = new Stack(folder, port, replicas, settings);
@@ -35,7 +35,7 @@ class Stack {
       settings: {
         LISTEN_ADDR: `127.0.0.1:${port}`,
         MANAGEMENT_ADDR: `127.0.0.1:${port + replicas}`,
-        // A thousand clients of one address in one second is what these tests are for.
+        // These tests need a thousand clients of one address in one second.
         RATE_LIMIT_PER_SECOND: '0',
         ...settings,
       },

@@ -1,4 +1,4 @@
-// Signed tokens, as an identity provider gives them to the clients of these tests.
+// Signed tokens, as an identity provider issues them.
 
 import { createHmac } from 'node:crypto';
 

@@ -1,4 +1,4 @@
-// What people read, and what programs go by, where something is refused or is said of somebody without a name.
+// Texts for people and codes for programs in rejections, and display of users without a name.
 
 import assert from 'node:assert/strict';
 import { io } from 'socket.io-client';
@@ -52,7 +52,7 @@ suite('words, where identities are trusted', {}, (scenario) => {
           assert.doesNotMatch(answer.message, /body/i, label);
         }
       }
-      // What has no name of its own is called by what it is.
+      // A field without a name is called by its kind.
       assert.match((await client.ask('cursor-position', [1])).message, /\bpayload\b/);
       for (const auth of [{ userId: 7 }, { userId: '' }, { userId: 'ann' }, { userId: 'ann', userInfo: [] }]) {
         const error = await refusal(scene.stack.urls[0], auth, transports);

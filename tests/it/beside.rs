@@ -1,6 +1,6 @@
 //! Two releases side by side, as during a rolling update: changes on one reach the sockets of the other within two
-//! seconds, in both directions. `APPTLOCK_BESIDE` is the path of the other release's binary (`make beside REF=…` builds it);
-//! without it both are this one.
+//! seconds, in both directions. `APPTLOCK_BESIDE` is the path of the other release's binary (`make beside REF=…` builds
+//! it); without it both are this one.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-// Owns the REST calls: one place that knows the paths, and that turns every way to fail into one shape.
+// Owns the REST calls: one place that knows the paths, and turns every failure into one shape.
 
 export class Api {
   /** `onCall(label, status, body)` hears of every answer, for the event log. */

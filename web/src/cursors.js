@@ -93,7 +93,7 @@ export class Cursors {
     for (const [userId, cursor] of this.#shown) {
       const still = now - cursor.movedAt;
       cursor.element.classList.toggle("quiet", still > QUIET_AFTER_MS);
-      // A server that died could not say goodbye for its sockets.
+      // A server that crashed sent no `cursor-left` for its sockets.
       if (still > GONE_AFTER_MS) this.leave(userId);
     }
   }

@@ -1,7 +1,7 @@
-// Owns the API page's start: sets Swagger UI up to talk to this origin and nobody else, and puts its headings in order.
+// Owns the API page's start: configures Swagger UI for this origin alone, and corrects the levels of its headings.
 
-// Swagger UI begins with h1, goes on with h3 and has an h4 at the end beside it. A screen reader's list of headings is
-// to have no holes: parts of the page are of level 2, what an operation has inside follows.
+// Swagger UI uses h1, then h3, and an h4 at the end. A screen reader's list of headings should skip no level: sections
+// of the page are level 2, and the contents of an operation follow.
 function level(heading) {
   return heading.closest(".models") && heading.tagName === "H4" ? 2 : Number(heading.tagName[1]) - 1;
 }
@@ -12,7 +12,7 @@ function order() {
 }
 new MutationObserver(order).observe(document.getElementById("api"), { childList: true, subtree: true });
 
-// Swagger UI is dark by a class, not by the system's wish; this carries the wish over.
+// Swagger UI is dark by a class, not by the system's preference; this applies the preference.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", follow);
@@ -26,10 +26,10 @@ window.SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   defaultModelExpandDepth: 4,
   displayRequestDuration: true,
-  // The library's default asks a public validator about every document that is not on localhost.
+  // The library's default sends every document that is not on localhost to a public validator.
   validatorUrl: "none",
   // Nor may the address bar point the page, and with it a token, at somebody else's document.
   queryConfigEnabled: false,
-  // A token typed here is gone with the page.
+  // A token typed here is lost with the page.
   persistAuthorization: false,
 });

@@ -1,5 +1,5 @@
-// Owns who this tab is. Every tab is a person of its own, so that one browser can play a whole team: the
-// person lives in sessionStorage and survives a reload, not a new tab.
+// Owns this tab's identity. Every tab is a separate person, so that one browser can play a whole team: the person is
+// kept in sessionStorage and survives a reload, not a new tab.
 
 const KEY = "apptlock.person";
 
@@ -43,7 +43,7 @@ export function savePerson(person) {
   try {
     sessionStorage.setItem(KEY, JSON.stringify(person));
   } catch {
-    // Storage may be switched off: then a reload makes somebody new, and nothing else is lost.
+    // Storage may be disabled: then a reload creates a new person, and nothing else is lost.
   }
 }
 
@@ -76,7 +76,7 @@ function claim(userId) {
 export async function loadPerson() {
   let person = storedPerson();
   if (person && !(await claim(person.userId))) {
-    // On a quick reload the page before us may not have let go yet.
+    // On a quick reload the previous page may still hold it.
     await new Promise((done) => setTimeout(done, 250));
     if (!(await claim(person.userId))) person = null;
   }

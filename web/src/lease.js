@@ -1,5 +1,5 @@
-// Owns what this page believes about one appointment's lock, and the one rule that keeps the belief right:
-// versions only rise. Pure, with the clock as an argument, so that it can be tested without a browser.
+// Owns this page's view of one appointment's lock, and the one rule that keeps it correct: versions only rise. Pure,
+// with the clock as an argument, so that it can be tested without a browser.
 
 /** A room nobody has told us anything about yet. */
 export function newRoom() {
@@ -30,7 +30,7 @@ export function take(room, version, lock, now) {
     room.span = 0;
     return "new";
   }
-  // The server says how much is left, not when: this machine's clock may be wrong by hours and no harm is done.
+  // The server sends the remaining time, not a deadline: this machine's clock may be wrong by hours.
   room.deadline = now + room.lock.expiresInMs;
   const sameGrant = before?.fencingToken === room.lock.fencingToken;
   room.span = sameGrant ? Math.max(room.span, room.lock.expiresInMs) : room.lock.expiresInMs;

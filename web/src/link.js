@@ -12,11 +12,11 @@ const ACK_TIMEOUT_MS = 5000;
  */
 export function openLink(appointmentId, person, handlers) {
   const socket = io({
-    // Asked at every attempt, so that a changed name goes along.
+    // Called at every attempt, so that it sends the current name.
     auth: (give) => give({ userId: person().userId, userInfo: infoOf(person()) }),
     // WebSocket first: long-polling needs a sticky load balancer, WebSocket does not.
     transports: ["websocket", "polling"],
-    // A balancer's cookie leads the polls of one session to one replica, also where that is another origin.
+    // A balancer's cookie sends the polls of one session to one replica, on another origin too.
     withCredentials: true,
     tryAllTransports: true,
     reconnectionDelay: 500,
@@ -41,7 +41,7 @@ export function openLink(appointmentId, person, handlers) {
     } catch {
       ack = { success: false, message: "The server did not answer the subscription." };
     }
-    // The connection this answer belongs to may be gone by now; its successor asks for itself.
+    // The connection of this answer may be closed by now; its successor subscribes for itself.
     if (socket.id !== connection || !socket.connected) return;
     if (!ack?.success) {
       handlers.state("refused", ack?.message ?? "The subscription was refused.");
@@ -61,12 +61,12 @@ export function openLink(appointmentId, person, handlers) {
     clearTimeout(retry);
     if (reason === "io client disconnect") return;
     handlers.state("reconnecting", reason);
-    // A server that says goodbye (a rolling restart) is not called again by the library itself. Some spread
+    // After a disconnect by the server (a rolling restart) the library does not reconnect by itself. A random delay
     // keeps a room full of clients from all coming back in the same instant.
     if (reason === "io server disconnect") resume(300 + Math.random() * 1200);
   });
   socket.on("connect_error", (error) => {
-    // `active` means that the library goes on trying; if not, the server itself said no.
+    // `active` means that the library keeps retrying; otherwise the server rejected the connection.
     if (socket.active) {
       handlers.state(everLive ? "reconnecting" : "connecting", error.message);
     } else {

@@ -1,4 +1,4 @@
-// Owns the event log: what came over the wire, newest first, for people who are going to write a client.
+// Owns the event log: received events, newest first, for authors of clients.
 
 const KEEP = 150;
 

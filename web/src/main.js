@@ -1,5 +1,5 @@
-// Owns the demo page: joins the lock's state, the record, the people and the buttons. The rules are in lease.js, the
-// wires in link.js, api.js and saving.js, the drawing in view.js.
+// Owns the demo page: connects the lock's state, the record, the people and the buttons. The rules are in lease.js, the
+// transport in link.js, api.js and saving.js, the drawing in view.js.
 import { Api } from "./api.js";
 import { Cursors, watchPointer } from "./cursors.js";
 import { loadPerson, savePerson } from "./identity.js";
@@ -15,11 +15,11 @@ import { Saving } from "./saving.js";
 import { $, draw as drawPage, nameOf, now, setText, tick, timeOf } from "./view.js";
 
 const appointmentId = new URLSearchParams(location.search).get("id") || "demo";
-// Between two looks at the record while somebody else edits it.
+// Interval between two reads of the record while somebody else edits it.
 const LOOK_EVERY_MS = 1000;
 // The one notice about wanting to edit and not being able to: each replaces the one before.
 const CONFLICT = "conflict";
-// The one notice about what became of our lock.
+// The one notice about the loss of our lock.
 const FATE = "fate";
 // The one notice about text that was not saved.
 const ASIDE = "aside";
@@ -100,7 +100,7 @@ async function bringBack() {
   if (done === false) offerAside("They are kept in this tab.");
 }
 
-// ---- what we hear ---------------------------------------------------------------------------------------------
+// ---- events from the server ------------------------------------------------------------------------------------
 
 function believe(version, lock, reason) {
   if (!Number.isFinite(version)) return "stale";
@@ -135,7 +135,7 @@ function gained(token, reason) {
   refusedOnce = false;
   held = { userId: page.me.userId, token };
   for (const key of [CONFLICT, FATE]) notices.unsay(key);
-  // What the one before saved last comes first.
+  // The previous holder's last save comes first.
   ready = saving.look().then(() => {
     if (held?.token !== token) return;
     before = record.read();
@@ -192,7 +192,7 @@ const link = openLink(appointmentId, () => page.me, {
     if (name !== page.linkState || name === "live") log.add("link", name === "live" ? "connected" : name, { detail });
     page.linkState = name;
     page.linkDetail = detail;
-    // Whoever left while we were away said goodbye to somebody else.
+    // We got no `cursor-left` of those who left while we were disconnected.
     if (name !== "live") cursors.clear();
     draw();
   },
@@ -205,7 +205,7 @@ const link = openLink(appointmentId, () => page.me, {
   event: onEvent,
 });
 
-// ---- what we do -----------------------------------------------------------------------------------------------
+// ---- actions of the user ---------------------------------------------------------------------------------------
 
 /** One request at a time: a second press while the first is on its way is passed over, and answered `false`. */
 async function once(work) {

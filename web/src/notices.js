@@ -1,4 +1,4 @@
-// Owns the notices at the edge of the window: what happened to you, said once, in words.
+// Owns the notices at the edge of the window: events that concern this user, each shown once.
 
 const STAYS_MS = 9000;
 
@@ -63,7 +63,7 @@ function button(className, label, run) {
 
 function fade(item) {
   let timer = setTimeout(() => item.remove(), STAYS_MS);
-  // Whoever is reading it decides how long that takes.
+  // It stays while the user reads it.
   const hold = () => clearTimeout(timer);
   const go = () => {
     clearTimeout(timer);

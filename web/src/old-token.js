@@ -1,5 +1,5 @@
-// Owns "Save with my old token": what a browser does that was asleep while its lock went to somebody else. The
-// server's check refuses it, and this shows its words.
+// Owns "Save with my old token": the save of a browser that was asleep while somebody else got its lock. The server's
+// check rejects it, and the page shows its message.
 import { $, setText } from "./view.js";
 
 export class OldToken {

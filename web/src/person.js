@@ -1,4 +1,4 @@
-// Owns the dialog in which this tab's person gets another name, or becomes somebody else.
+// Owns the dialog that changes the name of this tab's person, or the person.
 import { randomPerson } from "./identity.js";
 import { $, paintAvatar } from "./view.js";
 
@@ -27,7 +27,7 @@ export function personDialog({ person, holds, become }) {
   $("person-other").addEventListener("click", () => show(randomPerson()));
   $("person-form").addEventListener("submit", () => {
     const { userId, name, email } = person();
-    // The lock may have come in while the dialog stood open: it stays with the id that holds it.
+    // The lock may have been acquired while the dialog was open: it stays with the id that holds it.
     become({
       userId: holds() ? userId : candidate.userId,
       name: $("person-name").value.trim() || name,

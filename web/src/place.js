@@ -1,4 +1,4 @@
-// Owns how a pointer's place goes over the wire: as one of the card's parts and an offset inside it, so that windows of
+// Owns the encoding of a pointer's position: as one of the card's parts and an offset inside it, so that windows of
 // different widths, whose fields lie elsewhere, point at the same field. A position is two numbers, so the part's
 // number is folded into x. Pure, so that it can be tested without a browser.
 

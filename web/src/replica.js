@@ -1,5 +1,5 @@
 // Owns the search for another replica of this installation on this machine, where `apptlock dev` starts them on
-// neighbouring ports. Whatever else listens there is not offered.
+// neighbouring ports. Other services on those ports are not offered.
 
 const PATIENCE_MS = 3000;
 

@@ -1,5 +1,5 @@
 // Owns the record on the server: reads it, and saves it while one types, with the fencing token of the lease. The
-// server checks the token in the same statement, so what this file sends too late is refused, not stored.
+// server checks the token in the same statement, so a save that is too late is rejected.
 
 const TYPING_MS = 400;
 const RETRY_MS = 1000;
@@ -31,13 +31,13 @@ export class Saving {
       const response = await fetch(this.#url, { headers, cache: "no-store" });
       if (response.status !== 200) return;
       const answer = await response.json();
-      // An answer to an earlier question may come later, and is older.
+      // An answer to an earlier request may arrive later, and is older.
       if (turn < this.#shown) return;
       this.#shown = turn;
       this.#tag = response.headers.get("etag");
       this.#handlers.record(answer);
     } catch {
-      // The page says elsewhere that the server is out of reach; the next look finds what was missed.
+      // The page shows elsewhere that the server is unreachable; the next read finds missed changes.
     }
   }
 
@@ -65,7 +65,7 @@ export class Saving {
       this.#handlers.state(this.#waiting ? "typing" : "saved");
       return "saved";
     }
-    // What was typed meanwhile has a newer text.
+    // Text typed meanwhile is newer.
     const again = status === 0 || status === 429 || status >= 500;
     if (again) {
       this.#waiting ??= wanted;

@@ -1,4 +1,4 @@
-// Owns what the page shows of the lock and of the people: everything is drawn anew from the state that main.js keeps.
+// Owns the display of the lock and of the people: everything is redrawn from the state that main.js keeps.
 import { colourOf, initialsOf } from "./identity.js";
 import { clock, fractionLeft, remaining, standing } from "./lease.js";
 
@@ -63,7 +63,7 @@ export function draw(page) {
   $("done").hidden = $("cancel").hidden = where !== "mine";
   $("take-over").disabled = where !== "theirs";
   $("force-release").disabled = !lock;
-  // A button that is disabled for a moment would lose the keyboard's focus for good.
+  // A button that is disabled for a moment would lose the keyboard's focus permanently.
   for (const id of ["edit", "done", "cancel", "keep", "take-over", "force-release", "old-save"]) {
     $(id).setAttribute("aria-disabled", String(busy));
   }
@@ -74,7 +74,7 @@ export function draw(page) {
   setText($("fact-token"), lock?.fencingToken !== undefined ? String(lock.fencingToken) : "–");
   document.title = `${where === "theirs" ? "🔒 " : where === "mine" ? "✎ " : ""}${page.appointmentId} · apptlock demo`;
   tick(page);
-  // Whoever was on a button that is gone goes on at the one in its place.
+  // The focus on a button that was removed moves to its replacement.
   if (focused?.closest?.("[hidden]")) $(where === "mine" ? "done" : "edit").focus({ preventScroll: true });
 }
 
@@ -94,6 +94,6 @@ export function tick(page) {
 
   const warn = where === "mine" && isShort(room);
   $("expiring").hidden = !warn;
-  // Said once: the time itself is in the countdown.
+  // Announced once: the time itself is in the countdown.
   setText($("expiring-text"), warn ? "Your lock ends soon unless you go on." : "");
 }

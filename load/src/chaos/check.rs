@@ -1,6 +1,6 @@
-//! The independent checker: reads what was recorded and what PostgreSQL wrote, and nothing of the product's
+//! The independent checker: reads the records and PostgreSQL's tables, and uses none of the product's
 //! code. Pure functions over [`Evidence`]. A finding is a line that shows the records which contradict each
-//! other; no finding means that every promise looked at was kept.
+//! other; no finding means that every checked promise was kept.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -23,13 +23,13 @@ pub(crate) struct Findings {
     pub(crate) lost: Vec<String>,
     /// Later than promised, or never.
     pub(crate) late: Vec<String>,
-    /// The longest time from an answer to the last watcher that had to hear of it.
+    /// Maximum time from an answer to the last watcher that had to receive the change.
     pub(crate) longest: Duration,
     /// Pairs of an answer and a watcher that were compared.
     pub(crate) compared: usize,
-    /// Grants during which somebody else was refused.
+    /// Grants during which another worker was refused.
     pub(crate) contended: usize,
-    /// Leases that ran out.
+    /// Leases that expired.
     pub(crate) expired: usize,
 }
 
@@ -78,8 +78,8 @@ fn certain(grant: &Grant, lock_ttl: Duration) -> (At, At) {
     (grant.told, end)
 }
 
-/// Leases, each in one record of its worker: a worker that had forgotten a lease and asked again was told of it anew, and
-/// may have released what it was told of first.
+/// Leases, each in one record of its worker: a worker that had forgotten a lease and acquired again got it again, and
+/// may have released the first of the two.
 fn leases(evidence: &Evidence) -> Vec<Grant> {
     let mut leases: HashMap<(usize, i64, usize), Grant> = HashMap::new();
     for grant in &evidence.ledger.grants {
@@ -129,7 +129,7 @@ fn overlaps(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// A lease in force is never denied, and one that was given back never again affirmed.
+/// A lease in force is never denied, and a released one never affirmed again.
 fn said_of_leases(evidence: &Evidence, findings: &mut Findings) {
     let ended: HashMap<(usize, i64), At> = evidence
         .ledger
@@ -160,7 +160,7 @@ fn said_of_leases(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// The history alone: grants and ends take turns, and what may only rise rises.
+/// The history alone: grants and ends alternate, and versions and tokens only rise.
 fn history(evidence: &Evidence, findings: &mut Findings) {
     let mut held: Option<(&str, i64)> = None;
     let (mut appointment, mut version, mut token, mut at) = (usize::MAX, 0, 0, i64::MIN);
@@ -250,7 +250,7 @@ fn kept(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// Whoever was subscribed when a success was answered heard of it, or of something newer, in time.
+/// Each watcher that was subscribed at a successful answer received the change, or a newer one, in time.
 fn converged(evidence: &Evidence, findings: &mut Findings) {
     let limit = CONVERGE + SLACK;
     let mut sessions: Vec<&Session> = evidence.sessions.iter().collect();

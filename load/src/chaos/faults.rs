@@ -72,12 +72,12 @@ impl Fault {
         matches!(self.kind, PauseReplica | PauseRedis | PausePostgres)
     }
 
-    /// PostgreSQL or Redis was away, for one replica or for all.
+    /// PostgreSQL or Redis was unavailable, for one replica or for all.
     pub(crate) fn is_outage(&self) -> bool {
         !matches!(self.kind, KillReplica | PauseReplica | ResetRedis | Delay)
     }
 
-    /// True if the fault excuses that replica meanwhile: it stands still, or cannot reach PostgreSQL.
+    /// True if the fault excuses that replica meanwhile: it is paused, or cannot reach PostgreSQL.
     pub(crate) fn excuses(&self, replica: usize) -> bool {
         match self.kind {
             KillPostgres | PausePostgres => true,
@@ -89,13 +89,13 @@ impl Fault {
     }
 }
 
-/// The one who breaks things, on a thread of its own: what it does blocks.
+/// Injector of faults, on a thread of its own because its operations block.
 pub(crate) struct Driver {
     pub(crate) world: World,
     pub(crate) clock: Clock,
     pub(crate) random: fastrand::Rng,
     pub(crate) screen: Screen,
-    /// A word, or the end of whoever could say one: stop.
+    /// A message or a closed channel: stop.
     pub(crate) stop: Receiver<()>,
     pub(crate) done: Vec<Fault>,
     /// Replicas that ended though nobody killed them.
@@ -103,7 +103,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Breaks and heals until it is told to stop.
+    /// Injects and heals faults until stopped.
     pub(crate) fn run(mut self) -> Result<Self, Failure> {
         let mut deck = Vec::new();
         loop {
@@ -237,7 +237,7 @@ fn lasts(kind: Kind) -> (u64, u64) {
     match kind {
         KillReplica | KillPostgres | ResetRedis => (0, 0),
         PauseReplica => (500, 8000),
-        // Now and then longer than a statement may take: then some are carried out after their 503.
+        // Sometimes longer than the timeout of a statement: then some are executed after their 503.
         PausePostgres => (1000, 4500),
         KillRedis | PauseRedis | CutRedis | StallRedis => (1000, 4000),
         CutPostgres | StallPostgres | Delay => (1000, 3000),

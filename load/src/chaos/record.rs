@@ -1,6 +1,6 @@
-//! The evidence that the checker reads: observations, each with its observer and its time. Owns no rule;
-//! observers write down what they were told and nothing that they conclude. All times are of one monotonic clock, from the
-//! start of the run.
+//! The evidence that the checker reads: observations, each with its observer and its time. Owns no rule; observers
+//! record the answers that they get and no conclusions. All times are of one monotonic clock, from the start of the
+//! run.
 
 use std::time::{Duration, Instant};
 
@@ -21,14 +21,14 @@ impl Clock {
     }
 }
 
-/// A lease that a worker was told it has.
+/// A lease that a worker got.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) appointment: usize,
     pub(crate) token: i64,
     pub(crate) version: i64,
     pub(crate) worker: usize,
-    /// True for an answer of 201. Otherwise it was 200: the worker had the lease already, for an answer was lost.
+    /// True for an answer of 201. Otherwise it was 200: the worker had the lease already, because an answer was lost.
     pub(crate) new: bool,
     /// The moment of the answer.
     pub(crate) told: At,
@@ -92,7 +92,7 @@ pub(crate) struct Ledger {
     pub(crate) unavailable: usize,
     /// Requests without an answer: the connection broke, or time was up.
     pub(crate) unanswered: usize,
-    /// Answers that nobody may get.
+    /// Answers that must not occur.
     pub(crate) unexpected: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Ledger {
     }
 }
 
-/// Versions of one appointment that a watcher heard in one connection.
+/// Versions of one appointment that a watcher received in one connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Room {
     /// Version and time; the first is the snapshot with which the subscription began. Empty: not subscribed.
@@ -157,7 +157,7 @@ pub(crate) struct Evidence {
     pub(crate) history: Vec<Entry>,
     /// Rows, by appointment.
     pub(crate) rows: Vec<Row>,
-    /// Times at which each replica stood still, was gone, or could not reach PostgreSQL.
+    /// Times at which each replica was paused, was down, or could not reach PostgreSQL.
     pub(crate) excused: Vec<Vec<(At, At)>>,
 }
 

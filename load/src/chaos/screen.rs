@@ -24,12 +24,12 @@ impl Screen {
         }
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(crate) fn line(&self, text: &str) {
         let Ok(progress) = self.progress.lock() else {
             return;
         };
-        // Nobody reads it where it cannot be written.
+        // A failed write means that nobody reads the output.
         let _ = if self.terminal {
             write!(stdout(), "\r\x1b[K{text}\n{}", progress.0)
         } else {
@@ -53,7 +53,7 @@ impl Screen {
         let _ = stdout().flush();
     }
 
-    /// No progress line any more.
+    /// Removes the progress line.
     pub(crate) fn done(&self) {
         if let Ok(mut progress) = self.progress.lock() {
             progress.0.clear();

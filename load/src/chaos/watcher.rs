@@ -1,6 +1,6 @@
 //! A watcher: one Socket.IO client at one replica, subscribed to every appointment, as a browser would be.
-//! Owns what was heard, and notices at once when a version does not rise. When its connection ends it
-//! connects anew, and that is another session.
+//! Owns the received versions, and detects immediately if one does not rise. When its connection ends it
+//! reconnects, which begins another session.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Version of an appointment without a subscription.
 const NOTHING: i64 = -1;
 
-/// Versions that a watcher shows now, for others to look at.
+/// Versions that a watcher shows now, for others to read.
 #[derive(Debug)]
 pub(crate) struct Shown(Vec<AtomicI64>);
 
@@ -50,7 +50,7 @@ impl Shown {
     }
 }
 
-/// Everything that one watcher heard.
+/// Everything that one watcher received.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) sessions: Vec<Session>,
@@ -58,7 +58,7 @@ pub(crate) struct Heard {
     pub(crate) back: Vec<String>,
 }
 
-/// Watches until it is told to stop.
+/// Watches until stopped.
 pub(crate) async fn watch(
     replica: usize,
     address: String,
@@ -130,7 +130,7 @@ async fn listen(
     back: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let mut stream = tokio::time::timeout(PATIENCE, connect(address)).await??;
-    // Those to subscribe: at first all, later those that were refused because PostgreSQL was away.
+    // Those to subscribe: at first all, later those that were refused because PostgreSQL was unavailable.
     let mut wanted: VecDeque<usize> = (0..session.rooms.len()).collect();
     let mut due = Instant::now();
     loop {

@@ -2,8 +2,8 @@
 //! that several always want the same one. Owns a client's reaction to a failure: it asks another replica, and if
 //! an answer was lost it asks again.
 //!
-//! Each request that ends a lease names its token. So one that was sent, never answered, and is carried out
-//! much later cannot end a lease that its user took meanwhile.
+//! Each request that ends a lease names its token. So one that was sent, never answered, and is executed
+//! much later cannot end a lease that its user got meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct Plan {
     pub(crate) addresses: Vec<String>,
     /// Appointments that are fought for.
     pub(crate) hot: usize,
-    /// Appointments whose holders often forget to release, so that leases run out.
+    /// Appointments whose holders often forget to release, so that leases expire.
     pub(crate) forgetful: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) stop: AtomicBool,
@@ -44,11 +44,11 @@ pub(crate) struct Plan {
 /// takes: the more of them are needed for one contended grant, the fewer grants there are in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Rendezvous {
-    /// Rung by who gives it back, for one of those who wait; the other who tries at once is who rang.
+    /// Notified by a worker that releases, for one of those that wait; the releasing worker competes immediately, too.
     freed: Notify,
-    /// Rung by who was refused.
+    /// Notified by a worker that was refused.
     refused: Notify,
-    /// The newest lease that somebody was refused for.
+    /// The newest lease that was the cause of a refusal.
     met: AtomicI64,
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Worker {
     random: fastrand::Rng,
     connection: Option<Connection>,
     left: u32,
-    /// Leases whose release was never answered: it may still be carried out, at any time.
+    /// Leases whose release was never answered: it may still be executed, at any time.
     doubtful: HashSet<(usize, i64)>,
     ledger: Ledger,
 }
@@ -102,7 +102,7 @@ impl Worker {
         }
     }
 
-    /// Works until it is told to stop; returns what it was told.
+    /// Works until stopped; returns its records.
     pub(crate) async fn run(mut self) -> Ledger {
         let all = self.plan.hot + self.plan.forgetful;
         while !self.stopped() {
@@ -211,7 +211,7 @@ impl Worker {
         }
     }
 
-    /// Holds for a moment, does what holders do, and gives it back; or forgets.
+    /// Holds for a moment, makes a holder's requests, and releases, or forgets to.
     async fn hold(&mut self, mut grant: Grant) {
         let appointment = grant.appointment;
         let forgets = if appointment < self.plan.hot { 4000 } else { 5 };
@@ -242,7 +242,7 @@ impl Worker {
                 Some(reply) if !matches!(reply.status, 409 | 503) => {
                     self.unexpected("acquire-lock, again", &reply);
                 }
-                // Refused: somebody else has it, so the lease must have run out. The verdict is the judge.
+                // Refused: another worker has it, so the lease must have expired. The checker verifies that.
                 Some(reply) if reply.status == 409 => self.judge(&grant, &reply, false),
                 _ => {}
             },
@@ -270,7 +270,7 @@ impl Worker {
             while meeting.met.load(Ordering::Relaxed) < grant.token {
                 let refused = meeting.refused.notified();
                 if tokio::time::timeout(SOON, refused).await.is_err() {
-                    // Whoever tried came too early or not at all.
+                    // The other workers tried too early or not at all.
                     meeting.freed.notify_one();
                 }
             }
@@ -285,7 +285,7 @@ impl Worker {
         let asked = self.ask("POST", grant.appointment, "update-position", &body);
         let Some(reply) = asked.await else { return };
         match reply.status {
-            // Another lease of the same user may be what was renewed, where this one ran out: the token tells.
+            // If this lease expired, another one of the same user may have been renewed: the token tells them apart.
             200 => {
                 self.ledger.renewals += 1;
                 self.note_told(grant.appointment, &reply);
@@ -326,7 +326,7 @@ impl Worker {
         });
     }
 
-    /// Asks until it is answered or the lease has run out anyway.
+    /// Retries until it is answered or the lease has expired anyway.
     async fn release(&mut self, grant: &Grant) {
         let body = format!(
             r#"{{"userId":"{}","fencingToken":{}}}"#,
@@ -351,7 +351,7 @@ impl Worker {
                     return;
                 }
                 Some(reply) if matches!(reply.status, 403 | 404 | 409) => {
-                    // After a request that nobody answered, this says only that it did its work.
+                    // After an unanswered request, this only means that it was executed.
                     if first {
                         self.judge(grant, &reply, false);
                     }

@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(20);
 
 /// All servers and replicas.
 pub(crate) struct World {
-    // In this order they end: replicas before what they need.
+    // Dropped in this order: replicas before the servers that they need.
     pub(crate) replicas: Vec<Replica>,
     pub(crate) redis: Server,
     pub(crate) postgres: Server,
@@ -87,7 +87,7 @@ impl World {
     }
 }
 
-/// `apptlock serve` as a process that comes back at the same address.
+/// `apptlock serve` as a process that is restarted at the same address.
 pub(crate) struct Replica {
     pub(crate) address: String,
     pub(crate) management: String,
@@ -97,12 +97,12 @@ pub(crate) struct Replica {
     binary: PathBuf,
     settings: Vec<(&'static str, String)>,
     child: Option<Child>,
-    /// Ends the replica when this process is gone, by whatever signal.
+    /// Kills the replica after the end of this process, whatever its signal.
     guard: Option<Child>,
 }
 
 impl Replica {
-    /// Starts it, and waits until it takes connections. One that is left over is killed.
+    /// Starts it, and waits until it accepts connections. A leftover process is killed.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
         self.kill()?;
         let log = OpenOptions::new().append(true).open(&self.log)?;
@@ -144,7 +144,7 @@ impl Replica {
 
     /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
-        // The guard first: it knows the replica by a number that may soon be another process's.
+        // The guard first: it knows the replica by a process id that may soon be reused.
         for mut child in [self.guard.take(), self.child.take()].into_iter().flatten() {
             child.kill()?;
             child.wait()?;

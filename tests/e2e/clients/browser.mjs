@@ -1,6 +1,6 @@
-// A page on another origin than the service, in a real browser: it connects through a balancer that keeps clients at
-// their replica by a cookie, whichever way it connects, and hears of changes. Browsers alone hold to CORS and to
-// rules about cookies, so no other client can show this.
+// A page on another origin than the service, in a real browser: it connects through a balancer with sticky sessions
+// by cookie, with each transport, and gets changes. Only browsers enforce CORS and the rules of cookies, so no other
+// client can test this.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';

@@ -1,5 +1,6 @@
 // The form of README.md, as it is printed there, in two tabs of a real browser: one person edits and saves, the other
-// sees it, and gets the lock afterwards. Ours is only what the page leaves to its reader, and who the reader is.
+// sees it, and gets the lock afterwards. Only the functions that the page leaves to its reader are ours, and the
+// identities.
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';

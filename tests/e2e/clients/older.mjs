@@ -1,4 +1,4 @@
-// The official client in the oldest releases that are promised to work: what the newest does, each of them does.
+// The official client in the oldest supported releases: each one does what the newest does.
 
 import assert from 'node:assert/strict';
 import { io as io31 } from 'socket.io-client-3.1';

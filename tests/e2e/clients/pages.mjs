@@ -80,7 +80,7 @@ describe('the pages in Chromium', () => {
     assert.match(await ann.textContent('#old-message'), /fencing token 1 is not in force\. .+ holds the lock now/);
     assert.equal((await saved(id)).record.notes, 'typed by the admin');
 
-    // Nothing of the take-over is left to read once the lock is back.
+    // The notice of the take-over disappears once the lock is back.
     await ben.click('#done');
     await ann.waitForSelector('[data-standing=free]');
     await edit(ann);
@@ -97,7 +97,7 @@ describe('the pages in Chromium', () => {
     const ann = await visit(id);
     await edit(ann);
     const admin = asAdmin(person('Ada'));
-    // The save is on its way when the lock goes.
+    // The save is in flight when the lock is lost.
     await ann.route('**/demo/records/**', async (route) => {
       if (route.request().method() === 'PUT') await send('POST', id, 'take-over', admin);
       await route.continue();

@@ -1,5 +1,5 @@
 // A foreign client: python-socketio, which upgrades to WebSocket before it joins Socket.IO's namespace. It follows a
-// lock, hears that its replica stops, and comes back to another one by itself.
+// lock, gets `server-restarting`, and reconnects to another replica by itself.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -61,7 +61,7 @@ for (const [through, start] of Object.entries(FRONTS)) {
           assert.equal(update.lock.fencingToken, acquired.lock.fencingToken);
           await follower.hears('lock-acquired');
 
-          // Whichever it is at, each of the replicas is stopped once.
+          // Whichever replica it is connected to, each one is stopped once.
           for (const [n, replica] of serving.replicas.entries()) {
             await replica.stop();
             const version = await renew(serving.replicas[1 - n], id, anna);

@@ -20,7 +20,7 @@ fn entry(version: i64, reason: &str, user: &str, token: i64) -> Entry {
     }
 }
 
-/// Worker 1 holds from 10 to 20 ms, worker 2 from 30 to 40 ms; one watcher hears of all.
+/// Worker 1 holds from 10 to 20 ms, worker 2 from 30 to 40 ms; one watcher receives all changes.
 fn clean() -> Evidence {
     let mut evidence = Evidence {
         lock_ttl: TTL,
@@ -107,7 +107,7 @@ fn two_holders_at_one_time_are_found() {
     let mut evidence = clean();
     evidence.ledger.grants[0].given_up = None;
     assert_eq!(counts(&evidence), (1, 0, 0));
-    // One who only renewed late is no second holder: the first lease had run out.
+    // One who only renewed late is no second holder: the first lease had expired.
     evidence.lock_ttl = ms(20);
     assert_eq!(counts(&evidence), (0, 0, 0));
 }
