@@ -57,7 +57,9 @@ impl Report<'_> {
         row("pauses", count(&Fault::is_pause).to_string());
         row(
             "outages",
-            format!("{outages:>10}   (PostgreSQL or Redis unavailable, for one replica or for all)"),
+            format!(
+                "{outages:>10}   (PostgreSQL or Redis unavailable, for one replica or for all)"
+            ),
         );
         row("answers compared in rooms", found.compared.to_string());
         println!();
