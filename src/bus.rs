@@ -69,6 +69,11 @@ pub trait Bus: Send + Sync + 'static {
     /// Unsubscribes from a room.
     fn unsubscribe(&self, room: &RoomId);
 
+    /// True if there is room for messages that could also be sent later. While there is not, the others go first.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// True if messages flow in both directions, as far as this endpoint knows. While it is false, reconcile runs every
     /// second.
     fn healthy(&self) -> bool;

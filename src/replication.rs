@@ -119,7 +119,7 @@ impl Replication {
                 }
                 _ = request.tick() => {
                     if self.bus.healthy() {
-                        self.rooms.request_rosters(MAX_ROSTER_REQUESTS);
+                        self.rooms.exchange_rosters(MAX_ROSTER_REQUESTS);
                     }
                     continue;
                 }

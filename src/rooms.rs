@@ -89,6 +89,8 @@ struct Room {
     seen: Option<Seen>,
     /// True if the other replicas' rosters are to be requested.
     roster_stale: bool,
+    /// Whether the others are to be sent the whole roster, because a member's coming or going was not announced.
+    roster_owed: bool,
 }
 
 #[derive(Default)]
@@ -173,9 +175,11 @@ impl Rooms {
         // Under the mutex, so that the unsubscribe of a room being dropped cannot overtake it.
         let subscribing = self.announcer.bus().subscribe(id);
         if let Some(member) = arrival.first_here {
-            let room = id.clone();
-            self.announcer
-                .announce(id, Message::Joined { room, member });
+            let message = Message::Joined {
+                room: id.clone(),
+                member,
+            };
+            room.roster_owed |= !self.announcer.announce_if_idle(id, message);
         }
         Ok(Subscribed {
             subscription,
@@ -261,8 +265,11 @@ impl Rooms {
             room.emptied = Some(Instant::now());
         }
         if let Some(member) = departure.last_here {
-            let room = id.clone();
-            self.announcer.announce(id, Message::Left { room, member });
+            let message = Message::Left {
+                room: id.clone(),
+                member,
+            };
+            room.roster_owed |= !self.announcer.announce_if_idle(id, message);
         }
         departure.cursors
     }

@@ -39,6 +39,17 @@ impl Announcer {
         &self.bus
     }
 
+    /// Sends a message that can also be sent later, if the bus has room: a burst of them must not displace changes of
+    /// locks. False if it was not sent.
+    #[must_use]
+    pub fn announce_if_idle(&self, room: &RoomId, message: Message) -> bool {
+        let idle = self.bus.has_room();
+        if idle {
+            self.announce(room, message);
+        }
+        idle
+    }
+
     /// Sends a message to every replica subscribed to the room. Never waits.
     pub fn announce(&self, room: &RoomId, message: Message) {
         let span = if Span::current().is_disabled() {

@@ -165,6 +165,10 @@ impl Bus for RedisBus {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.out.capacity() >= OUT_QUEUE / 2
+    }
+
     fn subscribe(&self, room: &RoomId) -> Subscribing {
         let confirmed = self.desired.subscribe(room);
         let link = self.link.clone();

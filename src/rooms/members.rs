@@ -41,16 +41,20 @@ impl Rooms {
 
     /// Another replica requests the roster of this one.
     pub fn send_members(&self, id: &RoomId) {
-        let inner = self.inner();
-        let Some(room) = inner.rooms.get(id) else {
-            return;
-        };
-        let members: Vec<Member> = room.roster.members_here().cloned().collect();
-        if !members.is_empty() {
-            let room = id.clone();
-            let message = Message::Roster { room, members };
-            self.announcer.announce(id, message);
+        if let Some(room) = self.inner().rooms.get_mut(id)
+            && !room.roster.is_empty()
+        {
+            self.send_roster(id, room);
         }
+    }
+
+    /// Sends the members here, now or with the next [`Rooms::exchange_rosters`].
+    fn send_roster(&self, id: &RoomId, room: &mut Room) {
+        let message = Message::Roster {
+            room: id.clone(),
+            members: room.roster.members_here().cloned().collect(),
+        };
+        room.roster_owed = !self.announcer.announce_if_idle(id, message);
     }
 
     /// Marks the rosters of all rooms as stale, because messages may have been lost.
@@ -61,20 +65,27 @@ impl Rooms {
     }
 
     pub(super) fn request_stale(&self, id: &RoomId, room: &mut Room, now: Instant) {
-        if std::mem::take(&mut room.roster_stale) {
-            room.roster.request(now);
+        if room.roster_stale {
             let message = Message::RosterWanted { room: id.clone() };
-            self.announcer.announce(id, message);
+            if self.announcer.announce_if_idle(id, message) {
+                room.roster_stale = false;
+                room.roster.request(now);
+            }
         }
     }
 
-    /// Requests the other replicas' rosters of at most `max` rooms with a stale one.
-    pub fn request_rosters(&self, max: usize) {
+    /// Requests the other replicas' rosters of rooms with a stale one, and sends those that are owed: of at most `max`
+    /// rooms.
+    pub fn exchange_rosters(&self, max: usize) {
         let now = Instant::now();
         let mut inner = self.inner();
-        let stale = inner.rooms.iter_mut().filter(|(_, room)| room.roster_stale);
-        for (id, room) in stale.take(max) {
+        let open = |room: &Room| room.roster_stale || room.roster_owed;
+        let due = inner.rooms.iter_mut().filter(|(_, room)| open(room));
+        for (id, room) in due.take(max) {
             self.request_stale(id, room, now);
+            if room.roster_owed {
+                self.send_roster(id, room);
+            }
         }
     }
 
@@ -92,7 +103,9 @@ impl Rooms {
                 }
             }
             log_gone(id, room.roster.settle(now));
-            let keep = room.emptied.is_none_or(|since| since.elapsed() < LINGER);
+            // The others are told first that nobody is left, if that can be.
+            let kept_for = if room.roster_owed { LINGER * 6 } else { LINGER };
+            let keep = room.emptied.is_none_or(|since| since.elapsed() < kept_for);
             if !keep {
                 self.announcer.bus().unsubscribe(id);
             }

@@ -24,6 +24,9 @@ fn a_bad_setting_ends_the_start_with_one_line() {
     let good = [
         ("DATABASE_URL", "postgres://u:geheim@127.0.0.1:1/d"),
         ("AUTH_MODE", "trusted"),
+        // Whatever else listens on this machine.
+        ("LISTEN_ADDR", "127.0.0.1:0"),
+        ("MANAGEMENT_ADDR", "127.0.0.1:0"),
     ];
     for (variable, value, line) in [
         (

@@ -1,15 +1,16 @@
 //! A room whose outbound queue the test itself drains: events between two steps, and events that do not fit.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apptlock::bus::memory::Hub;
-use apptlock::bus::{Bus, BusEvent};
+use apptlock::bus::{Bus, BusEvent, Subscribing};
 use apptlock::config::{Database, Pooler, Secret};
-use apptlock::domain::ids::{AppointmentId, RoomId, TenantId};
+use apptlock::domain::ids::{AppointmentId, Member, RoomId, TenantId, UserId};
 use apptlock::domain::lease::{Change, LockState, Person};
-use apptlock::protocol::{AcquireBody, from_value};
+use apptlock::protocol::{AcquireBody, Message, from_value};
 use apptlock::replication::Replication;
 use apptlock::rooms::{OutboundItem, Outcome, RoomUpdate, Rooms};
 use apptlock::store::Store;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::support::rooms::{announcer, subscribe};
+use crate::support::rooms::{announcer, subscribe, subscribe_as};
 use crate::support::{PATIENCE, Proxy, Stack, fresh, person, servers};
 
 fn a_room() -> RoomId {
@@ -230,4 +231,74 @@ async fn what_a_future_release_says_is_shown_at_once() {
         (&update["version"], &update["reason"]),
         (&9.into(), &"renewed".into())
     );
+}
+
+/// A bus that says whether it has room, and keeps what was published.
+#[derive(Default)]
+struct Crowded {
+    has_room: AtomicBool,
+    published: Mutex<Vec<serde_json::Value>>,
+}
+
+impl Bus for Crowded {
+    fn publish(&self, _: &RoomId, message: bytes::Bytes) {
+        let envelope: serde_json::Value = serde_json::from_slice(&message).unwrap();
+        let mut published = self.published.lock().unwrap();
+        published.push(envelope["message"].clone());
+    }
+    fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Relaxed)
+    }
+    fn subscribe(&self, _: &RoomId) -> Subscribing {
+        Box::pin(std::future::ready(()))
+    }
+    fn unsubscribe(&self, _: &RoomId) {}
+    fn healthy(&self) -> bool {
+        true
+    }
+    fn take_unsent(&self) -> bool {
+        false
+    }
+    fn close(&self) -> Subscribing {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Members who come and go in a burst must not displace changes of locks: they are told later, as a whole.
+#[tokio::test]
+async fn rosters_wait_while_the_bus_is_busy_and_changes_do_not() {
+    let crowded = Arc::new(Crowded::default());
+    let bus: Arc<dyn Bus> = crowded.clone();
+    let (rooms, _outbound) = Rooms::new(announcer(&bus, "here"));
+    let room = a_room();
+    let ann = Member {
+        user_id: UserId::new("ann").unwrap(),
+        session_id: None,
+    };
+    subscribe_as(&rooms, &room, "first", Some(ann.clone()), |_| ()).await;
+    subscribe_as(&rooms, &a_room(), "second", Some(ann), |_| ()).await;
+    let published = || std::mem::take(&mut *crowded.published.lock().unwrap());
+    assert_eq!(published(), Vec::<serde_json::Value>::new());
+    announcer(&bus, "here").announce(&room, Message::RosterWanted { room: room.clone() });
+    assert_eq!(published().len(), 1, "what cannot wait is sent");
+    rooms.exchange_rosters(9);
+    assert!(published().is_empty(), "still no room");
+
+    crowded.has_room.store(true, Ordering::Relaxed);
+    rooms.exchange_rosters(1);
+    assert_eq!(
+        published().len(),
+        2,
+        "of one room: a request, and its members"
+    );
+    rooms.exchange_rosters(9);
+    let rest = published();
+    assert_eq!(rest.len(), 2, "of the other");
+    let of = |kind: &str| rest.iter().find_map(|it| it.get(kind)).cloned();
+    assert_eq!(of("roster").unwrap()["members"][0]["user_id"], "ann");
+    assert!(of("roster-wanted").is_some());
+    rooms.exchange_rosters(9);
+    assert!(published().is_empty(), "nothing is owed");
+    rooms.unsubscribe(&room, "first");
+    assert_eq!(published()[0]["left"]["member"]["user_id"], "ann");
 }

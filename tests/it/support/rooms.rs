@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apptlock::bus::Bus;
 use apptlock::bus::announcer::Announcer;
-use apptlock::domain::ids::RoomId;
+use apptlock::domain::ids::{Member, RoomId};
 use apptlock::domain::lease::LockState;
 use apptlock::rooms::subscription::{Options, Sent, Sink, Subscription};
 use apptlock::rooms::{Event, Join, Rooms};
@@ -36,10 +36,21 @@ pub async fn subscribe(
     socket: &str,
     snapshot: impl Fn(&LockState) + Send + Sync + 'static,
 ) -> Join {
+    subscribe_as(rooms, room, socket, None, snapshot).await
+}
+
+/// The same of a socket with an identity.
+pub async fn subscribe_as(
+    rooms: &Rooms,
+    room: &RoomId,
+    socket: &str,
+    member: Option<Member>,
+    snapshot: impl Fn(&LockState) + Send + Sync + 'static,
+) -> Join {
     let socket: Arc<str> = socket.into();
     rooms.connect(&socket);
     let sink = Box::new(Told(snapshot));
-    let subscription = Subscription::new(socket, None, Options::default(), sink);
+    let subscription = Subscription::new(socket, member, Options::default(), sink);
     let subscribed = rooms.subscribe(room, subscription);
     let Ok(subscribed) = subscribed else {
         panic!("refused")
