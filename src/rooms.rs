@@ -89,7 +89,7 @@ struct Room {
     seen: Option<Seen>,
     /// True if the other replicas' rosters are to be requested.
     roster_stale: bool,
-    /// Whether the others are to be sent the whole roster, because a member's coming or going was not announced.
+    /// True if the whole roster is to be sent, because an arrival or departure of a member was not announced.
     roster_owed: bool,
 }
 

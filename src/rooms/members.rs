@@ -103,7 +103,7 @@ impl Rooms {
                 }
             }
             log_gone(id, room.roster.settle(now));
-            // The others are told first that nobody is left, if that can be.
+            // First announces that no member is left, if possible.
             let kept_for = if room.roster_owed { LINGER * 6 } else { LINGER };
             let keep = room.emptied.is_none_or(|since| since.elapsed() < kept_for);
             if !keep {
