@@ -45,7 +45,7 @@ pub async fn run(
                     }
                     Err(error) => {
                         if !logged {
-                            warn!(%error, "could not sweep; trying until it works");
+                            warn!(%error, "could not end expired leases; retrying");
                         }
                         logged = true;
                         FAILURE_PAUSE

@@ -379,10 +379,10 @@ async fn an_outage_does_not_flood_the_log() {
     let failed = "apptlock_socket_events_total{event=\"subscribe\",outcome=\"failed\"}";
     becomes(replica, failed, 50.0).await;
     replica.await_line("a subscription failed");
-    replica.await_line("could not sweep");
+    replica.await_line("could not end expired leases");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (log, seconds) = (replica.log(), since.elapsed().as_secs() as usize);
-    assert_eq!(log.matches("could not sweep").count(), 1, "{log}");
+    assert_eq!(log.matches("could not end expired leases").count(), 1, "{log}");
     let unanswered = log.matches("a subscription failed").count();
     assert!(unanswered <= seconds + 1, "{unanswered} in {seconds} s");
 }
