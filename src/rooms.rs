@@ -156,9 +156,10 @@ impl Rooms {
         };
         let known = rooms.get_mut(id);
         if let Some(known) = known.and_then(|room| room.roster.enter_again(&subscription.socket)) {
+            // The first request may still wait for the channel: the second must not be answered before it.
             return Ok(Subscribed {
                 subscription: known,
-                subscribing: None,
+                subscribing: Some(self.announcer.bus().subscribe(id)),
             });
         }
         if of_socket.len() >= MAX_SUBSCRIPTIONS {
@@ -426,7 +427,9 @@ impl Rooms {
 
     /// Removes a cursor from the screens here.
     pub fn show_cursor_left(&self, id: &RoomId, user_id: &UserId) {
-        if let Some(room) = self.inner().rooms.get(id) {
+        if let Some(room) = self.inner().rooms.get(id)
+            && !room.roster.has_cursor(user_id)
+        {
             let left = Event::cursor_left(&id.appointment, user_id);
             self.enqueue_cursors(room.roster.audience(), vec![left]);
         }
@@ -438,8 +441,10 @@ impl Rooms {
         inner.replicas.heard(replica, Instant::now());
         if let Some(room) = inner.rooms.get_mut(id) {
             room.roster.remove_remote_cursor(replica, user_id);
-            let left = Event::cursor_left(&id.appointment, user_id);
-            self.enqueue_cursors(room.roster.audience(), vec![left]);
+            if !room.roster.has_cursor(user_id) {
+                let left = Event::cursor_left(&id.appointment, user_id);
+                self.enqueue_cursors(room.roster.audience(), vec![left]);
+            }
         }
     }
 

@@ -98,8 +98,10 @@ impl Rooms {
         inner.rooms.retain(|id, room| {
             for replica in &gone {
                 for user_id in room.roster.remove_replica(replica) {
-                    let left = Event::cursor_left(&id.appointment, &user_id);
-                    self.enqueue_cursors(room.roster.audience(), vec![left]);
+                    if !room.roster.has_cursor(&user_id) {
+                        let left = Event::cursor_left(&id.appointment, &user_id);
+                        self.enqueue_cursors(room.roster.audience(), vec![left]);
+                    }
                 }
             }
             log_gone(id, room.roster.settle(now));

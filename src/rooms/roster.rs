@@ -299,6 +299,13 @@ impl Roster {
         gone.into_iter().collect()
     }
 
+    /// True if a socket sends that user's cursor, on any replica.
+    #[must_use]
+    pub fn has_cursor(&self, user_id: &UserId) -> bool {
+        let mut remotes = self.remote.values();
+        self.cursors.contains_key(user_id) || remotes.any(|it| it.cursors.contains(user_id))
+    }
+
     /// Another replica sent cursors of these users.
     pub fn add_remote_cursors<'a>(
         &mut self,

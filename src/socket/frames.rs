@@ -106,11 +106,10 @@ impl Scanner {
                 if self.data && opcode != CONTINUATION {
                     (self.known, self.message) = (0, 0);
                 }
-                let mask = &self.header[self.have.saturating_sub(4)..self.have];
-                self.mask.copy_from_slice(mask);
-                if self.header[1] & 0x80 == 0 {
-                    self.mask = [0; 4];
-                }
+                // A client must mask its frames; of one that does not, the header may be shorter than a mask.
+                let masked = self.header[1] & 0x80 != 0;
+                let mask = self.header[..self.have].last_chunk::<4>();
+                self.mask = mask.filter(|_| masked).copied().unwrap_or_default();
                 (self.payload, self.seen) = (length, 0);
                 if self.data {
                     self.message = self.message.saturating_add(length);
@@ -385,5 +384,23 @@ mod tests {
                 foreign: false
             }
         );
+    }
+
+    #[test]
+    fn an_unmasked_frame_is_scanned_too() {
+        for length in [0, 1, 2, 5, 125, 126, 300] {
+            let mut bytes = vec![0x81];
+            match length {
+                126.. => bytes.extend([126, (length >> 8) as u8, (length & 0xff) as u8]),
+                short => bytes.push(short as u8),
+            }
+            bytes.extend(std::iter::repeat_n(b'4', length));
+            bytes.extend([0x89, 0x00]);
+            for part in [1, 2, bytes.len()] {
+                let mut scanner = Scanner::default();
+                let cost: u32 = bytes.chunks(part).map(|it| scanner.scan(it).cost).sum();
+                assert_eq!(cost, 2, "{length} bytes, {part} at a time");
+            }
+        }
     }
 }

@@ -382,7 +382,11 @@ async fn an_outage_does_not_flood_the_log() {
     replica.await_line("could not end expired leases");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (log, seconds) = (replica.log(), since.elapsed().as_secs() as usize);
-    assert_eq!(log.matches("could not end expired leases").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("could not end expired leases").count(),
+        1,
+        "{log}"
+    );
     let unanswered = log.matches("a subscription failed").count();
     assert!(unanswered <= seconds + 1, "{unanswered} in {seconds} s");
 }

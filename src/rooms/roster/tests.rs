@@ -244,6 +244,9 @@ proptest! {
             for n in 0..3 {
                 let there = members.iter().any(|member| member.user_id == user(n));
                 prop_assert_eq!(roster.has_user(&user(n)), there);
+                let mut elsewhere = model.cursors.values().flatten();
+                let shown = model.pointers_here().contains(&user(n)) || elsewhere.any(|it| *it == user(n));
+                prop_assert_eq!(roster.has_cursor(&user(n)), shown);
             }
             let audience: BTreeSet<Arc<str>> =
                 roster.audience().iter().map(|it| it.socket.clone()).collect();
