@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -22,7 +22,7 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(2);
 struct Queue {
     permits: Arc<Semaphore>,
     /// State after the last acquire.
-    decided: watch::Sender<Option<LockState>>,
+    decided: watch::Sender<Option<(Instant, LockState)>>,
 }
 
 /// The queues of all appointments that have one.
@@ -55,6 +55,8 @@ pub(super) struct RowPermit<'a> {
     room: &'a RoomId,
     queue: Option<Arc<Queue>>,
     permit: Option<OwnedSemaphorePermit>,
+    /// When the permit was had: the statement begins after it.
+    since: Instant,
 }
 
 /// Result of the wait for a permit.
@@ -73,7 +75,9 @@ impl RowPermit<'_> {
         if let Some(queue) = &self.queue
             && queue.decided.receiver_count() > 0
         {
-            queue.decided.send_replace(Some(state.clone()));
+            queue
+                .decided
+                .send_replace(Some((self.since, state.clone())));
         }
     }
 }
@@ -117,13 +121,17 @@ impl Queues {
             room,
             queue: Some(queue.clone()),
             permit: None,
+            since: Instant::now(),
         };
         if let Ok(permit) = queue.permits.clone().try_acquire_owned() {
             row_permit.permit = Some(permit);
+            row_permit.since = Instant::now();
             return Waited::Permit(row_permit);
         }
         let _waiting = Waiting::begin(&self.waiting);
-        // Decisions from now on: an earlier one may be outdated.
+        // Decisions of statements that begin from now on: what an earlier one saw may have ended before this request
+        // was sent.
+        let asked = Instant::now();
         let mut news = queue.decided.subscribe();
         let permits = queue.permits.clone();
         drop(queue);
@@ -132,8 +140,11 @@ impl Queues {
                 if news.changed().await.is_err() {
                     return std::future::pending().await;
                 }
-                let state = news.borrow_and_update().clone();
-                if let Some(state) = state.filter(&enough) {
+                let decision = news.borrow_and_update().clone();
+                if let Some((since, state)) = decision
+                    && since >= asked
+                    && enough(&state)
+                {
                     return state;
                 }
             }
@@ -147,6 +158,7 @@ impl Queues {
         match waited.await {
             Ok(Ok(Ok(permit))) => {
                 row_permit.permit = Some(permit);
+                row_permit.since = Instant::now();
                 Waited::Permit(row_permit)
             }
             Ok(Err(state)) => Waited::Decided(state),
@@ -199,5 +211,41 @@ mod tests {
         assert!(permit.is_some());
         drop((permit, held));
         assert!(queues.rooms().is_empty(), "a queue of nobody is kept");
+    }
+
+    #[tokio::test]
+    async fn a_decision_answers_only_requests_that_waited_before_its_statement() {
+        let queues = Queues::default();
+        let busy = room("busy");
+        let state = LockState {
+            room: busy.clone(),
+            version: 1,
+            reason: None,
+            lease: None,
+            now: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        let mut held = Vec::new();
+        for _ in 0..CONCURRENCY {
+            held.push(queues.permit(&busy).await.unwrap());
+        }
+        let mut first = Box::pin(queues.permit_unless(&busy, |_| true));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut second = Box::pin(queues.permit_unless(&busy, |_| true));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        held[0].decided(&state);
+        assert!(
+            futures_util::poll!(&mut first).is_pending(),
+            "it may be over"
+        );
+        assert!(
+            futures_util::poll!(&mut second).is_pending(),
+            "it may be over"
+        );
+        held.pop();
+        let Waited::Permit(permit) = first.await else {
+            panic!("no permit")
+        };
+        permit.decided(&state);
+        assert!(matches!(second.await, Waited::Decided(decided) if decided == state));
     }
 }
